@@ -1,0 +1,52 @@
+# make book   run the notebooks at the laptop size and build the site     make site   build it from the record alone
+# make test   run the tests                                               make lab    open the notebooks
+# Everything is installed in .venv; a target that has nothing to do does nothing.
+
+VENV   := .venv
+PG     := $(VENV)/bin/pg
+PRESET ?= laptop
+# The first Python that DADApy can be installed on.
+PYTHON ?= $(shell for p in python3.11 python3.12 python3; do \
+	$$p -c 'import sys, venv; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))' 2>/dev/null && echo $$p && break; done)
+READY  := $(VENV)/ready
+
+.PHONY: book site test lab lint lock bench clean
+
+book: $(READY)
+	$(PG) run --preset $(PRESET)
+	$(PG) site --preset $(PRESET)
+
+site: $(READY)
+	$(PG) site --preset $(PRESET)
+
+test: $(READY)
+	$(VENV)/bin/ruff check src tests notebooks benchmarks
+	$(VENV)/bin/ruff format --check src tests benchmarks
+	$(VENV)/bin/python -m pytest
+
+lab: $(READY)
+	$(VENV)/bin/jupyter lab notebooks
+
+bench: $(READY)
+	$(VENV)/bin/python benchmarks/geometry.py
+	$(VENV)/bin/python benchmarks/extraction.py
+
+# The lock pins everything; the project itself is installed on top without touching it. On Linux the CPU build of
+# torch is enough for the laptop preset; pip takes whichever build of the pinned version its index offers.
+$(READY): requirements.lock pyproject.toml
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or 3.12 is needed: install it, or call make PYTHON=/path/to/python."; exit 1; }
+	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --requirement requirements.lock
+	$(VENV)/bin/python -m pip install --quiet --no-deps --editable .
+	touch $(READY)
+
+# A fresh environment, resolved from pyproject.toml, written down. Local build tags (+cpu) are not part of a version.
+lock:
+	rm -rf $(VENV)-lock && $(PYTHON) -m venv $(VENV)-lock
+	$(VENV)-lock/bin/python -m pip install --quiet --editable ".[dev]"
+	{ echo "# Exact versions, made by 'make lock' on Python 3.11; do not edit."; \
+	  $(VENV)-lock/bin/python -m pip freeze --exclude-editable | sed 's/+cpu$$//'; } > requirements.lock
+	rm -rf $(VENV)-lock
+
+clean:
+	rm -rf $(VENV) $(VENV)-lock .cache _build .pytest_cache .ruff_cache
