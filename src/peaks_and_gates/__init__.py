@@ -1,0 +1,11 @@
+"""Peaks & Gates: the landscape of hidden states, and the narrow gate between image and text.
+
+import peaks_and_gates as pg
+
+study = pg.peaks.Study(model="smollm2-135m-instruct", questions="wordnet", n_subjects=36, n_per_subject=75)
+table = pg.peaks.geometry(study)
+"""
+
+from . import claims, figures, peaks
+
+__all__ = ["claims", "figures", "peaks"]

@@ -1,0 +1,38 @@
+"""What several tests share: a cache of their own, small models, hand-made questions."""
+
+import pytest
+import torch
+
+from peaks_and_gates import models
+from peaks_and_gates.questions import Question, QuestionSet
+
+WORDS = ["river", "stone", "music", "hammer", "planet", "oxygen", "lawyer", "finch", "engine", "violin", "cotton"]
+
+
+def make_question(subject: str, number: int) -> Question:
+    """A question whose length varies with its number."""
+    gloss = " ".join(WORDS[(number * 5 + i * 3) % len(WORDS)] for i in range(3 + number % 7))
+    options = tuple(WORDS[(number + i) % len(WORDS)] for i in range(4))
+    return Question(subject, f'Which word means "{gloss}"?', options, number % 4)
+
+
+def make_questions(n_subjects: int = 3, n: int = 10) -> QuestionSet:
+    """A small question set, the same at every call."""
+    names = [f"subject_{i}" for i in range(n_subjects)]
+    split = lambda size, start: {
+        name: tuple(make_question(name, start + 7 * i + j) for j in range(size)) for i, name in enumerate(names)
+    }
+    return QuestionSet("made", {}, split(5, 0), split(4, 50), split(4, 90), split(n, 130))
+
+
+@pytest.fixture
+def own_cache(tmp_path, monkeypatch):
+    """An empty cache folder for one test."""
+    monkeypatch.setenv("PG_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture(scope="session")
+def tiny():
+    """A random four-layer Llama in float64, in which equal computations agree to many digits."""
+    return models.load("tiny-llama", dtype=torch.float64, device="cpu")
