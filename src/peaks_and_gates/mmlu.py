@@ -1,0 +1,78 @@
+"""Read MMLU from the hub, or from a local folder with the same layout.
+
+The paper's test questions were drawn with `np.random.default_rng(42)` in a script that had used it before, so
+its choice of 9,181 cannot be drawn again; `questions.load` makes its own seeded choice of as many.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from pathlib import Path
+
+from peaks_and_gates.errors import MissingFile
+from peaks_and_gates.store import file_sha256
+
+REPOSITORY = "cais/mmlu"
+REVISION = "c30699e8356da336a370243923dbaf21066bb9fe"
+SPLITS = ("dev", "validation", "test")  # it has no train split by subject
+
+
+def read(source: str | None = None) -> tuple[dict[str, dict[str, list[tuple]]], dict]:
+    """({split: {subject: [(question, options, answer), ...]}}, provenance) from a folder or a hub repository.
+
+    Raises MissingFile if there is nothing to read and no network, or the repository is gated or unknown.
+    """
+    folder = Path(source).expanduser() if source else None
+    dataset, origin = _read_folder(folder) if folder and folder.is_dir() else _read_hub(source or REPOSITORY)
+    splits: dict[str, dict[str, list[tuple]]] = {split: defaultdict(list) for split in SPLITS}
+    for split in SPLITS:
+        for row in dataset[split]:
+            splits[split][row["subject"]].append((row["question"], row["choices"], row["answer"]))
+    return splits, origin
+
+
+def _read_folder(folder: Path) -> tuple[Mapping, dict]:
+    """A local copy: Parquet or JSON files named after their split, in the folder or in its `all`."""
+    import datasets  # slow to import, and not needed for the laptop's questions
+
+    place = folder / "all" if (folder / "all").is_dir() else folder
+    # Named one by one: datasets itself would take files called "dev" for the validation split.
+    files = {
+        split: sorted(p for p in place.glob(f"{split}*") if p.suffix in (".parquet", ".json", ".jsonl"))
+        for split in SPLITS
+    }
+    if missing := [split for split, found in files.items() if not found]:
+        raise MissingFile(f"{place} has no Parquet or JSON file for {missing}; expected names like 'test*.parquet'.")
+    kind = "parquet" if files["test"][0].suffix == ".parquet" else "json"
+    names = {split: [str(path) for path in found] for split, found in files.items()}
+    digests = {path.name: file_sha256(path) for found in files.values() for path in found}
+    return datasets.load_dataset(kind, data_files=names), {"kind": "folder", "files": digests}
+
+
+def _read_hub(repository: str) -> tuple[Mapping, dict]:
+    """The splits from the hub, at the pinned revision if it is the repository the paper used."""
+    import datasets
+
+    revision = REVISION if repository == REPOSITORY else None
+    try:
+        dataset = datasets.load_dataset(repository, "all", revision=revision)
+    except datasets.exceptions.DatasetNotFoundError as error:
+        raise MissingFile(
+            f"The hub does not show '{repository}': {error} "
+            "If it is gated, accept its terms and run `hf auth login`; else give a local folder as `source`."
+        ) from error
+    except (OSError, ValueError) as error:
+        raise MissingFile(
+            f"'{repository}' is not stored here and the hub could not be read: {error} "
+            "Connect to the network, or give a local folder as `source`."
+        ) from error
+    resolved = revision or _resolved_revision(dataset)
+    return dataset, {"kind": "hub", "repository": repository, "revision": resolved}
+
+
+def _resolved_revision(dataset: Mapping) -> str | None:
+    """The commit a hub dataset was read at, as its download addresses name it (`...@<commit>/...`)."""
+    addresses = dataset["test"].info.download_checksums or {}
+    commits = {address.partition("@")[2].partition("/")[0] for address in addresses if "@" in address}
+    return commits.pop() if len(commits) == 1 else None
