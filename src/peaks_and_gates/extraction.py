@@ -1,0 +1,289 @@
+"""Hidden states of the last prompt token, at every layer, for many prompts at the cost of few tokens.
+
+    states = extract(model, prompts)                            # any list of prompts, in memory
+    states = hidden_states(model_name, questions, n_shots=5)    # a whole question set, stored
+
+Prompts that begin alike (the header and shots of a subject) share the forward pass of that beginning: its keys and
+values are computed once and reused by every question behind it. Causal attention makes that exact: a token never
+sees what follows it. For the same reason a batch may be padded on the right without a mask.
+
+The two points at which the residual stream is read, after block l = 1..L:
+    residual    the block's output
+    norm        that output through the next norm (the next block's first one; after block L the final norm),
+                which is what the landscape paper analyses
+Layer 0, the embedding of the last token, is left out: every prompt ends in the same token, so it is one point.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+from transformers import DynamicCache
+
+from . import models, store
+from .errors import BadParameter, BadStates
+from .models import LanguageModel
+from .progress import bar
+from .questions import Prompt, QuestionSet, build_prompts
+
+POINTS = ("residual", "norm")
+CODE = ("extraction", "models")
+
+
+@dataclass(frozen=True)
+class States:
+    """What one pass over n prompts leaves.
+
+    hidden: by point, (n, L, D) in the model's dtype; hidden[point][:, l - 1] is layer l.
+    letter_logprobs: (n, 4) float32, log-probabilities of " A".." D" as next token, over the whole vocabulary.
+    subject: n names.  answer: (n,) int64, the right letter.
+    """
+
+    hidden: dict[str, Tensor]
+    letter_logprobs: Tensor
+    subject: list[str]
+    answer: Tensor
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Token ids of one prompt, split where its shared beginning ends."""
+
+    index: int
+    prefix: tuple[int, ...]
+    rest: tuple[int, ...]
+
+
+def encode(model: LanguageModel, prompts: Sequence[Prompt]) -> list[Encoded]:
+    """Token ids of each prompt, tokenised whole and cut after the last token that lies in its prefix.
+
+    Tokenising prefix and question apart would be wrong: a tokenizer may join characters across the cut.
+    """
+    encoded = []
+    texts = [prompt.prefix + prompt.question for prompt in prompts]
+    batch = model.tokenizer(texts, return_offsets_mapping=True)
+    for index, (ids, offsets) in enumerate(zip(batch["input_ids"], batch["offset_mapping"], strict=True)):
+        end = len(prompts[index].prefix)
+        cut = sum(stop <= end for _, stop in offsets[:-1])  # at least one token stays in the rest
+        encoded.append(Encoded(index, tuple(ids[:cut]), tuple(ids[cut:])))
+    return encoded
+
+
+@torch.inference_mode()
+def extract(
+    model: LanguageModel,
+    prompts: Sequence[Prompt],
+    points: Sequence[str] = POINTS,
+    batch_tokens: int = 4096,
+    progress: tqdm | None = None,
+) -> States:
+    """Hidden states of the last token of each prompt, and its letter log-probabilities, in one pass.
+
+    batch_tokens: upper bound on rows x (prefix + question) tokens in one forward pass; bounds the memory.
+    Raises BadParameter (unknown point), BadStates (not finite; names the model and the layer).
+    """
+    if unknown := set(points) - set(POINTS):
+        raise BadParameter(f"Unknown point {sorted(unknown)}; the residual stream is read at {POINTS}.")
+    letters = model.letter_tokens.to(model.device)
+    rows: dict[int, tuple[dict[str, Tensor], Tensor]] = {}
+    for prefixes, group in groups(encode(model, prompts), batch_tokens):
+        keys_values = shared_cache(model, prefixes)
+        for batch in batches(group, len(prefixes[0]), batch_tokens):
+            hidden, logprobs = forward(model, keys_values, prefixes, batch, points)
+            for row, item in enumerate(batch):
+                rows[item.index] = ({point: hidden[point][row] for point in points}, logprobs[row, letters])
+            if progress is not None:
+                progress.update(len(batch))
+    ordered = [rows[i] for i in range(len(prompts))]
+    hidden = {point: torch.stack([states[point] for states, _ in ordered]) for point in points}
+    for point in points:
+        require_finite(hidden[point], f"{model.name}, {point}")
+    return States(
+        hidden,
+        torch.stack([logprobs for _, logprobs in ordered]).float().cpu(),
+        [prompt.subject for prompt in prompts],
+        torch.tensor([prompt.answer for prompt in prompts]),
+    )
+
+
+def groups(encoded: list[Encoded], batch_tokens: int) -> list[tuple[list[tuple[int, ...]], list[Encoded]]]:
+    """Prompts by shared prefix, prefixes of equal length together: one forward pass per group, no padding.
+
+    A prefix that only one prompt has is not shared: it stays part of that prompt.
+    """
+    by_prefix: dict[tuple[int, ...], list[Encoded]] = defaultdict(list)
+    for item in encoded:
+        by_prefix[item.prefix].append(item)
+    by_length: dict[int, list[tuple[int, ...]]] = defaultdict(list)
+    alone = []
+    for prefix, items in by_prefix.items():
+        if len(items) == 1 or not prefix:
+            alone += [Encoded(item.index, (), item.prefix + item.rest) for item in items]
+        else:
+            by_length[len(prefix)].append(prefix)
+    found = [([()], alone)] if alone else []
+    for length, prefixes in by_length.items():
+        at_once = max(1, batch_tokens // length)
+        for start in range(0, len(prefixes), at_once):
+            chunk = prefixes[start : start + at_once]
+            found.append((chunk, [item for prefix in chunk for item in by_prefix[prefix]]))
+    return found
+
+
+def batches(group: list[Encoded], prefix_length: int, batch_tokens: int) -> list[list[Encoded]]:
+    """Prompts of like length together, as many at once as the token bound allows; at least one."""
+    found: list[list[Encoded]] = []
+    for item in sorted(group, key=lambda item: (len(item.rest), item.index)):
+        width = prefix_length + len(item.rest)
+        if found and (len(found[-1]) + 1) * width <= batch_tokens:
+            found[-1].append(item)
+        else:
+            found.append([item])
+    return found
+
+
+def shared_cache(model: LanguageModel, prefixes: list[tuple[int, ...]]) -> DynamicCache | None:
+    """Keys and values of the prefixes, one row each; None if they are empty."""
+    if not prefixes[0]:
+        return None
+    ids = torch.tensor(prefixes, device=model.device)  # (G, P)
+    return model.network.get_decoder()(ids, use_cache=True).past_key_values
+
+
+def forward(
+    model: LanguageModel,
+    keys_values: DynamicCache | None,
+    prefixes: list[tuple[int, ...]],
+    batch: list[Encoded],
+    points: Sequence[str],
+) -> tuple[dict[str, Tensor], Tensor]:
+    """One batch behind its prefixes: states by point (B, L, D) on the CPU, and log-probabilities (B, vocabulary)."""
+    lengths = torch.tensor([len(item.rest) for item in batch], device=model.device)
+    width = int(lengths.max())
+    # Padded on the right with token 0: what comes after the last token cannot be seen by it.
+    ids = torch.tensor([[*item.rest, *[0] * (width - len(item.rest))] for item in batch], device=model.device)
+    if keys_values is not None:
+        row_of = {prefix: row for row, prefix in enumerate(prefixes)}
+        wanted = torch.tensor([row_of[item.prefix] for item in batch], device=model.device)
+        keys_values = rows_of(keys_values, wanted)
+    decoder = model.network.get_decoder()
+    output = decoder(ids, past_key_values=keys_values, use_cache=keys_values is not None, output_hidden_states=True)
+    row = torch.arange(len(batch), device=model.device)
+    last = [state[row, lengths - 1] for state in output.hidden_states[1:]]  # L x (B, D)
+    normed = [norm(state) for norm, state in zip(model.norms, last, strict=True)]
+    logits = model.network.get_output_embeddings()(normed[-1])  # (B, vocabulary)
+    hidden = {"residual": last, "norm": normed}
+    stacked = {point: torch.stack(hidden[point], dim=1).cpu() for point in points}  # (B, L, D)
+    return stacked, logits.float().log_softmax(-1)
+
+
+def rows_of(keys_values: DynamicCache, rows: Tensor) -> DynamicCache:
+    """A copy of a cache that holds the given rows, in that order; the original is left as it is."""
+    chosen = copy.copy(keys_values)
+    chosen.layers = [copy.copy(layer) for layer in keys_values.layers]
+    chosen.batch_select_indices(rows)
+    return chosen
+
+
+def require_finite(hidden: Tensor, what: str) -> None:
+    """Raise BadStates if any of the (n, L, D) states is NaN or infinite, naming the first such layer."""
+    bad = ~torch.isfinite(hidden).all(dim=2)  # (n, L)
+    if bad.any():
+        layer = int(bad.any(dim=0).nonzero()[0]) + 1
+        raise BadStates(
+            f"{what}: {int(bad[:, layer - 1].sum())} of {len(hidden)} hidden states are NaN or infinite from layer "
+            f"{layer} on. {hidden.dtype} may overflow here: load the model in float32 (dtype=float32)."
+        )
+
+
+@dataclass(frozen=True)
+class StoredStates:
+    """The states of a whole question set, read from the store one layer at a time.
+
+    letter_logprobs: (n, 4) float32.  subject: n names.  answer: (n,) int64.  n_layers: L.
+    key: hash of everything the states were made from.
+    """
+
+    parts: tuple[Any, ...]
+    subject: list[str]
+    answer: Tensor
+    letter_logprobs: Tensor
+    n_layers: int
+    key: str
+
+    def layer(self, point: str, layer: int) -> Tensor:
+        """Hidden states of one layer, 1..L, (n, D), in the dtype of the forward pass."""
+        if not 1 <= layer <= self.n_layers:
+            raise BadParameter(f"There is no layer {layer}: layers are 1 to {self.n_layers}.")
+        return torch.cat([part.get_tensor(f"{point}.{layer}") for part in self.parts])
+
+
+def hidden_states(
+    model_name: str,
+    questions: QuestionSet,
+    n_shots: int,
+    n_orders: int | None = 8,
+    seed: int = 0,
+    points: Sequence[str] = ("norm",),
+    adapter: str | None = None,
+    dtype: str | None = None,
+) -> StoredStates:
+    """The test questions of a set through a model, stored subject by subject: a killed run goes on where it was.
+
+    Memory is bounded by the largest subject, not by the number of questions.  The model is loaded only if some
+    subject is not stored yet.  dtype: a torch dtype name; by hardware if None.
+    Raises what `models.load`, `build_prompts` and `extract` raise.
+    """
+    by_subject: dict[str, list[Prompt]] = defaultdict(list)
+    for prompt in build_prompts(questions, n_shots=n_shots, n_orders=n_orders, seed=seed):
+        by_subject[prompt.subject].append(prompt)
+    precision = dtype or str(models.best_dtype(models.best_device())).removeprefix("torch.")
+    described = models.describe(model_name, adapter)
+
+    @cache
+    def model() -> LanguageModel:
+        return models.load(model_name, adapter, getattr(torch, precision))
+
+    parts, made_from = [], []
+    total = sum(len(prompts) for prompts in by_subject.values())
+    with bar(total=total, desc=f"{model_name}, {n_shots} shots", unit="question") as progress:
+        for subject, prompts in by_subject.items():
+            inputs = {
+                "model": described,
+                "dtype": precision,
+                "points": sorted(points),
+                "subject": subject,
+                "n_shots": n_shots,
+                "prompts": store.digest([(p.prefix, p.question, p.answer) for p in prompts]),
+            }
+            done = progress.n
+            compute = lambda prompts=prompts: flat(extract(model(), prompts, points, progress=progress))
+            parts.append(store.tensors("states", inputs, compute, CODE))
+            made_from.append(inputs)
+            progress.update(len(prompts) - (progress.n - done))  # a stored subject counts all at once
+    return StoredStates(
+        tuple(parts),
+        [subject for subject, prompts in by_subject.items() for _ in prompts],
+        torch.cat([part.get_tensor("answer") for part in parts]),
+        torch.cat([part.get_tensor("letter_logprobs") for part in parts]),
+        sum(key.startswith(f"{points[0]}.") for key in parts[0].keys()),  # noqa: SIM118 - no mapping, a file
+        store.digest(made_from),
+    )
+
+
+def flat(states: States) -> dict[str, Tensor]:
+    """States as one tensor per point and layer, so that a layer can be read alone."""
+    layers = {
+        f"{point}.{layer}": hidden[:, layer - 1]
+        for point, hidden in states.hidden.items()
+        for layer in range(1, hidden.shape[1] + 1)
+    }
+    return layers | {"letter_logprobs": states.letter_logprobs, "answer": states.answer}

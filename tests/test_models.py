@@ -1,0 +1,181 @@
+"""Loading from each provider, and what is refused."""
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from transformers import GPT2Config, GPT2LMHeadModel, LlamaForCausalLM
+
+from peaks_and_gates import models
+from peaks_and_gates.errors import MissingFile, ModelUnavailable, UnknownName
+
+
+@pytest.fixture
+def folder(tiny, tmp_path):
+    """A model saved to disk, as a reader would have one."""
+    target = tmp_path / "model"
+    tiny.tokenizer.save_pretrained(target)
+    tiny.network.save_pretrained(target)
+    return target
+
+
+def logits(model):
+    ids = torch.tensor([model.tokenizer.encode("Which word means this?\nAnswer:")])
+    with torch.inference_mode():
+        return model.network(ids).logits
+
+
+def test_a_folder_gives_the_model_that_was_saved(tiny, folder):
+    loaded = models.load(str(folder), dtype=torch.float64)
+    torch.testing.assert_close(logits(loaded), logits(tiny))
+    assert loaded.n_layers == tiny.n_layers == 4
+
+
+def test_the_fingerprint_follows_the_weights(folder):
+    before = models.describe(str(folder))
+    network = LlamaForCausalLM.from_pretrained(folder)
+    with torch.no_grad():
+        network.model.layers[0].mlp.up_proj.weight[0, 0] += 1
+    network.save_pretrained(folder)
+    models.describe.cache_clear()
+    assert models.describe(str(folder)) != before
+
+
+def test_an_adapter_is_merged_and_named(tiny, folder, tmp_path):
+    network = get_peft_model(
+        LlamaForCausalLM.from_pretrained(folder, dtype=torch.float64), LoraConfig(r=2, target_modules=["q_proj"])
+    )
+    for name, weight in network.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(weight)
+    network.save_pretrained(tmp_path / "adapter")
+    adapted = models.load(str(folder), adapter=str(tmp_path / "adapter"), dtype=torch.float64)
+    expected = network(torch.tensor([tiny.tokenizer.encode("Which word means this?\nAnswer:")])).logits
+    torch.testing.assert_close(logits(adapted), expected.detach(), rtol=1e-6, atol=1e-8)
+    assert not torch.allclose(logits(adapted), logits(tiny))
+    assert "adapter_sha256" in models.describe(str(folder), str(tmp_path / "adapter"))
+    with pytest.raises(MissingFile, match="adapter_config"):
+        models.describe(str(folder), str(folder))
+
+
+def hub_cache(folder, home, repo, commit):
+    """The folder laid out as the hub's own cache keeps a downloaded model."""
+    place = home / "hub" / f"models--{repo.replace('/', '--')}"
+    snapshot = place / "snapshots" / commit
+    snapshot.parent.mkdir(parents=True)
+    folder.rename(snapshot)
+    (place / "refs").mkdir()
+    (place / "refs" / "main").write_text(commit)
+
+
+def run_with_hub(home, code):
+    variables = os.environ | {"HF_HOME": str(home), "HF_HUB_OFFLINE": "1"}
+    return subprocess.run([sys.executable, "-c", code], env=variables, capture_output=True, text=True, check=False)
+
+
+def test_a_hub_model_is_loaded_at_its_commit(folder, tmp_path):
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    hub_cache(folder, tmp_path / "home", "someone/tiny", commit)
+    code = (
+        "import json; from peaks_and_gates import models\n"
+        f"name = 'someone/tiny@{commit}'\n"
+        "model = models.load(name)\n"
+        "print(json.dumps([models.describe(name), model.n_layers]))"
+    )
+    done = run_with_hub(tmp_path / "home", code)
+    assert done.returncode == 0, done.stderr
+    described, n_layers = json.loads(done.stdout.splitlines()[-1])
+    assert described == {"provider": "hub", "repo": "someone/tiny", "revision": commit}
+    assert n_layers == 4
+
+
+def test_no_network_and_nothing_stored_is_one_message(tmp_path):
+    code = (
+        "from peaks_and_gates import models\nfrom peaks_and_gates.errors import ModelUnavailable\n"
+        "for name in ('qwen2.5-0.5b', 'someone/tiny'):\n"
+        "    try: models.load(name)\n"
+        "    except ModelUnavailable as error: print(error)"
+    )
+    done = run_with_hub(tmp_path, code)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("could not be loaded") == 2
+    assert "-p model=FOLDER" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("401 Client Error: Gated repo", "gated"), ("404 RepositoryNotFound", "no model"), ("timed out", "network")],
+)
+def test_hub_errors_say_what_to_do(text, expected, monkeypatch):
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    assert expected in models.hub_advice("owner/name", OSError(text))
+
+
+def test_names_that_lead_nowhere(tmp_path):
+    with pytest.raises(UnknownName, match="Did you mean 'smollm2-135m-instruct'"):
+        models.load("smollm2-135m-instrct")
+    with pytest.raises(MissingFile, match=r"config\.json"):
+        models.load(str(tmp_path / "nowhere" / "model"))
+    (tmp_path / "pytorch_model.bin").touch()
+    with pytest.raises(MissingFile, match="safetensors"):
+        models.load(str(tmp_path))
+
+
+def test_another_architecture_is_refused_with_the_place_to_add_it(tiny, tmp_path):
+    GPT2LMHeadModel(GPT2Config(n_layer=2, n_head=2, n_embd=32, vocab_size=300)).save_pretrained(tmp_path)
+    tiny.tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(ModelUnavailable, match="read_points"):
+        models.load(str(tmp_path))
+
+
+def test_the_check_sees_an_already_normalised_last_state():
+    model = models.load("tiny-llama", dtype=torch.float64)
+    for norm in model.norms:
+        torch.nn.init.uniform_(norm.weight, 0.5, 1.5)
+    models.check(model)
+    model.network.config.tie_last_hidden_states = True
+    with pytest.raises(ModelUnavailable, match="last state"):
+        models.check(model)
+
+
+def test_the_check_sees_a_missing_layer(tiny):
+    with pytest.raises(ModelUnavailable, match="5 states for 3 layers"):
+        models.check(dataclasses.replace(tiny, norms=tiny.norms[1:]))
+
+
+def test_letters_that_are_split_are_refused(tiny):
+    class Splits:
+        encode = staticmethod(lambda text, add_special_tokens: [1, 2, 3])
+
+    with pytest.raises(ModelUnavailable, match="splits the answer letters"):
+        _ = dataclasses.replace(tiny, tokenizer=Splits()).letter_tokens
+
+
+def test_letters_are_those_that_follow_the_colon(tiny):
+    for letter, token in zip("ABCD", tiny.letter_tokens.tolist(), strict=True):
+        assert tiny.tokenizer.encode(f"Answer: {letter}")[-1] == token
+
+
+def test_the_laptop_model_is_unpacked_and_speaks():
+    model = models.load("smollm2-135m-instruct", dtype=torch.float32)
+    assert all(p.dtype == torch.float32 for p in model.network.parameters())
+    assert sum(p.numel() for p in model.network.parameters()) == 134_515_008
+    ids = torch.tensor([model.tokenizer.encode("The capital of France is")])
+    with torch.inference_mode():
+        following = model.network(ids).logits[0, -1].argmax()
+    assert model.tokenizer.decode(following) == " Paris"
+    # Numbers are read digit by digit; a conversion that loses this rule reads other tokens than the model learned.
+    assert len(model.tokenizer.encode("1984")) == 4
+
+
+def test_a_killed_conversion_is_done_again(own_cache):
+    folder = models.tiny_llama(seed=3)
+    (folder / "complete.json").unlink()
+    (folder / "model.safetensors").write_bytes(b"half")
+    assert models.tiny_llama(seed=3) == folder
+    LlamaForCausalLM.from_pretrained(folder)
