@@ -1,0 +1,346 @@
+"""The landscape of hidden states: intrinsic dimension, density peaks, and the labels they carry.
+
+layer = landscape(hidden_states, {"subject": subjects, "answer": answers})
+layer.n_peaks, layer.core_fraction, layer.adjusted_rand_index["subject"].value
+
+Gride, the k-NN density and the peaks (ADP) are DADApy's; the neighbours are ours, found once for all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from sklearn.metrics import adjusted_rand_score
+
+from peaks_and_gates.errors import BadParameter, BadStates, BookError, TooFewPoints, UnknownName
+from peaks_and_gates.neighbours import among, as_matrix, class_neighbours, label_overlap, nearest_neighbours
+from peaks_and_gates.uncertainty import Estimate, adjusted_rand_index, normal_estimate, subsampled
+
+K_MAX = 128  # the ID curve of the paper ends at ranks 64 and 128
+CLASS_FRACTION = 0.3  # label overlap: neighbours per point, as a share of its class
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Settings of the clustering.
+
+    Attributes:
+        gride_scale: s sets the intrinsic dimension from neighbours 2^s and 2^(s+1).
+        z: significance below which two peaks are merged.
+        k: neighbours of the density.
+    """
+
+    gride_scale: int
+    z: float
+    k: int
+
+
+# The paper's released code and the script that drew its figures differ; the book reports both.
+RECIPES = {"released": Recipe(gride_scale=4, z=1.6, k=16), "figures": Recipe(gride_scale=3, z=1.68, k=16)}
+
+
+@dataclass(frozen=True)
+class Landscape:
+    """What one layer looks like.  n counts the points kept, n_dropped the identical rows left out.
+
+    Attributes:
+        recipe: the settings.
+        n: points kept; every array below is over these.
+        n_dropped: rows identical to an earlier one.
+        kept: (n,) int, their rows in the hidden states given.
+        distances: (n, k) float64, to the neighbours, ascending.
+        neighbours: (n, k) int, indices among the kept points, nearest first, the point itself left out.
+        gride_ranks: (scales,) int, the lower rank of each scale; the upper is twice that.
+        intrinsic_dimension: (scales,) float.
+        intrinsic_dimension_error: (scales,) float, standard errors.
+        log_density: (n,) float.
+        assignment: (n,) int, the peak of each point, 0 … n_peaks - 1.
+        core: (n,) bool, at least as dense as the highest saddle of its peak (not in the halo).
+        peak_centres: (n_peaks,) int, the densest point of each peak.
+        saddle_log_density: (n_peaks, n_peaks) float, highest border of two peaks; below all log densities
+            where two peaks do not touch, and on the diagonal.
+        adjusted_rand_index: peaks against each set of labels.
+        label_overlap: neighbours against each set of labels, every class with one weight.
+    """
+
+    recipe: Recipe
+    n: int
+    n_dropped: int
+    kept: np.ndarray
+    distances: np.ndarray
+    neighbours: np.ndarray
+    gride_ranks: np.ndarray
+    intrinsic_dimension: np.ndarray
+    intrinsic_dimension_error: np.ndarray
+    log_density: np.ndarray
+    assignment: np.ndarray
+    core: np.ndarray
+    peak_centres: np.ndarray
+    saddle_log_density: np.ndarray
+    adjusted_rand_index: dict[str, Estimate]
+    label_overlap: dict[str, Estimate]
+
+    @property
+    def n_peaks(self) -> int:
+        """Number of density peaks."""
+        return len(self.peak_centres)
+
+    @property
+    def core_fraction(self) -> float:
+        """Share of points that belong to a peak beyond doubt (ADP with halo: label not -1)."""
+        return float(self.core.mean())
+
+    @property
+    def peak_log_density(self) -> np.ndarray:
+        """(n_peaks,) float, log density at the top of each peak."""
+        return self.log_density[self.peak_centres]
+
+    def dimension_at(self, lower_rank: int) -> Estimate:
+        """Intrinsic dimension from neighbours lower_rank and 2·lower_rank (the paper's curve: 64)."""
+        if lower_rank not in self.gride_ranks:
+            raise UnknownName("Gride rank", str(lower_rank), map(str, self.gride_ranks))
+        at = list(self.gride_ranks).index(lower_rank)
+        value, error = self.intrinsic_dimension[at], self.intrinsic_dimension_error[at]
+        return normal_estimate(float(value), float(error), self.n)
+
+
+def landscape(hidden_states, labels: Mapping[str, np.ndarray], recipe: str = "released", **options) -> Landscape:
+    """Describe one layer by one recipe; arguments, errors and source as in `landscapes`."""
+    return landscapes(hidden_states, labels, (recipe,), **options)[recipe]
+
+
+def landscapes(
+    hidden_states: np.ndarray | torch.Tensor,
+    labels: Mapping[str, np.ndarray],
+    recipes: Sequence[str] = ("released", "figures"),
+    *,
+    k_max: int = K_MAX,
+    class_fraction: Mapping[str, float] | None = None,
+    where: str = "the hidden states",
+    n_bootstrap: int = 200,
+    seed: int = 0,
+    device: str | torch.device | None = None,
+) -> dict[str, Landscape]:
+    """Describe one layer by several recipes, from one search for neighbours.
+
+    Identical rows are dropped, the first kept. Then: neighbours, Gride at all scales, and for each recipe
+    the density of k neighbours in the ID of its scale, and its peaks.
+
+    Args:
+        hidden_states: (n, d), float16, bfloat16, float32 or float64, one row a question.
+        labels: by name, (n,) integers or strings.
+        recipes: names in RECIPES.
+        k_max: neighbours given to DADApy (fewer if there are fewer points); Gride and ADP see no farther.
+        class_fraction: by label name, neighbours of the label overlap as a share of the class; default 0.3.
+        where: named in messages, such as 'smollm2-135m-instruct, layer 12'.
+        n_bootstrap: replicates of each interval and null.
+        seed: of intervals and nulls.
+        device: where to search for neighbours; by default where the states are.
+
+    Returns:
+        A Landscape by recipe name.
+
+    Raises:
+        UnknownName: no such recipe.
+        BadParameter: labels of another length, or a k_max too small for the recipe.
+        BadStates: states that are not a matrix of finite floats.
+        TooFewPoints: too few different rows for the recipe.
+
+    Source: Doimo et al. 2024, sec. 2; Gride, Denti et al. 2022; ADP, d'Errico et al. 2021.
+    """
+    for name in recipes:
+        if name not in RECIPES:
+            raise UnknownName("recipe", name, RECIPES)
+    states = as_matrix(hidden_states, where)
+    kept = _first_of_identical(states)
+    n = len(kept)
+    _check_enough(n, k_max, recipes, where)
+    labels = {name: _kept_labels(name, values, len(states), kept) for name, values in labels.items()}
+    fractions = {name: (class_fraction or {}).get(name, CLASS_FRACTION) for name in labels}
+    per_point = {name: class_neighbours(labels[name], fractions[name]) for name in labels}
+
+    k_max = min(k_max, n - 1)
+    k = max([k_max, *(int(counts.max()) for counts in per_point.values())])
+    distances, neighbours = nearest_neighbours(states[kept], k, device=device, where=where)
+    if not distances[:, 0].all():
+        raise BadStates(f"{where}: different rows at distance 0 in float64. Round the states to float32 first.")
+    overlap = {name: label_overlap(neighbours, labels[name], fractions[name], n_bootstrap, seed) for name in labels}
+    data = _dadapy_data(distances[:, :k_max], neighbours[:, :k_max])
+    dimension, error, upper_ranks = data.return_id_scaling_gride(range_max=k_max, return_ranks=True)
+
+    described = {}
+    for name in recipes:
+        recipe = RECIPES[name]
+        assignment, core = _by_recipe(data, dimension, recipe, where)
+        described[name] = Landscape(
+            recipe=recipe,
+            n=n,
+            n_dropped=len(states) - n,
+            kept=kept,
+            distances=distances,
+            neighbours=neighbours,
+            gride_ranks=upper_ranks // 2,
+            intrinsic_dimension=dimension,
+            intrinsic_dimension_error=error,
+            log_density=data.log_den.copy(),
+            assignment=assignment,
+            core=core,
+            peak_centres=np.array(data.cluster_centers),
+            saddle_log_density=np.array(data.log_den_bord),
+            adjusted_rand_index={
+                label: adjusted_rand_index(assignment, labels[label], n_bootstrap, seed) for label in labels
+            },
+            label_overlap=overlap,
+        )
+    return described
+
+
+def _check_enough(n: int, k_max: int, recipes: Sequence[str], where: str) -> None:
+    """Refuse before the search what Gride or the density could not reach."""
+    for name in recipes:
+        recipe = RECIPES[name]
+        rank = max(2 ** (recipe.gride_scale + 1), recipe.k)
+        if n <= rank:
+            raise TooFewPoints(
+                f"{where}: {n} different rows, but the recipe '{name}' needs at least {rank + 1}: its Gride "
+                f"scale {recipe.gride_scale} compares neighbours {2**recipe.gride_scale} and "
+                f"{2 ** (recipe.gride_scale + 1)}, its density takes {recipe.k}. Give more questions."
+            )
+        if k_max < rank:
+            raise BadParameter(f"k_max={k_max} is too small for the recipe '{name}', which needs {rank}.")
+
+
+def _first_of_identical(states: torch.Tensor) -> np.ndarray:
+    """Ascending indices of the rows that equal no earlier row; 0.0 and -0.0 are equal."""
+    rows = states.cpu() if states.dtype == torch.float64 else states.cpu().float()
+    first = {}
+    for index, row in enumerate((rows + 0.0).numpy()):
+        first.setdefault(row.tobytes(), index)
+    return np.fromiter(first.values(), dtype=np.int64)
+
+
+def _kept_labels(name: str, values: np.ndarray, n: int, kept: np.ndarray) -> np.ndarray:
+    if len(values) != n:
+        raise BadParameter(f"The labels '{name}' have {len(values)} entries for {n} hidden states.")
+    return np.asarray(values)[kept]
+
+
+def _dadapy_data(distances: np.ndarray, neighbours: np.ndarray):
+    """Hand neighbours to DADApy, which counts the point itself as its neighbour 0."""
+    from dadapy import Data  # takes seconds to import
+
+    n, k = distances.shape
+    own = np.arange(n)[:, None]
+    columns = (np.hstack([np.zeros((n, 1)), distances]), np.hstack([own, neighbours]))
+    return Data(distances=columns, maxk=k, verbose=False)
+
+
+def reclustered(
+    found: Mapping[str, Landscape],
+    labels: Mapping[str, np.ndarray],
+    n_repeats: int = 8,
+    fraction: float = 0.9,
+    seed: int = 0,
+) -> dict[tuple[str, str], Estimate]:
+    """What is counted on the peaks of a layer, with intervals from searching for the peaks again on parts of it.
+
+    The neighbours of a part are those of the whole that lie in it, so nothing is searched for again.
+
+    Args:
+        found: what `landscapes` returned for the layer.
+        labels: as given to it.
+        n_repeats: parts.
+        fraction: of the points, drawn into a part.
+        seed: of the draws.
+
+    Returns:
+        By metric ("n_peaks", "core_fraction", "ari_" and the label's name) and recipe.  ARIs carry their null.
+
+    Source: `uncertainty.subsampled`.
+    """
+    whole = next(iter(found.values()))
+    labels = {name: np.asarray(values)[whole.kept] for name, values in labels.items()}
+
+    def numbers(rows: np.ndarray) -> list[float]:
+        distances, neighbours = among(whole.distances, whole.neighbours, rows)
+        data = _dadapy_data(distances, neighbours)
+        dimension = data.return_id_scaling_gride(range_max=neighbours.shape[1])[0]
+        counted = []
+        for landscape in found.values():
+            assignment, core = _by_recipe(data, dimension, landscape.recipe, "a part of the points")
+            agreement = [adjusted_rand_score(values[rows], assignment) for values in labels.values()]
+            counted += [assignment.max() + 1, core.mean(), *agreement]
+        return counted
+
+    values, names = [], []
+    for recipe, landscape in found.items():
+        agreement = [landscape.adjusted_rand_index[label].value for label in labels]
+        values += [landscape.n_peaks, landscape.core_fraction, *agreement]
+        names += [("n_peaks", recipe), ("core_fraction", recipe), *((f"ari_{label}", recipe) for label in labels)]
+    spread = dict(zip(names, subsampled(numbers, whole.n, n_repeats, fraction, seed, values), strict=True))
+    for recipe, landscape in found.items():
+        for label in labels:
+            index, name = landscape.adjusted_rand_index[label], (f"ari_{label}", recipe)
+            spread[name] = replace(spread[name], null=index.null, null_high=index.null_high)
+    return spread
+
+
+def _by_recipe(data, dimension: np.ndarray, recipe: Recipe, where: str) -> tuple[np.ndarray, np.ndarray]:
+    """Peaks and core of a DADApy data set whose Gride dimensions are known."""
+    data.set_id(dimension[recipe.gride_scale])
+    data.compute_density_kNN(recipe.k)
+    return density_peaks(data, recipe.z, where)
+
+
+def density_peaks(data, z: float, where: str = "the points") -> tuple[np.ndarray, np.ndarray]:
+    """Cluster a DADApy data set, whose density has been computed, by ADP.
+
+    DADApy 0.3.4's compiled ADP stores the link of a removed peak one row too low, and needs it for points
+    with no denser neighbour among maxk. They then get a wrong peak or none (its issue #165), some of them
+    silently. So the case is recognised beforehand, and left to DADApy's pure Python version, which is right
+    but slow. With the density of one fixed k it cannot occur: a removed peak lies among the k neighbours of
+    a denser point, whose k-th neighbour is nearer, so that this point is also among its own k.
+
+    Args:
+        data: dadapy.Data with log_den, log_den_err and kstar; its cluster attributes are set.
+        z: significance below which two peaks are merged.
+        where: named in messages.
+
+    Returns:
+        assignment (n,) int, 0 … peaks - 1, and core (n,) bool, False in the halo.
+
+    Raises:
+        BookError: points are left without a peak by both versions.
+
+    Source: d'Errico, Facco, Laio, Rodriguez 2021.
+    """
+    versions = [data.compute_clustering_ADP, data.compute_clustering_ADP_pure_python]
+    for cluster in versions[_needs_links(data) :]:
+        assignment = np.asarray(cluster(Z=z, halo=False))
+        # Labels of points without a peak are what was in memory, so count the members of the peaks instead.
+        sizes = [len(members) for members in data.cluster_indices]
+        in_range = assignment.min() >= 0 and assignment.max() < len(sizes)
+        if in_range and np.array_equal(np.bincount(assignment), sizes):
+            return assignment, _core(data, z)
+    raise BookError(f"{where}: DADApy left points without a peak, also in its pure Python version.")
+
+
+def _needs_links(data) -> bool:
+    """Tell whether some removed peak has no denser neighbour to follow."""
+    g, neighbours = data.log_den - data.log_den_err, data.dist_indices[:, 1:]
+    denser = g[neighbours] > g[:, None]  # (n, maxk)
+    within = np.arange(neighbours.shape[1]) < data.kstar[:, None]
+    followers = (g[neighbours] < g[:, None]) & within  # less dense, in a point's neighbourhood
+    removed = np.unique(neighbours[followers])
+    return not denser[removed].any(1).all()
+
+
+def _core(data, z: float) -> np.ndarray:
+    """Points as dense as the highest saddle of their peak, computed as DADApy does with halo=True."""
+    shifted = data.log_den - np.min(data.log_den - z * data.log_den_err) + 1
+    borders = np.asarray(data.bord_indices)
+    highest = np.where(borders >= 0, shifted[borders], -np.inf).max(1)  # (n_peaks,)
+    return shifted >= highest[data.cluster_assignment]

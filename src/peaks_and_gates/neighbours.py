@@ -1,0 +1,306 @@
+"""Exact Euclidean nearest neighbours, in blocks, and the share of them that agree.
+
+distances, indices = nearest_neighbours(hidden_states, k=128)       # (n, k) float64, (n, k) int64
+
+The fast way to all distances is |x|² + |y|² − 2x·y, one matrix product. It loses every digit of a distance
+much smaller than the norms, so here each fast value carries a proven error bound: it is used only where the
+bound shows that it has ten right digits and a certain rank, and the others are computed again from the
+differences themselves.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from peaks_and_gates.errors import BadParameter, BadStates, TooFewPoints
+from peaks_and_gates.uncertainty import Estimate, mean_estimate
+
+SLACK = 8  # spare candidates a row; they certify that nothing nearer was left out
+TOLERANCE = 1e-10  # largest relative error of a squared distance that is not computed again
+
+
+def nearest_neighbours(
+    points: np.ndarray | torch.Tensor,
+    k: int,
+    *,
+    block: int = 1024,
+    device: str | torch.device | None = None,
+    where: str = "the points",
+) -> tuple[np.ndarray, np.ndarray]:
+    """Find the k nearest neighbours of every point, the point itself left out.
+
+    Time is half of one float64 matrix product (the Gram matrix is symmetric); beyond one float64 copy of
+    the points, memory is O(n·k + block²). The result is that of float64 brute force on the differences:
+    rows with duplicates, near-duplicates, ties or a large common offset are found out by the bound and
+    computed again.
+
+    Args:
+        points: (n, d), float16, bfloat16, float32 or float64.
+        k: neighbours of each point, 1 <= k < n.
+        block: points in one block of the Gram matrix.
+        device: where to compute; by default where the points are.
+        where: named in messages, such as 'smollm2-135m-instruct, layer 12'.
+
+    Returns:
+        distances (n, k) float64 and indices (n, k) int64, nearest first, equal distances by lower index.
+
+    Raises:
+        BadStates: the points are not a matrix of finite floats.
+        TooFewPoints: k >= n.
+
+    Source: the error bound of an inner product in any order of summation, Higham 2002, sec. 3.1.
+    """
+    points = as_matrix(points, where).to(device)
+    n = len(points)
+    if not 1 <= k < n:
+        raise TooFewPoints(
+            f"{where}: {n} points have at most {n - 1} neighbours each, but k={k} was asked for. "
+            f"Choose k between 1 and {n - 1}, or give at least {k + 1} points."
+        )
+    scale = _power_of_two(points)
+    centred = points.double() * scale  # (n, d)
+    centred -= centred.mean(0)  # a common offset would swell the norms, and with them the bound
+    norms = torch.linalg.vecdot(centred, centred)  # (n,)
+    lower, index = _smallest(centred, norms, min(k + SLACK, n - 1), block)  # (n, m) each
+    squared, index = _exact_order(points, scale, norms, _relative_bound(points), lower, index)
+
+    nothing_rejected = index.shape[1] == n - 1
+    doubtful = lower.amax(1) <= squared[:, k - 1] * (1 + TOLERANCE)  # a rejected point may be as near
+    squared, index = squared[:, :k].contiguous(), index[:, :k].contiguous()
+    if not nothing_rejected:
+        for row in torch.nonzero(doubtful).flatten().tolist():
+            bounds = _lower_bounds(centred[row : row + 1], centred, norms[row : row + 1], norms)[0]
+            bounds[row] = torch.inf
+            near = torch.nonzero(bounds <= squared[row, -1] * (1 + TOLERANCE)).flatten()  # ascending
+            exact = _direct(points, scale, row, near)
+            order = exact.sort(stable=True).indices[:k]
+            squared[row], index[row] = exact[order], near[order]
+    return (squared.sqrt() / scale).cpu().numpy(), index.cpu().numpy()
+
+
+def neighbour_overlap(neighbours: np.ndarray, labels: np.ndarray, k: int | np.ndarray) -> np.ndarray:
+    """Share of each point's k nearest neighbours that carry its own label.
+
+    Args:
+        neighbours: (n, >=k) int, nearest first, the point itself left out.
+        labels: (n,) integers or strings.
+        k: one number for all points, or (n,) int.
+
+    Returns:
+        (n,) float in [0, 1].
+
+    Raises:
+        TooFewPoints: a row has fewer than k neighbours.
+
+    Source: Doimo et al. 2020, eq. 1; label form as in Serra et al. 2024, sec. 3.
+    """
+    _check_width(neighbours, np.max(k))
+    codes = np.unique(labels, return_inverse=True)[1]
+    width = int(np.max(k))
+    same = codes[neighbours[:, :width]] == codes[:, None]  # (n, width)
+    within = np.arange(width) < np.reshape(k, (-1, 1))
+    return (same & within).sum(1) / k
+
+
+def label_overlap(
+    neighbours: np.ndarray,
+    labels: np.ndarray,
+    class_fraction: float,
+    n_bootstrap: int = 200,
+    seed: int = 0,
+    n_shuffles: int = 50,
+) -> Estimate:
+    """Mean share of neighbours with a point's own label, every class with one weight.
+
+    A point has class_fraction · (size of its class) neighbours, at least one: as in the paper, and as
+    DADApy's return_label_overlap(class_fraction=..., weighted=True). The interval resamples points with
+    their neighbours fixed; the null shuffles the labels.
+
+    Args:
+        neighbours: (n, >=k) int, nearest first, the point itself left out.
+        labels: (n,) integers or strings.
+        class_fraction: between 0 and 1.
+        n_bootstrap: replicates of the interval.
+        seed: of interval and null.
+        n_shuffles: replicates of the null, a mean over all points and therefore steady.
+
+    Returns:
+        Estimate with null and null_high.
+
+    Raises:
+        TooFewPoints: a row has fewer neighbours than the largest class needs.
+    """
+    codes, sizes = np.unique(labels, return_inverse=True, return_counts=True)[1:]
+    k = class_neighbours(labels, class_fraction)
+    weights = 1 / sizes[codes]
+    rng = np.random.default_rng(seed)
+    estimate = mean_estimate(neighbour_overlap(neighbours, codes, k), weights, n_bootstrap, seed)
+    null = []
+    for _ in range(n_shuffles):
+        order = rng.permutation(len(codes))  # a label takes its k and its weight along
+        null.append(np.average(neighbour_overlap(neighbours, codes[order], k[order]), weights=weights[order]))
+    value, low, high, n = estimate.value, estimate.low, estimate.high, estimate.n
+    return Estimate(value, low, high, n, float(np.mean(null)), float(np.percentile(null, 97.5)))
+
+
+def among(distances: np.ndarray, neighbours: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Nearest neighbours among some of the points, from those among all of them.
+
+    Args:
+        distances: (n, k) float, ascending.
+        neighbours: (n, k) int, nearest first, the point itself left out.
+        rows: (m,) ascending int, the points kept.
+
+    Returns:
+        distances (m, k') and neighbours (m, k'), the latter as places in `rows`; k' is the largest number that every
+        kept point has left, about k · m / n.
+
+    Raises:
+        TooFewPoints: some kept point has no neighbour left.
+    """
+    place = np.full(len(neighbours), -1)
+    place[rows] = np.arange(len(rows))
+    local = place[neighbours[rows]]  # (m, k), -1 where a neighbour was left out
+    k = int((local >= 0).sum(1).min())
+    if k == 0:
+        raise TooFewPoints(f"{len(rows)} of {len(neighbours)} points leave some point without a neighbour.")
+    first = np.argsort(local < 0, axis=1, kind="stable")[:, :k]  # those kept, in their order
+    return np.take_along_axis(distances[rows], first, 1), np.take_along_axis(local, first, 1)
+
+
+def point_overlap(neighbours_a: np.ndarray, neighbours_b: np.ndarray, k: int) -> np.ndarray:
+    """Share of each point's k nearest neighbours that two representations have in common.
+
+    Args:
+        neighbours_a: (n, >=k) int, nearest first, the point itself left out.
+        neighbours_b: the same points elsewhere: another layer, model or checkpoint.
+        k: neighbours compared (the paper: 30).
+
+    Returns:
+        (n,) float in [0, 1].
+
+    Raises:
+        BadParameter: not the same number of points.
+        TooFewPoints: a row has fewer than k neighbours.
+
+    Source: Doimo et al. 2020, eq. 1.
+    """
+    if len(neighbours_a) != len(neighbours_b):
+        raise BadParameter(f"Overlap needs the same points twice, got {len(neighbours_a)} and {len(neighbours_b)}.")
+    _check_width(neighbours_a, k)
+    _check_width(neighbours_b, k)
+    # (n, 2k) in ascending order, so that a shared neighbour stands beside its copy
+    both = np.sort(np.hstack([neighbours_a[:, :k], neighbours_b[:, :k]]), axis=1)
+    return (both[:, 1:] == both[:, :-1]).sum(1) / k
+
+
+def class_neighbours(labels: np.ndarray, class_fraction: float) -> np.ndarray:
+    """Return (n,) int, the neighbours each point's overlap takes: a share of its class, at least one."""
+    codes, sizes = np.unique(labels, return_inverse=True, return_counts=True)[1:]
+    return np.maximum((sizes * class_fraction).astype(int), 1)[codes]
+
+
+def as_matrix(points: np.ndarray | torch.Tensor, where: str) -> torch.Tensor:
+    """Return the points as a detached (n, d) tensor of finite floats.
+
+    Raises:
+        BadStates: another shape or dtype, or rows that are not finite (the message names the first few).
+    """
+    points = torch.as_tensor(points).detach()
+    if points.ndim != 2 or not points.is_floating_point() or 0 in points.shape:
+        raise BadStates(
+            f"{where}: expected a matrix (points, dimensions) of floats, got shape {tuple(points.shape)} "
+            f"of {points.dtype}. Give one layer at a time, one row a point."
+        )
+    bad = torch.nonzero(~torch.isfinite(points).all(1)).flatten().tolist()
+    if bad:
+        shown = ", ".join(map(str, bad[:5])) + (", …" if len(bad) > 5 else "")
+        raise BadStates(
+            f"{where}: {len(bad)} of {len(points)} rows hold NaN or infinity (rows {shown}). "
+            "Extract them again in float32; half precision overflows beyond 65,504."
+        )
+    return points
+
+
+def _check_width(neighbours: np.ndarray, k: int) -> None:
+    if neighbours.shape[1] < k:
+        raise TooFewPoints(
+            f"An overlap over {k} neighbours was asked for, but only {neighbours.shape[1]} were found. "
+            f"Search with k >= {k}, or take a smaller k or class fraction."
+        )
+
+
+def _power_of_two(points: torch.Tensor) -> float:
+    """Return the power of two that brings the largest coordinate near 1, so that no square overflows."""
+    largest = float(points.abs().max())
+    return 2.0 ** -int(np.clip(np.frexp(largest)[1], -1000, 1000)) if largest else 1.0
+
+
+def _relative_bound(points: torch.Tensor) -> float:
+    """Bound the error of |x|² + |y|² − 2x·y in units of |x|² + |y|²: norms, product, centring, sums."""
+    return (2 * points.shape[1] + 32) * 2.0**-53
+
+
+def _lower_bounds(rows, columns, row_norms, column_norms) -> torch.Tensor:
+    """Return a (rows, columns) matrix that no true squared distance is below."""
+    gram = _product(rows, columns)
+    return gram.mul_(-2).add_((row_norms[:, None] + column_norms) * (1 - _relative_bound(rows)))
+
+
+def _product(rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
+    """rows @ columns.T; on a CPU by numpy, whose BLAS is up to twice as fast as torch's on AMD machines."""
+    if rows.device.type == "cpu":
+        return torch.from_numpy(rows.numpy() @ columns.numpy().T)
+    return rows @ columns.T
+
+
+def _smallest(centred, norms, m: int, block: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the m smallest lower bounds of every row and their columns, (n, m) each, in no order."""
+    n = len(centred)
+    values = torch.full((n, m), torch.inf, dtype=torch.float64, device=centred.device)
+    index = torch.zeros((n, m), dtype=torch.int64, device=centred.device)
+
+    def merge(rows: slice, bounds: torch.Tensor, first_column: int) -> None:
+        columns = torch.arange(first_column, first_column + bounds.shape[1], device=index.device)
+        best = torch.cat([values[rows], bounds], 1).topk(m, 1, largest=False, sorted=False)
+        columns = torch.cat([index[rows], columns.expand(len(bounds), -1)], 1)
+        values[rows], index[rows] = best.values, columns.gather(1, best.indices)
+
+    for i in range(0, n, block):
+        rows = slice(i, min(i + block, n))
+        for j in range(i, n, block):  # the upper triangle of blocks; each serves its rows and its columns
+            columns = slice(j, min(j + block, n))
+            bounds = _lower_bounds(centred[rows], centred[columns], norms[rows], norms[columns])
+            if i == j:
+                bounds.fill_diagonal_(torch.inf)  # the point itself
+            else:
+                merge(columns, bounds.T, i)
+            merge(rows, bounds, j)
+    return values, index
+
+
+def _exact_order(points, scale, norms, relative_bound, lower, index) -> tuple[torch.Tensor, torch.Tensor]:
+    """Sort candidates by squared distance; where the bound leaves value or rank open, compute again."""
+    bound = relative_bound * (norms[:, None] + norms[index])  # (n, m)
+    squared, order = (lower + bound).sort(1)
+    index, bound = index.gather(1, order), bound.gather(1, order)
+    reach = bound.amax(1, keepdim=True)  # one bound a row, so that only adjacent ranks can be in doubt
+    close = squared.diff(dim=1) <= 2 * reach
+    unsure = bound >= TOLERANCE * squared
+    unsure[:, 1:] |= close
+    unsure[:, :-1] |= close
+    for row in torch.nonzero(unsure.any(1)).flatten().tolist():
+        again = unsure[row]
+        squared[row, again] = _direct(points, scale, row, index[row, again])
+    order = index.sort(1).indices  # by index first, then stably by distance: ties go to the lower index
+    order = order.gather(1, squared.gather(1, order).sort(dim=1, stable=True).indices)
+    return squared.gather(1, order), index.gather(1, order)
+
+
+def _direct(points, scale: float, row: int, columns: torch.Tensor) -> torch.Tensor:
+    """Squared distances from one point to some others by their float64 differences, in chunks of 64 MB."""
+    chunk = max(1, 2**23 // points.shape[1])
+    here = points[row].double() * scale
+    parts = [points[part].double().mul_(scale).sub_(here).square_().sum(1) for part in columns.split(chunk)]
+    return torch.cat(parts)

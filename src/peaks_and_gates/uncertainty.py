@@ -1,0 +1,163 @@
+"""How sure a number is: bootstrap intervals, shuffled-label nulls, and intervals by leaving points out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.stats import random_table
+from sklearn.metrics import adjusted_rand_score
+from sklearn.metrics.cluster import contingency_matrix
+
+from peaks_and_gates.errors import BadParameter
+
+PERCENTILES = (2.5, 97.5)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number with its 95 % interval.
+
+    Attributes:
+        value: the estimate from all the data.
+        low: lower end of the interval.
+        high: upper end of the interval.
+        n: points, questions or scenes it rests on.
+        null: mean of the same number under shuffled labels, where that means something.
+        null_high: 97.5 % quantile under shuffled labels; a value above it is not chance.
+    """
+
+    value: float
+    low: float
+    high: float
+    n: int
+    null: float | None = None
+    null_high: float | None = None
+
+
+def adjusted_rand_index(assignment: np.ndarray, labels: np.ndarray, n_bootstrap: int = 200, seed: int = 0) -> Estimate:
+    """Agreement of a partition with labels: 1 for the same grouping, 0 on average for independent ones.
+
+    The interval resamples points and keeps the partition fixed: it does not contain the change of the peaks
+    themselves from one sample of questions to another (`subsampled` does). A resampled point always agrees
+    with its own copies, which lifts the index of every replicate a little; the replicates are therefore
+    centred on the value. The null redraws the contingency table with both margins fixed, which is what
+    shuffled labels do.
+
+    Args:
+        assignment: (n,) the group of each point, any integers or names.
+        labels: (n,) the label of each point, any integers or names.
+        n_bootstrap: replicates of the bootstrap, and tables of the null.
+        seed: of both.
+
+    Returns:
+        Estimate with null and null_high.
+
+    Raises:
+        BadParameter: the two are not of one length, or empty.
+
+    Source: Hubert and Arabie 1985, eq. 5; random tables, Patefield 1981.
+    """
+    if len(assignment) != len(labels) or not len(labels):
+        raise BadParameter(f"{len(assignment)} assignments cannot be compared with {len(labels)} labels.")
+    table = contingency_matrix(labels, assignment)  # (classes, groups)
+    n = int(table.sum())
+    value = float(adjusted_rand_score(labels, assignment))
+    rng = np.random.default_rng(seed)
+    resampled = rng.multinomial(n, table.ravel() / n, size=n_bootstrap).reshape(-1, *table.shape)
+    low, high = _centred_interval(value, _rand_of_tables(resampled))
+    null = _rand_of_tables(random_table(table.sum(1), table.sum(0)).rvs(n_bootstrap, random_state=rng))
+    return Estimate(value, low, min(high, 1.0), n, float(null.mean()), float(np.percentile(null, PERCENTILES[1])))
+
+
+def mean_estimate(
+    values: np.ndarray, weights: np.ndarray | None = None, n_bootstrap: int = 200, seed: int = 0
+) -> Estimate:
+    """Mean of one value a point (an accuracy, an overlap, a share of core points), bootstrapped over points.
+
+    Args:
+        values: (n,) float or bool.
+        weights: (n,) positive, all equal by default.
+        n_bootstrap: replicates.
+        seed: of the bootstrap.
+
+    Returns:
+        Estimate without a null.
+
+    Raises:
+        BadParameter: no values, or another number of weights.
+    """
+    values = np.asarray(values, dtype=np.float64)
+    weights = np.ones_like(values) if weights is None else np.asarray(weights, dtype=np.float64)
+    if values.ndim != 1 or not values.size or weights.shape != values.shape:
+        raise BadParameter(f"A mean needs one value and one weight a point, got {values.shape}, {weights.shape}.")
+    n = len(values)
+    counts = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=n_bootstrap)
+    low, high = np.percentile((counts @ (weights * values)) / (counts @ weights), PERCENTILES)
+    return Estimate(float(np.average(values, weights=weights)), float(low), float(high), n)
+
+
+def normal_estimate(value: float, standard_error: float, n: int) -> Estimate:
+    """Return value ± 1.96 standard errors, for an estimator that brings its own error, such as Gride."""
+    return Estimate(value, value - 1.96 * standard_error, value + 1.96 * standard_error, n)
+
+
+def subsampled(
+    statistic: Callable[[np.ndarray], Sequence[float]],
+    n: int,
+    n_repeats: int = 8,
+    fraction: float = 0.9,
+    seed: int = 0,
+    values: Sequence[float] | None = None,
+) -> list[Estimate]:
+    """Intervals of numbers that must not see a point twice, such as a number of density peaks.
+
+    A bootstrap would plant duplicates, and each of them a peak. Here the numbers are computed again on random
+    subsets without replacement, clustering and all. Subsets that share most of their points differ too little:
+    their standard deviation is stretched by sqrt(fraction / (1 - fraction)), and the interval is 1.96 of that
+    to both sides.
+
+    Args:
+        statistic: from (m,) ascending indices to some numbers, such as
+            lambda rows: [landscape(states[rows], {}).n_peaks].
+        n: number of points.
+        n_repeats: subsets; each costs one call.
+        fraction: share of the points in a subset.
+        seed: of the subsets.
+        values: the numbers of all points, if they are known; else one more call.
+
+    Returns:
+        One Estimate a number, without a null.
+
+    Raises:
+        BadParameter: the fraction is not between 0 and 1, or fewer than two repeats.
+
+    Source: delete-d jackknife, Shao and Wu 1989; subsampling, Politis and Romano 1994.
+    """
+    if not 0 < fraction < 1 or n_repeats < 2:
+        raise BadParameter(f"fraction={fraction} must lie between 0 and 1, n_repeats={n_repeats} be at least 2.")
+    rng = np.random.default_rng(seed)
+    size = round(fraction * n)
+    subsets = [np.sort(rng.choice(n, size, replace=False)) for _ in range(n_repeats)]
+    values = statistic(np.arange(n)) if values is None else values
+    replicates = np.array([statistic(rows) for rows in subsets], dtype=np.float64)  # (repeats, numbers)
+    errors = replicates.std(0, ddof=1) * np.sqrt(size / (n - size))
+    return [normal_estimate(float(v), float(e), n) for v, e in zip(values, errors, strict=True)]
+
+
+def _centred_interval(value: float, replicates: np.ndarray) -> tuple[float, float]:
+    """Quantiles of the replicates, moved so that their mean lies on the value."""
+    low, high = value + np.percentile(replicates, PERCENTILES) - replicates.mean()
+    return float(low), float(high)
+
+
+def _rand_of_tables(tables: np.ndarray) -> np.ndarray:
+    """Adjusted Rand index of each contingency table, (tables, classes, groups) int -> (tables,) float."""
+    pairs = lambda counts: (counts * (counts - 1.0)) / 2
+    together = pairs(tables).sum((1, 2))
+    by_class, by_group = pairs(tables.sum(2)).sum(1), pairs(tables.sum(1)).sum(1)
+    expected = by_class * by_group / pairs(tables.sum((1, 2)))
+    above, most = together - expected, (by_class + by_group) / 2 - expected
+    same = most == 0  # both partitions are one group, or both all singletons
+    return np.where(same, 1.0, above / np.where(same, 1.0, most))

@@ -1,0 +1,191 @@
+import numpy as np
+import pytest
+import torch
+from scipy.spatial.distance import cdist
+from sklearn.neighbors import NearestNeighbors
+
+from peaks_and_gates import neighbours
+from peaks_and_gates.errors import BadStates, TooFewPoints
+from peaks_and_gates.neighbours import among, nearest_neighbours
+
+
+def by_differences(points, k):
+    """Truth: all float64 differences, equal distances by lower index."""
+    distances = cdist(points, points)
+    np.fill_diagonal(distances, np.inf)
+    indices = np.argsort(distances, axis=1, kind="stable")[:, :k]
+    return np.take_along_axis(distances, indices, 1), indices
+
+
+def by_naive_float32(points, k):
+    points = torch.as_tensor(points).float()
+    norms = (points * points).sum(1)
+    squared = norms[:, None] + norms - 2 * points @ points.T
+    squared.fill_diagonal_(torch.inf)
+    found = squared.topk(k, largest=False)
+    return found.values.clamp(min=0).sqrt().double().numpy(), found.indices.numpy()
+
+
+def gaussian(n=500, d=48, seed=0):
+    return np.random.default_rng(seed).standard_normal((n, d))
+
+
+def duplicates():
+    points = gaussian()
+    points[10:60] = points[3]  # more copies than there are spare candidates
+    points[[7, 480]] = points[100]
+    return points
+
+
+def near_duplicates():
+    points = gaussian() * 100
+    points[1::2] = points[::2] + 1e-9 * gaussian(250, seed=1)
+    return points
+
+
+def ties():
+    grid = np.stack(np.meshgrid(*[np.arange(8.0)] * 3), -1).reshape(-1, 3)
+    return grid[np.random.default_rng(0).permutation(len(grid))]
+
+
+def constant_column():
+    return np.hstack([gaussian(), np.full((500, 1), 1e7)])
+
+
+def spread_norms():
+    return gaussian() * np.logspace(-2, 2, 500)[:, None]
+
+
+def common_offset():
+    return gaussian() + 1e6
+
+
+def two_far_groups():
+    """Centring does not help here: each group is small and far from the mean."""
+    return gaussian() * 1e-3 + np.repeat([[-1e5], [1e5]], 250, 0)
+
+
+CASES = [
+    gaussian,
+    duplicates,
+    near_duplicates,
+    ties,
+    constant_column,
+    spread_norms,
+    common_offset,
+    two_far_groups,
+]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_equal_to_all_float64_differences(case):
+    points = case()
+    distances, indices = nearest_neighbours(points, 20, block=128)
+    true_distances, true_indices = by_differences(points, 20)
+    np.testing.assert_array_equal(indices, true_indices)
+    np.testing.assert_allclose(distances, true_distances, rtol=1e-10, atol=0)
+    assert distances.dtype == np.float64 and indices.dtype == np.int64
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_agrees_with_scikit_learn_within_its_own_error(case):
+    points = case()
+    distances, _ = nearest_neighbours(points, 20)
+    theirs = NearestNeighbors(n_neighbors=21, algorithm="brute").fit(points).kneighbors(points)[0][:, 1:]
+    gram_error = 4e-13 * 2 * (points**2).sum(1).max()  # of a squared distance, by scikit-learn's Gram matrix
+    np.testing.assert_allclose(distances**2, theirs**2, rtol=1e-9, atol=gram_error)
+
+
+@pytest.mark.parametrize("case", [near_duplicates, common_offset, two_far_groups])
+def test_the_naive_float32_way_fails_on_these(case):
+    points = case()
+    distances, indices = by_naive_float32(points, 20)
+    true_distances, true_indices = by_differences(points, 20)
+    assert (indices != true_indices).mean() > 0.02
+    assert np.abs(distances / true_distances - 1).max() > 0.1
+
+
+def test_does_not_overflow():
+    distances, indices = nearest_neighbours(gaussian() * 1e200, 20)
+    true_distances, true_indices = by_differences(gaussian(), 20)
+    np.testing.assert_array_equal(indices, true_indices)
+    np.testing.assert_allclose(distances, true_distances * 1e200, rtol=1e-10)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_takes_narrow_floats_as_the_numbers_they_are(dtype):
+    points = torch.tensor(gaussian()).to(dtype)  # bfloat16 makes ties and near-duplicates by itself
+    distances, indices = nearest_neighbours(points, 20)
+    true_distances, true_indices = by_differences(points.double().numpy(), 20)
+    np.testing.assert_allclose(distances, true_distances, rtol=1e-10)
+    untied = np.diff(true_distances, prepend=0) > 1e-9
+    np.testing.assert_array_equal(indices[:, :-1][untied[:, 1:]], true_indices[:, :-1][untied[:, 1:]])
+
+
+@pytest.mark.parametrize("block", [7, 64, 499, 500, 4096])
+def test_the_block_changes_nothing(block):
+    points = near_duplicates()
+    expected = nearest_neighbours(points, 20)
+    found = nearest_neighbours(points, 20, block=block)
+    np.testing.assert_array_equal(found[1], expected[1])
+    np.testing.assert_allclose(found[0], expected[0], rtol=1e-10)
+
+
+def test_all_points_can_be_neighbours():
+    points = gaussian(30)
+    np.testing.assert_array_equal(nearest_neighbours(points, 29)[1], by_differences(points, 29)[1])
+
+
+def test_the_input_is_left_as_it_was():
+    points = common_offset()
+    before = points.copy()
+    nearest_neighbours(points, 5)
+    np.testing.assert_array_equal(points, before)
+
+
+def test_the_bound_holds_and_is_needed():
+    """No true distance is below its lower bound, and without the margin some would be."""
+    points = torch.tensor(two_far_groups())
+    norms = torch.linalg.vecdot(points, points)
+    bounds = neighbours._lower_bounds(points, points, norms, norms).numpy()
+    gram = (norms[:, None] + norms - 2 * points @ points.T).numpy()
+    true = cdist(points, points, "sqeuclidean")
+    assert (bounds <= true).all()
+    assert (gram > true).any()
+
+
+def test_messages_say_where():
+    points = gaussian()
+    points[[3, 77]] = np.nan
+    with pytest.raises(BadStates, match=r"tiny, layer 12: 2 of 500 rows hold NaN or infinity \(rows 3, 77\)"):
+        nearest_neighbours(points, 5, where="tiny, layer 12")
+    points[:] = np.inf
+    with pytest.raises(BadStates, match="rows 0, 1, 2, 3, 4, …"):
+        nearest_neighbours(points, 5)
+    with pytest.raises(BadStates, match=r"got shape \(2, 3, 4\)"):
+        nearest_neighbours(np.zeros((2, 3, 4)), 1)
+    with pytest.raises(BadStates, match="int64"):
+        nearest_neighbours(np.zeros((2, 3), dtype=int), 1)
+    with pytest.raises(TooFewPoints, match="layer 3: 10 points have at most 9 neighbours each, but k=10"):
+        nearest_neighbours(gaussian(10), 10, where="layer 3")
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.parametrize("case", CASES)
+def test_the_gpu_agrees(case):
+    distances, indices = nearest_neighbours(case(), 20, device="cuda")
+    expected = nearest_neighbours(case(), 20)
+    np.testing.assert_array_equal(indices, expected[1])
+    np.testing.assert_allclose(distances, expected[0], rtol=1e-10)
+
+
+def test_the_neighbours_of_a_part_are_those_a_search_would_find():
+    points = gaussian()
+    rows = np.sort(np.random.default_rng(1).choice(len(points), 400, replace=False))
+    distances, found = among(*nearest_neighbours(points, 60), rows)
+    expected_distances, expected = nearest_neighbours(points[rows], found.shape[1])
+    assert 35 < found.shape[1] < 60
+    np.testing.assert_array_equal(found, expected)
+    np.testing.assert_allclose(distances, expected_distances)
+    with pytest.raises(TooFewPoints, match="2 of 500"):
+        among(*nearest_neighbours(points, 3), np.array([0, 499]))

@@ -1,0 +1,113 @@
+import numpy as np
+import pytest
+from sklearn.metrics import adjusted_rand_score
+
+from peaks_and_gates import uncertainty
+from peaks_and_gates.errors import BadParameter
+from peaks_and_gates.uncertainty import adjusted_rand_index, mean_estimate, normal_estimate, subsampled
+
+
+def noisy_copy(labels, share, rng):
+    """The labels, a share of them drawn anew."""
+    fresh = rng.integers(labels.max() + 1, size=len(labels))
+    return np.where(rng.random(len(labels)) < share, fresh, labels)
+
+
+def test_known_partitions():
+    labels = np.repeat(np.arange(5), 40)
+    same = adjusted_rand_index(labels, labels)
+    assert (same.value, same.low, same.high, same.n) == (1, 1, 1, 200)
+    names = np.array(["law", "music", "birds", "tools", "games"])
+    assert adjusted_rand_index((labels + 3) % 5, names[labels]).value == 1
+    assert adjusted_rand_index(np.zeros(200, int), labels).value == 0
+    assert adjusted_rand_index(np.zeros(9, int), np.zeros(9, int)).value == 1
+
+
+def test_the_index_of_many_tables_is_scikit_learns():
+    rng = np.random.default_rng(0)
+    pairs = [(rng.integers(4, size=90), rng.integers(6, size=90)) for _ in range(20)]
+    pairs += [(a, noisy_copy(a, 0.3, rng)) for a, _ in pairs]
+    tables = np.array([np.histogram2d(a, b, [np.arange(5), np.arange(7)])[0] for a, b in pairs])
+    expected = [adjusted_rand_score(a, b) for a, b in pairs]
+    np.testing.assert_allclose(uncertainty._rand_of_tables(tables), expected, atol=1e-12)
+
+
+def test_independent_labels_lie_at_the_null():
+    rng = np.random.default_rng(0)
+    found = adjusted_rand_index(rng.integers(20, size=2000), rng.integers(4, size=2000))
+    assert abs(found.value) < 0.01 and abs(found.null) < 0.002
+    assert found.low < 0 < found.high
+    assert 0 < found.null_high < 0.01
+
+
+def test_the_null_is_that_of_shuffled_labels():
+    rng = np.random.default_rng(1)
+    a, b = rng.integers(3, size=60), rng.integers(3, size=60)
+    shuffled = [adjusted_rand_score(a, rng.permutation(b)) for _ in range(2000)]
+    found = adjusted_rand_index(a, b, n_bootstrap=2000)
+    assert found.null == pytest.approx(np.mean(shuffled), abs=0.003)
+    assert found.null_high == pytest.approx(np.percentile(shuffled, 97.5), rel=0.15)
+
+
+def test_the_interval_covers_a_known_index():
+    """Draw samples of 400 from a joint distribution whose index is known: most intervals hold it."""
+    rng = np.random.default_rng(0)
+    labels = rng.integers(8, size=400_000)
+    groups = noisy_copy(labels, 0.4, rng)
+    true = adjusted_rand_score(labels, groups)
+    covered = []
+    for seed in range(150):
+        rows = rng.choice(len(labels), 400, replace=False)
+        found = adjusted_rand_index(groups[rows], labels[rows], seed=seed)
+        covered.append(found.low <= true <= found.high)
+    assert np.mean(covered) >= 0.85
+
+
+def test_replicates_are_centred():
+    """Copies of a point agree with it; uncentred, the interval would not even hold the value."""
+    rng = np.random.default_rng(0)
+    labels, groups = rng.integers(150, size=300), rng.integers(150, size=300)
+    found = adjusted_rand_index(groups, labels)
+    assert found.low < found.value < found.high
+
+
+def test_mean():
+    values = np.random.default_rng(0).random(400) < 0.3
+    found = mean_estimate(values)
+    error = np.sqrt(0.3 * 0.7 / 400)
+    assert found.value == pytest.approx(values.mean())
+    assert found.high - found.low == pytest.approx(2 * 1.96 * error, rel=0.2)
+    weighted = mean_estimate(np.array([0.0, 1.0]), weights=np.array([3, 1]))
+    assert weighted.value == 0.25
+    covers = [mean_estimate(np.random.default_rng(s).random(200) < 0.3, seed=s) for s in range(200)]
+    assert 0.88 <= np.mean([c.low <= 0.3 <= c.high for c in covers]) <= 0.99
+
+
+def test_subsampling_finds_the_standard_error_of_a_mean():
+    values = np.random.default_rng(0).standard_normal(1000)
+    (found,) = subsampled(lambda rows: [values[rows].mean()], 1000, n_repeats=400)
+    assert found.value == pytest.approx(values.mean())
+    assert found.high - found.low == pytest.approx(2 * 1.96 / np.sqrt(1000), rel=0.15)
+
+
+def test_normal():
+    found = normal_estimate(10.0, 0.5, 77)
+    assert (found.low, found.high, found.n) == (10 - 0.98, 10 + 0.98, 77)
+
+
+def test_seeds_repeat():
+    labels = np.repeat(np.arange(5), 40)
+    groups = noisy_copy(labels, 0.5, np.random.default_rng(0))
+    assert adjusted_rand_index(groups, labels, seed=3) == adjusted_rand_index(groups, labels, seed=3)
+    assert adjusted_rand_index(groups, labels, seed=3) != adjusted_rand_index(groups, labels, seed=4)
+
+
+def test_errors():
+    with pytest.raises(BadParameter, match="3 assignments cannot be compared with 2 labels"):
+        adjusted_rand_index(np.zeros(3), np.zeros(2))
+    with pytest.raises(BadParameter, match="one value and one weight"):
+        mean_estimate(np.array([]))
+    with pytest.raises(BadParameter, match="fraction"):
+        subsampled(lambda rows: [len(rows)], 10, fraction=1.0)
+    with pytest.raises(BadParameter, match="n_repeats"):
+        subsampled(lambda rows: [len(rows)], 10, n_repeats=1)
