@@ -1,0 +1,267 @@
+"""One style for every figure: light and dark, colour-blind safe, with alternative text made from the data.
+
+figures.show(lambda: figures.curves(table, "ari_subject", "figures"), caption="...", alt=figures.summary(...))
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+from collections.abc import Callable
+from functools import cache
+
+import matplotlib
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from IPython.display import HTML
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from .errors import MissingFile
+from .peaks import select
+from .store import project_folder
+
+# Paul Tol's bright palette; marker and position back the colour up, so that no figure needs colour to be read.
+CONDITIONS = {
+    "0-shot": ("#4477AA", "o"),
+    "1-shot": ("#66CCEE", "s"),
+    "2-shot": ("#228833", "^"),
+    "4-shot": ("#EE6677", "D"),
+    "5-shot": ("#EE6677", "D"),
+    "fine-tuned": ("#AA3377", "v"),
+}
+THEMES = {"light": ("#1b1f24", "#d5d9de"), "dark": ("#e6e8eb", "#444b54")}  # text, grid
+LABELS = {
+    "ari_subject": "ARI of peaks with subject",
+    "ari_answer": "ARI of peaks with answer letter",
+    "overlap_subject": "label overlap with subject",
+    "overlap_answer": "label overlap with answer letter",
+    "n_peaks": "number of density peaks",
+    "core_fraction": "fraction of core points",
+    "intrinsic_dimension": "intrinsic dimension",
+    "accuracy": "accuracy",
+    "letter_mass": "probability of a letter",
+}
+# One rule hides the dark picture in light mode and the reverse, in the book and in JupyterLab alike.
+SWITCH = (
+    "<style>.pg-dark{display:none}"
+    'html[data-theme="dark"] .pg-dark,body[data-jp-theme-light="false"] .pg-dark{display:block}'
+    'html[data-theme="dark"] .pg-light,body[data-jp-theme-light="false"] .pg-light{display:none}'
+    ".pg-figure img{max-width:100%;height:auto}</style>"
+)
+
+
+def show(draw: Callable[[], Figure], alt: str, caption: str) -> HTML:
+    """Draw once per theme and return both pictures, captioned, as HTML that shows the one that fits the page.
+
+    alt: what the figure shows, for those who cannot see it.  caption: what it says.
+    """
+    pictures = []
+    for theme in THEMES:
+        svg = base64.b64encode(render(draw, theme)).decode()
+        text = html.escape(alt, quote=True)
+        pictures.append(f'<img class="pg-{theme}" alt="{text}" src="data:image/svg+xml;base64,{svg}">')
+    caption = html.escape(caption)
+    return HTML(f'{SWITCH}<figure class="pg-figure">{"".join(pictures)}<figcaption>{caption}</figcaption></figure>')
+
+
+def render(draw: Callable[[], Figure], theme: str) -> bytes:
+    """One picture as SVG; the same data give the same bytes."""
+    text, grid = THEMES[theme]
+    style = {
+        "figure.facecolor": "none",
+        "axes.facecolor": "none",
+        "savefig.facecolor": "none",
+        "text.color": text,
+        "axes.labelcolor": text,
+        "axes.edgecolor": text,
+        "xtick.color": text,
+        "ytick.color": text,
+        "grid.color": grid,
+        "axes.grid": True,
+        "axes.grid.axis": "y",
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "font.size": 11,
+        "axes.titlesize": 12,
+        "axes.titlelocation": "left",
+        "legend.frameon": False,
+        "svg.hashsalt": "peaks-and-gates",
+        "svg.fonttype": "path",
+    }
+    with sns.axes_style(rc=style), matplotlib.rc_context(style):
+        figure = draw()
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="svg", bbox_inches="tight", metadata={"Date": None})
+        plt.close(figure)
+    return buffer.getvalue()
+
+
+@cache
+def reference() -> pd.DataFrame:
+    """The paper's own curves: quantity, model, condition, layer, value, source.  Raises MissingFile."""
+    root = project_folder()
+    path = root / "book" / "reference" / "landscape_curves.csv" if root else None
+    if path is None or not path.is_file():
+        raise MissingFile("The paper's curves are in book/reference of the repository: clone it to draw them.")
+    curves = pd.read_csv(path)
+    # The later question set of the authors' rebuttal is another experiment; it would double every curve.
+    curves = curves[~curves["source"].str.contains("rebuttal")]
+    curves["depth"] = curves["layer"] / curves.groupby("model")["layer"].transform("max")
+    return curves
+
+
+def paper_curve(metric: str, model: str = "llama-3-8b") -> pd.DataFrame:
+    """One quantity of one of the paper's models, with relative depth; empty if the paper has none."""
+    curves = reference()
+    return curves[(curves["quantity"] == metric) & (curves["model"] == model)]
+
+
+def curves(table: pd.DataFrame, metric: str, setting: str, paper_model: str = "llama-3-8b") -> Figure:
+    """One metric against relative depth: this run on the left with its 95 % band, the paper's own on the right.
+
+    Both panels share their axes, so that a height or a depth can be compared along a straight line.  A metric that
+    the paper has no curve of is drawn alone.
+    """
+    ours, published = select(table, metric, setting), paper_curve(metric, paper_model)
+    panels = 1 if published.empty else 2
+    figure, axes = plt.subplots(
+        1,
+        panels,
+        figsize=(4.8 * panels, 4.0),
+        sharex=True,
+        sharey=metric != "n_peaks",
+        squeeze=False,
+        layout="constrained",
+    )
+    here = axes[0, 0]
+    for condition, rows in ours.groupby("condition"):
+        line(here, rows, condition)
+        here.fill_between(rows["depth"], rows["low"], rows["high"], color=CONDITIONS[condition][0], alpha=0.2, lw=0)
+    shuffled = ours.dropna(subset=["null"]).groupby("depth")[["null", "null_high"]].mean()
+    ink = plt.rcParams["text.color"]
+    here.plot(shuffled.index, shuffled["null"], ls=":", lw=1.2, color=ink)
+    margin = shuffled["null_high"] - shuffled["null"]
+    here.fill_between(shuffled.index, shuffled["null"] - margin, shuffled["null_high"], color=ink, alpha=0.15, lw=0)
+    here.set_title(f"here: {ours['model'].iloc[0]}, {ours['layer'].max()} layers, N = {ours['n'].max():,.0f}")
+    if panels == 2:
+        for condition, rows in published[published["condition"] != "fine-tuned"].groupby("condition"):
+            line(axes[0, 1], rows, condition)
+        axes[0, 1].set_title(f"the paper: {paper_model}, {published['layer'].max()} layers, N = 9,181")
+    for ax in axes.flat:
+        ax.set(xlabel="relative depth (layer / number of layers)", ylabel="", xlim=(0, 1.02))
+    here.set_ylabel(LABELS[metric])
+    legend(figure, [*ours["condition"].unique()], not shuffled.empty)
+    return figure
+
+
+def line(ax: Axes, rows: pd.DataFrame, condition: str) -> None:
+    """One condition's curve."""
+    colour, marker = CONDITIONS[condition]
+    sns.lineplot(
+        rows,
+        x="depth",
+        y="value",
+        ax=ax,
+        color=colour,
+        marker=marker,
+        markersize=4.5,
+        markeredgewidth=0,
+        lw=1.8,
+    )
+    ax.set_ylabel("")
+
+
+def legend(figure: Figure, conditions: list[str], with_null: bool) -> None:
+    """One legend under all panels."""
+    handles = [Line2D([], [], color=CONDITIONS[c][0], marker=CONDITIONS[c][1], lw=1.8, label=c) for c in conditions]
+    if with_null:
+        handles.append(Line2D([], [], ls=":", color=plt.rcParams["text.color"], label="shuffled labels"))
+    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))
+
+
+def accuracy_bars(table: pd.DataFrame) -> Figure:
+    """Accuracy (micro, macro, calibrated) and letter mass by condition, and how often each letter is chosen."""
+    figure, axes = plt.subplots(1, 2, figsize=(9.6, 4.0), width_ratios=(3, 2), layout="constrained")
+    metrics = {
+        "accuracy_micro": "micro",
+        "accuracy_macro": "macro",
+        "accuracy_calibrated": "calibrated",
+        "letter_mass": "letter mass",
+    }
+    conditions = list(dict.fromkeys(table["condition"]))
+    for i, condition in enumerate(conditions):
+        colour, marker = CONDITIONS[condition]
+        rows = table[(table["condition"] == condition)].set_index("metric")
+        x = np.arange(len(metrics)) + (i - (len(conditions) - 1) / 2) * 0.15
+        value = rows.loc[list(metrics), "value"].to_numpy()
+        spread = np.abs(rows.loc[list(metrics), ["low", "high"]].to_numpy().T - value)
+        axes[0].errorbar(x, value, spread, fmt=marker, color=colour, label=condition, capsize=2)
+    axes[0].axhline(0.25, ls=":", color=plt.rcParams["text.color"])
+    axes[0].annotate("chance", (len(metrics) - 0.6, 0.25), va="bottom", ha="right")
+    axes[0].set(xticks=range(len(metrics)), xticklabels=metrics.values(), ylim=(0, 1), ylabel="share of questions")
+    axes[0].set_title("accuracy, and the probability that a letter follows")
+    share = table[table["metric"] == "letter_share"].pivot(index="condition", columns="setting", values="value")
+    share = share.loc[conditions]
+    left = np.zeros(len(share))
+    for letter, colour in zip("ABCD", ("#4477AA", "#66CCEE", "#CCBB44", "#EE6677"), strict=True):
+        axes[1].barh(share.index, share[letter], left=left, color=colour, height=0.6)
+        for y, (start, width) in enumerate(zip(left, share[letter], strict=True)):
+            if width > 0.08:
+                axes[1].text(start + width / 2, y, letter, ha="center", va="center", color="#1b1f24")
+        left = left + share[letter].to_numpy()
+    axes[1].set(xlim=(0, 1), xlabel="share of questions")
+    axes[1].invert_yaxis()
+    axes[1].set_title("letter chosen")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(conditions))
+    return figure
+
+
+def summary(table: pd.DataFrame, metric: str, setting: str) -> str:
+    """The highest value of each condition and where it is, in one sentence; for captions and alternative text."""
+    parts = []
+    for condition, rows in select(table, metric, setting).groupby("condition"):
+        top = rows.loc[rows["value"].idxmax()]
+        digits = 0 if metric == "n_peaks" else 1 if metric == "intrinsic_dimension" else 2
+        parts.append(f"{condition} {top['value']:.{digits}f} (layer {top['layer']:.0f} of {rows['layer'].max():.0f})")
+    return f"Highest {LABELS[metric]}: {', '.join(parts)}."
+
+
+def accuracy_summary(table: pd.DataFrame) -> str:
+    """Micro accuracy and letter mass of each condition with the most frequent letter, in one sentence."""
+    parts = []
+    for condition, rows in table.groupby("condition"):
+        by_metric = rows.set_index("metric")
+        micro, mass = by_metric.loc["accuracy_micro"], by_metric.loc["letter_mass"]
+        letters = rows[rows["metric"] == "letter_share"]
+        top = letters.loc[letters["value"].idxmax()]
+        parts.append(
+            f"{condition} {micro['value']:.2f} [{micro['low']:.2f}, {micro['high']:.2f}] "
+            f"(letter mass {mass['value']:.2f}, {top['setting']} chosen for {top['value']:.0%})"
+        )
+    n = int(table["n"].max())
+    return f"Accuracy over {n:,} questions, chance .25: {'; '.join(parts)}."
+
+
+def widest_ranks(table: pd.DataFrame) -> str:
+    """The widest pair of neighbour ranks the intrinsic dimension was measured at: the paper's where N allows it."""
+    settings = table.loc[table["metric"] == "intrinsic_dimension", "setting"].unique()
+    return max(settings, key=lambda ranks: int(ranks.split("-")[0]))
+
+
+def by_recipe(table: pd.DataFrame, metrics: list[str]) -> pd.DataFrame:
+    """The highest value over the layers by metric, recipe and condition, as a table to print."""
+    rows = table[table["metric"].isin(metrics)]
+    highest = rows.groupby(["metric", "setting", "condition"])["value"].max().unstack("condition")
+    return highest.rename(index=LABELS).rename_axis(index=["highest", "recipe"], columns=None).round(3)
+
+
+def per_subject(table: pd.DataFrame) -> pd.DataFrame:
+    """Accuracy by subject and condition, as a table to print."""
+    rows = table[table["metric"] == "accuracy"]
+    wide = rows.pivot(index="setting", columns="condition", values="value").round(2)
+    return wide.rename_axis(index="subject", columns=None)

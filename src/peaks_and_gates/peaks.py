@@ -1,0 +1,179 @@
+"""Paper 1, *The representation landscape*, as tidy tables: what the landscape notebooks call.
+
+    study = peaks.Study(model="smollm2-135m-instruct", questions="wordnet", shots=[0, 1, 2, 5])
+    peaks.accuracy(study)      # can the model answer?
+    peaks.geometry(study)      # the landscape of its hidden states, layer by layer
+
+Every row is one number with its interval:
+    condition   "5-shot"
+    model       name
+    layer       1..L (0 where a number belongs to no layer);  depth = layer / L
+    metric      "ari_subject", "n_peaks", ...
+    setting     what else it depends on: the recipe, the neighbour ranks, the subject or the letter
+    value, low, high              with its 95 % interval
+    null, null_high, n            mean and 97.5 % quantile under shuffled labels; number of questions
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import pandas as pd
+
+from . import questions as question_sets
+from . import record, store
+from .extraction import CODE as EXTRACTION
+from .extraction import StoredStates, hidden_states
+from .geometry import RECIPES, landscapes, reclustered
+from .progress import bar
+from .questions import LETTERS, QuestionSet
+from .uncertainty import Estimate, mean_estimate
+
+# Neighbours of the label overlap, as a share of the class: the paper has 0.3 for subjects and plots 0.1 for letters.
+CLASS_FRACTION = {"subject": 0.3, "answer": 0.1}
+GEOMETRY = (*EXTRACTION, "geometry", "neighbours", "uncertainty")
+
+
+@dataclass(frozen=True)
+class Study:
+    """Which model reads which questions behind how many shots.
+
+    n_subjects, n_per_subject: how much of the question set; None for all of it.  n_orders: seeded orders of the shots
+    per subject; None for an own order per question, as in the paper.  point: where the residual stream is read.
+    dtype: "bfloat16" or "float32"; None lets the hardware decide.
+    """
+
+    model: str
+    questions: str
+    shots: Sequence[int] = (0, 1, 2, 5)
+    n_subjects: int | None = None
+    n_per_subject: int | None = None
+    n_orders: int | None = 8
+    seed: int = 0
+    point: str = "norm"
+    adapter: str | None = None
+    dtype: str | None = None
+
+    def question_set(self) -> QuestionSet:
+        """The questions, read or built."""
+        return question_sets.load(self.questions, self.n_subjects, self.n_per_subject)
+
+    def states(self, questions: QuestionSet, n_shots: int) -> StoredStates:
+        """Hidden states at both read points, extracted or read from the store."""
+        points = ("norm", "residual")
+        return hidden_states(self.model, questions, n_shots, self.n_orders, self.seed, points, self.adapter, self.dtype)
+
+
+def condition_name(n_shots: int) -> str:
+    """The paper's name of a prompt condition."""
+    return f"{n_shots}-shot"
+
+
+def row(study: Study, n_shots: int, layer: int, depth: float, metric: str, setting: str, estimate: Estimate) -> dict:
+    """One row of a tidy table."""
+    return {
+        "condition": condition_name(n_shots),
+        "model": study.model,
+        "layer": layer,
+        "depth": depth,
+        "metric": metric,
+        "setting": setting,
+        "value": estimate.value,
+        "low": estimate.low,
+        "high": estimate.high,
+        "null": estimate.null,
+        "null_high": estimate.null_high,
+        "n": estimate.n,
+    }
+
+
+def accuracy(study: Study) -> pd.DataFrame:
+    """Multiple-choice accuracy by condition, from the four letters' log-probabilities.
+
+    metrics: `accuracy_micro` (share of questions right), `accuracy_macro` (mean over subjects), `accuracy_calibrated`
+    (micro, after each letter's mean log-probability over the questions is taken off: can a preference for one letter
+    hide knowledge?), `letter_mass` (probability that the next token is one of the four letters), and by setting
+    `letter_share` (how often a letter is chosen) and `accuracy` (one row a subject).  Chance is 1/4.
+    """
+    return record.table("accuracy", asdict(study), lambda: accuracy_table(study))
+
+
+def accuracy_table(study: Study) -> pd.DataFrame:
+    """Compute what `accuracy` returns."""
+    questions = study.question_set()
+    rows = []
+    for n_shots in study.shots:
+        states = study.states(questions, n_shots)
+        logprobs, answer = states.letter_logprobs.double().numpy(), states.answer.numpy()  # (n, 4), (n,)
+        subject = np.array(states.subject)
+        _, which, count = np.unique(subject, return_inverse=True, return_counts=True)
+        chosen = logprobs.argmax(1)
+        right = (chosen == answer).astype(float)
+        calibrated = ((logprobs - logprobs.mean(0)).argmax(1) == answer).astype(float)
+        estimates = {
+            ("accuracy_micro", ""): mean_estimate(right),
+            ("accuracy_macro", ""): mean_estimate(right, weights=1 / count[which]),
+            ("accuracy_calibrated", ""): mean_estimate(calibrated),
+            ("letter_mass", ""): mean_estimate(np.exp(logprobs).sum(1)),
+        }
+        for i, letter in enumerate(LETTERS):
+            estimates["letter_share", letter] = mean_estimate((chosen == i).astype(float))
+        for name in questions.subjects:
+            estimates["accuracy", name] = mean_estimate(right[subject == name])
+        rows += [row(study, n_shots, 0, 0.0, metric, setting, e) for (metric, setting), e in estimates.items()]
+    return pd.DataFrame(rows)
+
+
+def geometry(study: Study) -> pd.DataFrame:
+    """The landscape of the last-token states, for every condition, layer and recipe.
+
+    metrics: `intrinsic_dimension` (setting: the two neighbour ranks compared; interval: Gride's standard error),
+    `overlap_subject`, `overlap_answer` (setting: "neighbours"; interval: bootstrap over questions), and by recipe
+    `n_peaks`, `core_fraction`, `ari_subject`, `ari_answer` (interval: clustered again on parts of the questions).
+    """
+    return record.table("geometry", asdict(study), lambda: geometry_table(study))
+
+
+def geometry_table(study: Study) -> pd.DataFrame:
+    """Compute what `geometry` returns, one stored table per condition and layer."""
+    questions = study.question_set()
+    tables = []
+    for n_shots in study.shots:
+        states = study.states(questions, n_shots)
+        labels = {
+            "subject": np.unique(states.subject, return_inverse=True)[1],
+            "answer": states.answer.numpy(),
+        }
+        layers = range(1, states.n_layers + 1)
+        for layer in bar(iterable=layers, desc=f"landscape, {n_shots} shots", unit="layer"):
+            inputs = {"states": states.key, "point": study.point, "layer": layer, "condition": n_shots}
+            compute = lambda layer=layer, n_shots=n_shots, states=states, labels=labels: layer_table(
+                study, n_shots, layer, states, labels
+            )
+            tables.append(store.table("landscape", inputs, compute, (*GEOMETRY, "peaks")))
+    return pd.concat(tables, ignore_index=True)
+
+
+def layer_table(
+    study: Study, n_shots: int, layer: int, states: StoredStates, labels: dict[str, np.ndarray]
+) -> pd.DataFrame:
+    """Rows of one layer: one nearest-neighbour search serves every recipe."""
+    where = f"{study.model}, {n_shots} shots, layer {layer}"
+    hidden = states.layer(study.point, layer)  # (n, D)
+    found = landscapes(hidden, labels, tuple(RECIPES), class_fraction=CLASS_FRACTION, where=where)
+    first = next(iter(found.values()))  # neighbours and dimension are the same for every recipe
+    estimates = {("intrinsic_dimension", f"{rank}-{2 * rank}"): first.dimension_at(rank) for rank in first.gride_ranks}
+    estimates |= {(f"overlap_{label}", "neighbours"): first.label_overlap[label] for label in labels}
+    estimates |= reclustered(found, labels)
+    depth = layer / states.n_layers
+    return pd.DataFrame([row(study, n_shots, layer, depth, m, s, e) for (m, s), e in estimates.items()])
+
+
+def select(table: pd.DataFrame, metric: str, setting: str | None = None) -> pd.DataFrame:
+    """The rows of one metric, in the order of the layers; `setting` as in `geometry`."""
+    chosen = table[table["metric"] == metric]
+    if setting is not None:
+        chosen = chosen[chosen["setting"] == setting]
+    return chosen.sort_values(["condition", "layer"])
