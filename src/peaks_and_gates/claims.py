@@ -1,0 +1,243 @@
+"""Did it hold? Each claim of the papers, measured on the recorded tables by a rule written down beforehand.
+
+`book/claims.yml` states the claims. A claim has one or more parts; a part names a measure of this module, the metric
+and condition it looks at, and a bound. A part is *met* if its whole interval satisfies the bound, *missed* if none of
+it does, *unclear* in between, *untested* if the table lacks what it needs. A claim holds if all its parts are met,
+fails if all are missed, is not tested if a part is untested, and holds partly otherwise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import yaml
+from IPython.display import HTML
+
+from .errors import BadParameter, MissingFile, UnknownName
+from .peaks import select
+from .store import project_folder
+from .uncertainty import Estimate
+
+VERDICTS = ("holds", "partly", "fails", "not tested")
+SYMBOLS = {"holds": "✓", "partly": "◐", "fails": "✗", "not tested": "○"}
+
+
+class Untested(Exception):
+    """The table lacks a condition that a part needs."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """One measured part of a claim: what it says, what was found, and whether the bound was met."""
+
+    says: str
+    rule: str
+    why: str
+    found: Estimate | None
+    outcome: str
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A claim with its parts measured."""
+
+    claim: Mapping[str, Any]
+    parts: tuple[Part, ...]
+
+    @property
+    def verdict(self) -> str:
+        """One of VERDICTS."""
+        outcomes = {part.outcome for part in self.parts}
+        if not outcomes or "untested" in outcomes:
+            return "not tested"
+        if outcomes == {"met"}:
+            return "holds"
+        return "fails" if outcomes == {"missed"} else "partly"
+
+
+def load() -> list[dict[str, Any]]:
+    """The claims, as written in book/claims.yml.  Raises MissingFile."""
+    root = project_folder()
+    path = root / "book" / "claims.yml" if root else Path("book/claims.yml")
+    if not path.is_file():
+        raise MissingFile("The claims are in book/claims.yml of the repository: clone it to test them.")
+    return yaml.safe_load(path.read_text())
+
+
+def curve(table: pd.DataFrame, part: Mapping[str, Any], condition: str) -> pd.DataFrame:
+    """The rows a part looks at, by layer; `most shots` is the condition with the most.  Raises Untested."""
+    rows = select(table, part["metric"], part.get("setting"))
+    if condition == "most shots":
+        condition = max((c for c in rows["condition"].unique() if c.endswith("-shot")), key=shots_of, default="")
+    rows = rows[rows["condition"] == condition].sort_values("layer")
+    if rows.empty:
+        raise Untested(condition)
+    return rows.reset_index(drop=True)
+
+
+def shots_of(condition: str) -> int:
+    """The k of "k-shot"."""
+    return int(condition.removesuffix("-shot"))
+
+
+def estimate(rows: pd.DataFrame, index: int) -> Estimate:
+    """One row of a table as an estimate."""
+    at = rows.loc[index]
+    return Estimate(at["value"], at["low"], at["high"], int(at["n"]))
+
+
+def maximum(table: pd.DataFrame, part: Mapping[str, Any]) -> Estimate:
+    """The highest value over the layers."""
+    rows = curve(table, part, part["condition"])
+    return estimate(rows, rows["value"].idxmax())
+
+
+def lift(table: pd.DataFrame, part: Mapping[str, Any]) -> Estimate:
+    """Highest value of one condition minus that of a baseline; the two intervals add in squares."""
+    top = maximum(table, part)
+    base = maximum(table, {**part, "condition": part["baseline"]})
+    value = top.value - base.value
+    below = np.hypot(top.value - top.low, base.high - base.value)
+    above = np.hypot(top.high - top.value, base.value - base.low)
+    return Estimate(value, value - below, value + above, top.n)
+
+
+def depth_of_maximum(table: pd.DataFrame, part: Mapping[str, Any]) -> Estimate:
+    """Relative depth of the highest value; the interval spans the layers not told apart from it by their own."""
+    rows = curve(table, part, part["condition"])
+    top = rows["value"].idxmax()
+    level = np.fmin(rows.loc[top, "low"], rows.loc[top, "value"])
+    alike = rows.loc[np.fmax(rows["high"], rows["value"]) >= level, "depth"]
+    return Estimate(rows.loc[top, "depth"], alike.min(), alike.max(), int(rows.loc[top, "n"]))
+
+
+def late_share(table: pd.DataFrame, part: Mapping[str, Any]) -> Estimate:
+    """Mean over the last third of the layers, as a share of the highest value before it."""
+    rows = curve(table, part, part["condition"])
+    late = rows["depth"] > 2 / 3
+    before = rows[~late]
+    top = before["value"].idxmax()
+    value = rows.loc[late, "value"].mean() / before.loc[top, "value"]
+    low = rows.loc[late, "low"].fillna(rows["value"]).mean() / np.fmax(
+        before.loc[top, "high"], before.loc[top, "value"]
+    )
+    high = rows.loc[late, "high"].fillna(rows["value"]).mean() / np.fmin(
+        before.loc[top, "low"], before.loc[top, "value"]
+    )
+    return Estimate(value, low, high, int(before.loc[top, "n"]))
+
+
+MEASURES: dict[str, Callable[[pd.DataFrame, Mapping[str, Any]], Estimate]] = {
+    "maximum": maximum,
+    "lift": lift,
+    "depth of maximum": depth_of_maximum,
+    "late share": late_share,
+}
+
+
+def measure(part: Mapping[str, Any], tables: Mapping[str, pd.DataFrame]) -> Part:
+    """Measure one part and hold it against its bounds.  Raises UnknownName for a measure that does not exist."""
+    if part["measure"] not in MEASURES:
+        raise UnknownName("measure", part["measure"], MEASURES)
+    at_least, at_most = part.get("at_least", -np.inf), part.get("at_most", np.inf)
+    bounds = [f"at least {at_least}"] * ("at_least" in part) + [f"at most {at_most}"] * ("at_most" in part)
+    if not bounds:
+        raise BadParameter(f"The part '{part['says']}' of a claim has neither at_least nor at_most.")
+    rule = f"{part['measure']} of {part['metric']}, {part['condition']}: {' and '.join(bounds)}"
+    try:
+        found = MEASURES[part["measure"]](tables[part["table"]], part)
+    except (KeyError, Untested):
+        return Part(part["says"], rule, part["why"], None, "untested")
+    low, high = np.fmin(found.low, found.value), np.fmax(found.high, found.value)
+    if at_least <= low and high <= at_most:
+        outcome = "met"
+    else:
+        outcome = "missed" if high < at_least or low > at_most else "unclear"
+    return Part(part["says"], rule, part["why"], found, outcome)
+
+
+def judge(claim: Mapping[str, Any], tables: Mapping[str, pd.DataFrame]) -> Verdict:
+    """Measure a claim's parts.  tables: by name, as recorded; a table that is not there leaves its parts untested."""
+    return Verdict(claim, tuple(measure(part, tables) for part in claim.get("parts", ())))
+
+
+def judge_all(folder: Path) -> list[Verdict]:
+    """Every claim, on the tables recorded in a folder."""
+    tables = {path.stem: pd.read_parquet(path) for path in sorted(folder.glob("*.parquet"))}
+    return [judge(claim, tables) for claim in load()]
+
+
+def bearing(ids: list[str], **tables: pd.DataFrame) -> HTML:
+    """What a notebook's tables say about the claims it bears on, as HTML.  Raises UnknownName."""
+    known = {claim["id"]: claim for claim in load()}
+    for name in ids:
+        if name not in known:
+            raise UnknownName("claim", name, known)
+    return HTML("".join(as_html(judge(known[name], tables)) for name in ids))
+
+
+def badge(verdict: str) -> str:
+    """A verdict as a badge: symbol and word, not colour alone."""
+    style = verdict.replace(" ", "-")
+    return f'<span class="pg-verdict pg-{style}"><span aria-hidden="true">{SYMBOLS[verdict]}</span> {verdict}</span>'
+
+
+def number(found: Estimate | None) -> str:
+    """A value with its interval, as text."""
+    if found is None:
+        return "not measured"
+    if not (np.isfinite(found.low) and np.isfinite(found.high)) or found.low == found.high:
+        return f"{found.value:.2f}"
+    return f"{found.value:.2f} [{found.low:.2f}, {found.high:.2f}]"
+
+
+def as_html(verdict: Verdict) -> str:
+    """One claim with its parts, for the page of the figure it bears on."""
+    claim = verdict.claim
+    parts = "".join(
+        f"<li><strong>{part.outcome}</strong>: {part.says}. Found {number(part.found)}; "
+        f"rule: {part.rule}. <em>{part.why}</em></li>"
+        for part in verdict.parts
+    )
+    return (
+        f'<section class="pg-claim"><p>{badge(verdict.verdict)} <strong>{claim["id"]}</strong> {claim["claim"]} '
+        f"<em>The paper: {claim['paper_value']}.</em></p><ul>{parts}</ul></section>"
+    )
+
+
+def scorecard(verdicts: list[Verdict], about: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The verdicts as plain data, for `scorecard.json`.  about: preset, model, run_key, seeds of the run."""
+    rows = []
+    for verdict in verdicts:
+        first = next((part.found for part in verdict.parts if part.found is not None), None)
+        claim = {key: verdict.claim[key] for key in ("id", "paper", "figure", "claim", "paper_value", "paper_source")}
+        measured = {
+            "verdict": verdict.verdict,
+            "value": first and finite(first.value),
+            "low": first and finite(first.low),
+            "high": first and finite(first.high),
+            "n": first and first.n,
+            "page": verdict.claim.get("page"),
+            "parts": [
+                {"says": p.says, "rule": p.rule, "outcome": p.outcome, "found": p.found and number(p.found)}
+                for p in verdict.parts
+            ],
+        }
+        rows.append(claim | measured | dict(about))
+    return rows
+
+
+def finite(value: float) -> float | None:
+    """A number JSON can hold."""
+    return float(value) if np.isfinite(value) else None
+
+
+def count(verdicts: list[Verdict]) -> str:
+    """How many claims hold, partly, fail, are not tested: the line a run ends with."""
+    found = [verdict.verdict for verdict in verdicts]
+    return ", ".join(f"{found.count(kind)} {kind}" for kind in VERDICTS)

@@ -1,0 +1,133 @@
+"""Claims: the measures on curves whose answer is known, the rules, and what the book states."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from peaks_and_gates import book, claims
+from peaks_and_gates.claims import Part, Verdict, judge, measure
+from peaks_and_gates.errors import BadParameter, UnknownName
+
+LAYERS = np.arange(1, 11)
+
+
+def table(curves, spread=0.01, metric="m", setting="s"):
+    """A tidy table of ten layers from {condition: values}."""
+    frames = [
+        pd.DataFrame({
+            "condition": condition, "layer": LAYERS, "depth": LAYERS / 10, "metric": metric, "setting": setting,
+            "value": values, "low": np.array(values) - spread, "high": np.array(values) + spread, "n": 100,
+        })
+        for condition, values in curves.items()
+    ]  # fmt: skip
+    return pd.concat(frames)
+
+
+EARLY = [0.1, 0.4, 0.9, 0.8, 0.5, 0.3, 0.2, 0.1, 0.1, 0.1]
+FLAT = [0.1] * 10
+CURVES = {"geometry": table({"0-shot": FLAT, "1-shot": np.array(EARLY) / 2, "5-shot": EARLY})}
+
+
+def part(kind, **more):
+    defaults = {"says": "it", "why": "because", "table": "geometry", "metric": "m", "setting": "s"}
+    return defaults | {"condition": "most shots", "measure": kind} | more
+
+
+def test_maximum_is_that_of_the_condition_with_most_shots():
+    found = measure(part("maximum", at_least=0.5), CURVES).found
+    assert (found.value, found.n) == (0.9, 100)
+    assert (found.low, found.high) == pytest.approx((0.89, 0.91))
+
+
+def test_lift_subtracts_and_adds_the_intervals_in_squares():
+    found = measure(part("lift", baseline="0-shot", at_least=0.5), CURVES).found
+    assert found.value == pytest.approx(0.8)
+    assert found.high - found.value == pytest.approx(0.01 * np.sqrt(2))
+
+
+def test_depth_of_maximum_spans_the_layers_not_told_apart():
+    sharp = measure(part("depth of maximum", at_most=0.5), CURVES).found
+    assert (sharp.value, sharp.low, sharp.high) == (0.3, 0.3, 0.3)
+    wide = measure(part("depth of maximum", at_most=0.5), {"geometry": table({"5-shot": EARLY}, spread=0.06)}).found
+    assert (wide.value, wide.low, wide.high) == (0.3, 0.3, 0.4)
+
+
+def test_late_share_compares_the_last_third_with_the_top_before_it():
+    found = measure(part("late share", at_most=0.5), CURVES).found
+    assert found.value == pytest.approx(np.mean([0.2, 0.1, 0.1, 0.1]) / 0.9)
+    assert found.low < found.value < found.high
+
+
+@pytest.mark.parametrize(
+    ("bounds", "outcome"),
+    [
+        ({"at_least": 0.8}, "met"),
+        ({"at_least": 0.95}, "missed"),
+        ({"at_least": 0.9}, "unclear"),
+        ({"at_most": 0.95}, "met"),
+        ({"at_most": 0.5}, "missed"),
+        ({"at_least": 0.2, "at_most": 0.95}, "met"),
+        ({"at_least": 0.2, "at_most": 0.5}, "missed"),
+    ],
+)
+def test_a_bound_is_held_against_the_whole_interval(bounds, outcome):
+    assert measure(part("maximum", **bounds), CURVES).outcome == outcome
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "verdict"),
+    [
+        (["met", "met"], "holds"),
+        (["met", "missed"], "partly"),
+        (["met", "unclear"], "partly"),
+        (["unclear"], "partly"),
+        (["missed", "missed"], "fails"),
+        (["met", "untested"], "not tested"),
+        ([], "not tested"),
+    ],
+)
+def test_verdicts_follow_from_the_parts(outcomes, verdict):
+    parts = tuple(Part("", "", "", None, outcome) for outcome in outcomes)
+    assert Verdict({}, parts).verdict == verdict
+
+
+def test_what_was_not_run_is_not_tested():
+    assert measure(part("maximum", condition="fine-tuned", at_least=0), CURVES).outcome == "untested"
+    assert measure(part("maximum", table="elsewhere", at_least=0), CURVES).outcome == "untested"
+    assert measure(part("maximum", metric="other", at_least=0), CURVES).outcome == "untested"
+
+
+def test_broken_rules_are_refused():
+    with pytest.raises(UnknownName, match="Did you mean 'maximum'"):
+        measure(part("maximun", at_least=0), CURVES)
+    with pytest.raises(BadParameter, match="neither"):
+        measure(part("maximum"), CURVES)
+    with pytest.raises(UnknownName, match="claim"):
+        claims.bearing(["L99"])
+
+
+def test_the_book_states_every_claim_with_source_rule_and_reason():
+    stated = claims.load()
+    assert [claim["id"] for claim in stated] == [f"L{i}" for i in range(1, 10)] + [f"G{i}" for i in range(1, 8)]
+    for claim in stated:
+        assert {"paper", "figure", "claim", "paper_value", "paper_source"} <= claim.keys()
+        assert claim["page"] is None or claim["page"] in book.notebooks()
+        for stated_part in claim.get("parts", ()):
+            assert stated_part["why"]
+            assert measure(stated_part, {}).outcome == "untested"
+
+
+def test_the_scorecard_is_plain_data_with_the_agreed_fields():
+    claim = claims.load()[0]
+    curves = {"geometry": table({"0-shot": FLAT, "5-shot": EARLY}, metric="ari_subject", setting="figures")}
+    (row,) = claims.scorecard([judge(claim, curves)], {"preset": "p", "model": "m", "run_key": "k", "seeds": [0]})
+    wanted = "id paper figure claim paper_value paper_source verdict value low high n seeds preset model run_key"
+    assert set(wanted.split()) <= row.keys()
+    assert (row["id"], row["verdict"]) == ("L1", "holds")
+    assert row["value"] == pytest.approx(0.8)
+    assert row["low"] < row["value"] < row["high"]
+
+
+def test_badges_say_the_verdict_in_words():
+    for verdict in claims.VERDICTS:
+        assert f"</span> {verdict}</span>" in claims.badge(verdict)
