@@ -1,0 +1,230 @@
+"""Run the notebooks with papermill, keep their record, and know which of them are done, stale or missing."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import papermill
+
+from . import claims, presets, store
+from .errors import BadParameter, BookError, MissingFile, UnknownName
+
+CHAPTERS = {"landscape": ("accuracy", "density_peaks", "subjects", "answers")}
+# Modules that show or steer, and make no number.
+SHOWING = {"book", "claims", "cli", "doctor", "errors", "figures", "progress", "site"}
+
+
+@dataclass(frozen=True)
+class Job:
+    """One notebook to run at one size.
+
+    record: folder of the tables.  output: where the executed notebook goes.  key: changes when the page must be rerun.
+    """
+
+    name: str
+    preset: str
+    source: Path
+    output: Path
+    record: Path
+    parameters: dict[str, Any]
+    key: str
+
+    @property
+    def manifest_path(self) -> Path:
+        """What is known of the last successful run."""
+        return self.record / "notebooks" / f"{self.name}.json"
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        """The last successful run's manifest; empty if there was none, or if it cannot be read."""
+        try:
+            return json.loads(self.manifest_path.read_text())
+        except (OSError, ValueError):
+            return {}
+
+    @property
+    def drawn(self) -> bool:
+        """Whether the executed notebook here shows the recorded tables as the code of today draws them."""
+        if not self.output.is_file():
+            return False
+        return nbformat.read(self.output, as_version=4).metadata.get("page_key") == page_key(self)
+
+    @property
+    def state(self) -> str:
+        """`missing`, `stale` (its code, parameters or the lock changed since the run), or `done`."""
+        key = self.manifest.get("run_key")
+        return "missing" if key is None else "done" if key == self.key else "stale"
+
+
+def root() -> Path:
+    """The checkout.  Raises MissingFile when the package is installed without one."""
+    folder = store.project_folder()
+    if folder is None:
+        raise MissingFile("The notebooks are in the repository: clone it, and install it with `pip install -e .`.")
+    return folder
+
+
+def notebooks() -> dict[str, Path]:
+    """The notebooks by name, in reading order."""
+    return {
+        name: root() / "notebooks" / chapter / f"{name}.ipynb" for chapter, names in CHAPTERS.items() for name in names
+    }
+
+
+def declared(path: Path) -> dict[str, Any]:
+    """A notebook's parameters with their defaults, from the cell tagged `parameters`."""
+    found = papermill.inspect_notebook(str(path))
+    return {name: ast.literal_eval(about["default"]) for name, about in found.items()}
+
+
+def plan(preset: str, only: Iterable[str] = (), changes: dict[str, Any] | None = None) -> list[Job]:
+    """The jobs of a run.  only: names; empty for all.  changes: parameters put over the preset's.
+
+    Raises UnknownName (preset, notebook, parameter), BadParameter.
+    """
+    changes = changes or {}
+    values = presets.override(presets.load(preset), changes)
+    paths = notebooks()
+    for name in only:
+        if name not in paths:
+            raise UnknownName("notebook", name, paths)
+    label = f"{preset}-{store.digest(changes)[:8]}" if changes else preset
+    # Only runs at a preset's own size are the book's record; the smoke preset's numbers mean nothing.
+    kept = root() / "results" if not changes and preset != "smoke" else root() / "_build" / "results"
+    jobs = []
+    for name in only or paths:
+        source = paths[name]
+        parameters = {key: value for key, value in values.items() if key in declared(source)} | {"preset": preset}
+        output = root() / "_build" / "notebooks" / label / source.parent.name / source.name
+        jobs.append(Job(name, preset, source, output, kept / label, parameters, run_key(source, parameters)))
+    return jobs
+
+
+def run_key(source: Path, parameters: dict[str, Any]) -> str:
+    """Hash of everything a page's numbers depend on: the notebook's code, its parameters, the package, the lock.
+
+    The modules that only show numbers are left out: a new colour makes no record stale, the page is just redrawn.
+    """
+    cells = [cell.source for cell in nbformat.read(source, as_version=4).cells if cell.cell_type == "code"]
+    lock = root() / "requirements.lock"
+    locked = store.file_sha256(lock) if lock.is_file() else None
+    return store.digest([cells, parameters, store.code_version(*sorted(modules() - SHOWING)), locked])
+
+
+def page_key(job: Job) -> str:
+    """Hash of everything an executed page depends on: the whole notebook, the whole package, the recorded tables."""
+    tables = {path.stem: store.file_sha256(path) for path in sorted(job.record.glob("*.parquet"))}
+    return store.digest([job.source.read_text(), job.parameters, store.code_version(*sorted(modules())), tables])
+
+
+def modules() -> set[str]:
+    """Names of this package's modules."""
+    return {path.stem for path in Path(__file__).parent.glob("*.py")} - {"__init__"}
+
+
+def run(jobs: list[Job], force: bool = False) -> list[str]:
+    """Run what is not done; a notebook that fails does not stop the others.  Returns the failures' messages."""
+    failures, executed = [], []
+    for number, job in enumerate(jobs, 1):
+        title = f"[{number}/{len(jobs)}] {job.name} ({job.preset})"
+        if job.state == "done" and not force:
+            print(f"{title}: done")
+            continue
+        last = job.manifest.get("seconds")
+        print(f"{title}: running" + (f", {last / 60:.1f} minutes last time" if last else ""), flush=True)
+        start = time.perf_counter()
+        try:
+            execute(job)
+        except BookError as error:
+            failures.append(f"{job.name}: {error}")
+            continue
+        manifest = {
+            "notebook": job.name,
+            "preset": job.preset,
+            "parameters": job.parameters,
+            "run_key": job.key,
+            "seconds": round(time.perf_counter() - start, 1),
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+            "environment": store.environment(),
+        }
+        store.write_json(job.manifest_path, manifest)
+        executed.append(job)
+    for job in executed:  # only now: a later notebook may have recorded a table anew
+        stamp(job)
+    if jobs and jobs[0].record.is_dir():
+        write_scorecard(jobs[0])
+    return failures
+
+
+def execute(job: Job, redraw: bool = False) -> None:
+    """Run one notebook.  redraw: from its recorded tables alone.  Raises BookError with the notebook's own message."""
+    job.output.parent.mkdir(parents=True, exist_ok=True)
+    temporary = job.output.with_suffix(".running.ipynb")
+    settings = {"PG_RUNNER": "1", "PG_RECORD": str(job.record), "PG_REDRAW": "1" if redraw else ""}
+    try:
+        with environment(settings):
+            papermill.execute_notebook(
+                str(job.source),
+                str(temporary),
+                job.parameters,
+                kernel_name="python3",
+                progress_bar=False,
+                stderr_file=sys.stderr,
+                cwd=str(job.source.parent),
+            )
+    except papermill.PapermillExecutionError as error:
+        known = {cls.__name__ for cls in BookError.__subclasses__()}
+        if error.ename in known:
+            raise BookError(error.evalue) from None
+        raise BookError(f"cell {error.exec_count}: {error.ename}: {error.evalue}. See {temporary}.") from None
+    temporary.replace(job.output)
+
+
+def stamp(job: Job) -> None:
+    """Note in an executed notebook what it was drawn from."""
+    executed = nbformat.read(job.output, as_version=4)
+    executed.metadata["page_key"] = page_key(job)
+    store.write_atomically(job.output, lambda path: nbformat.write(executed, path))
+
+
+@contextmanager
+def environment(settings: dict[str, str]) -> Iterator[None]:
+    """Environment variables for the kernel, put back afterwards."""
+    before = {name: os.environ.get(name) for name in settings}
+    os.environ.update(settings)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.__setitem__(name, value)
+
+
+def write_scorecard(job: Job) -> list[claims.Verdict]:
+    """Judge every claim on a run's recorded tables and keep the verdicts beside them."""
+    verdicts = claims.judge_all(job.record)
+    about = {
+        "preset": job.preset,
+        "model": job.parameters.get("model"),
+        "seeds": [job.parameters.get("seed")],
+        "run_key": job.key,
+    }
+    store.write_json(job.record / "scorecard.json", claims.scorecard(verdicts, about))
+    return verdicts
+
+
+def check_parameters(jobs: list[Job], changes: dict[str, Any]) -> None:
+    """Refuse a parameter that none of the notebooks about to run declares.  Raises BadParameter."""
+    for name in changes:
+        if not any(name in job.parameters for job in jobs):
+            raise BadParameter(f"None of {', '.join(job.name for job in jobs)} takes the parameter '{name}'.")

@@ -1,0 +1,86 @@
+"""The `pg` command: thin, every verb is a few lines over the modules that do the work."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import click
+
+from . import presets
+from .errors import BookError
+
+preset_option = click.option(
+    "--preset", default="laptop", show_default=True, help=f"Size of the run: {', '.join(presets.names())}."
+)
+only_option = click.option("--only", multiple=True, metavar="NAME", help="A notebook to run; may be repeated.")
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="peaks-and-gates")
+def cli() -> None:
+    """Peaks & Gates: run the book's notebooks, build its site, and see what is done."""
+
+
+@cli.command()
+@preset_option
+@only_option
+@click.option("-p", "changes", multiple=True, metavar="KEY=VALUE", help="Change one of the preset's parameters.")
+@click.option("--force", is_flag=True, help="Run again what is done; stored hidden states are still reused.")
+def run(preset: str, only: tuple[str, ...], changes: tuple[str, ...], force: bool) -> None:
+    """Run the notebooks at one size and record their tables."""
+    from . import book, claims
+
+    changed = dict(presets.parse_assignment(text) for text in changes)
+    jobs = book.plan(preset, only, changed)
+    book.check_parameters(jobs, changed)
+    failures = book.run(jobs, force)
+    if jobs[0].record.is_dir():
+        click.echo(f"Claims: {claims.count(claims.judge_all(jobs[0].record))}. The record is {jobs[0].record}.")
+    if failures:
+        raise BookError("\n".join([*failures, "What was finished is kept; run the same command to go on."]))
+
+
+@cli.command()
+@preset_option
+def site(preset: str) -> None:
+    """Build the website from what was run or recorded; computes nothing."""
+    from . import site as builder
+
+    click.echo(f"The site is {builder.build(preset) / 'index.html'}")
+
+
+@cli.command()
+@preset_option
+def status(preset: str) -> None:
+    """Show which notebooks are done, stale or missing at a size."""
+    from . import book
+
+    for job in book.plan(preset):
+        manifest = job.manifest
+        when = f"{manifest['created'][:10]}, {manifest['seconds'] / 60:.1f} min" if manifest else "never run"
+        click.echo(f"{job.state:8} {job.name:16} {when}")
+
+
+@cli.command()
+def doctor() -> None:
+    """Say what this machine can run, and what it lacks."""
+    from .doctor import report
+
+    lines, fit = report()
+    click.echo("\n".join(lines))
+    if not fit:
+        raise BookError("This machine lacks something the laptop preset needs; see above.")
+
+
+def main(arguments: list[str] | None = None) -> Any:
+    """Entry point: an error of ours is one message and exit code 2, with no traceback."""
+    try:
+        return cli.main(arguments, prog_name="pg", standalone_mode=True)
+    except BookError as error:
+        click.echo(f"pg: {error}", err=True)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

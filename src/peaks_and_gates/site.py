@@ -1,0 +1,172 @@
+"""Build the website from executed notebooks and the record; nothing is computed here."""
+
+from __future__ import annotations
+
+import html
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import pandas as pd
+from nbformat import NotebookNode
+
+from . import book, claims
+from .book import Job
+from .errors import BookError
+
+
+def build(preset: str) -> Path:
+    """Build the site of a preset's record; returns the folder with index.html.
+
+    A notebook that was run here is shown as it ran; one that is only recorded is redrawn from its tables; one that is
+    neither is shown without results, and says so.  Raises BookError if the builder reports a warning or an error.
+    """
+    root = book.root()
+    source = root / "_build" / "site"
+    source.mkdir(parents=True, exist_ok=True)
+    for name in ("_config.yml", "_toc.yml"):
+        shutil.copy2(root / name, source / name)
+    shutil.copytree(root / "book", source / "book", dirs_exist_ok=True)
+    jobs = book.plan(preset)
+    for job in jobs:
+        write_if_changed(source / "notebooks" / job.source.parent.name / job.source.name, nbformat.writes(page(job)))
+    verdicts = book.write_scorecard(jobs[0]) if jobs[0].record.is_dir() else []
+    fill(source / "book" / "scorecard.md", "<!-- scorecard -->", scorecard_html(verdicts))
+    fill(source / "book" / "index.md", "<!-- run-summary -->", summary_html(jobs, verdicts))
+    builder = Path(sys.executable).with_name("jupyter-book")  # the script of this environment
+    command = [str(builder), "build", str(source), "--path-output", str(root)]
+    done = subprocess.run([*command, "--warningiserror", "--keep-going"], capture_output=True, text=True, check=False)
+    log = root / "_build" / "site.log"
+    log.write_text(done.stdout + done.stderr)
+    if done.returncode != 0:
+        lines = [line for line in log.read_text().splitlines() if "WARNING" in line or "ERROR" in line]
+        raise BookError("The site could not be built: " + "\n".join(lines[:10] or ["see"]) + f"\nThe log is {log}.")
+    target = root / "_build" / "html"
+    record = jobs[0].record / "scorecard.json"
+    if record.is_file():
+        shutil.copy2(record, target / "scorecard.json")
+    return target
+
+
+def write_if_changed(path: Path, text: str) -> None:
+    """Leave an unchanged file alone, so that the builder does not read it again."""
+    if not path.is_file() or path.read_text() != text:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+
+
+def fill(path: Path, marker: str, content: str) -> None:
+    """Put generated HTML where a page has its marker.  Raises BookError if the page has none."""
+    text = path.read_text()
+    if marker not in text:
+        raise BookError(f"{path.name} has no line '{marker}' for the generated part.")
+    path.write_text(text.replace(marker, content))
+
+
+def page(job: Job) -> NotebookNode:
+    """The notebook as the site shows it: run box under the title, parameters as used, no console output."""
+    if job.state == "missing":
+        notebook = nbformat.read(job.source, as_version=4)
+        note = f"<p>Not run at this size. Run it with <code>pg run --preset {job.preset} --only {job.name}</code>.</p>"
+    else:
+        if not job.drawn:
+            book.execute(job, redraw=True)
+            book.stamp(job)
+        notebook = nbformat.read(job.output, as_version=4)
+        note = run_box(job)
+    injected = any("injected-parameters" in cell.metadata.get("tags", []) for cell in notebook.cells)
+    cells = []
+    for cell in notebook.cells:
+        if injected and "parameters" in cell.metadata.get("tags", []):
+            continue
+        if cell.cell_type == "code":
+            cell.outputs = [output for output in cell.outputs if output.output_type != "stream"]
+        cell.metadata.pop("papermill", None)
+        cells.append(cell)
+    cells.insert(1, nbformat.v4.new_markdown_cell(note, id="run-box"))
+    notebook.cells = cells
+    notebook.metadata.pop("papermill", None)
+    return notebook
+
+
+def run_box(job: Job) -> str:
+    """Size, model, N, seed, date, time and the command that repeats the run, as HTML."""
+    manifest, parameters = job.manifest, job.manifest["parameters"]
+    environment = manifest["environment"]
+    hardware = environment["gpu"] or f"{environment['cores']} cores, {environment['memory_gib']} GiB"
+    facts = {
+        "size": manifest["preset"],
+        "model": parameters.get("model"),
+        "questions": f"{recorded_n(job):,}",
+        "seed": parameters.get("seed"),
+        "run": f"{manifest['created'][:10]}, {manifest['seconds'] / 60:.1f} min on {hardware}",
+        "repeat": f"<code>pg run --preset {manifest['preset']} --only {job.name}</code>",
+        "key": f"<code>{manifest['run_key']}</code>",
+    }
+    stale = "" if job.state == "done" else "<p><strong>Stale:</strong> the code changed after this run.</p>"
+    items = "".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in facts.items())
+    return f'<aside class="pg-run-box" aria-label="How this page was made"><dl>{items}</dl>{stale}</aside>'
+
+
+def recorded_n(job: Job) -> int:
+    """The largest number of questions behind a recorded number."""
+    return max(
+        (int(pd.read_parquet(path, columns=["n"])["n"].max()) for path in job.record.glob("*.parquet")),
+        default=0,
+    )
+
+
+def scorecard_html(verdicts: list[claims.Verdict]) -> str:
+    """One table per paper: claim, what the paper found, what was found here, verdict, and where to look."""
+    if not verdicts:
+        return "<p>Nothing has been run at this size yet.</p>"
+    titles = {"landscape": "Part I: the representation landscape", "gate": "Part II: the narrow gate"}
+    tables = []
+    for paper, title in titles.items():
+        rows = "".join(scorecard_row(v) for v in verdicts if v.claim["paper"] == paper)
+        head = "".join(f'<th scope="col">{name}</th>' for name in ("", "Claim", "The paper", "Here", "Verdict", "Page"))
+        table = f"<table><caption>{title}</caption><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
+        tables.append(f'<div class="pg-scorecard">{table}</div>')
+    return "\n\n".join(tables)
+
+
+def scorecard_row(verdict: claims.Verdict) -> str:
+    """One claim as a table row."""
+    claim = verdict.claim
+    found = "<br>".join(
+        f"{html.escape(part.says)}: {claims.number(part.found)} ({part.outcome})" for part in verdict.parts
+    )
+    link = page_link(claim["page"]) if claim.get("page") else "planned"
+    cells = {
+        "Claim": html.escape(claim["claim"]),
+        "The paper": html.escape(f"{claim['paper_value']} ({claim['figure']})"),
+        "Here": found or "not measured yet",
+        "Verdict": claims.badge(verdict.verdict),
+        "Page": link,
+    }
+    body = "".join(f'<td data-label="{name}">{value}</td>' for name, value in cells.items())
+    return f'<tr><th scope="row">{claim["id"]}</th>{body}</tr>'
+
+
+def page_link(name: str) -> str:
+    """A link from a page in `book/` to a notebook's page."""
+    path = book.notebooks()[name]
+    title = nbformat.read(path, as_version=4).cells[0].source.splitlines()[0].lstrip("# ")
+    return f'<a href="../notebooks/{path.parent.name}/{name}.html">{html.escape(title)}</a>'
+
+
+def summary_html(jobs: list[Job], verdicts: list[claims.Verdict]) -> str:
+    """What the record behind this site is, in one paragraph."""
+    done: list[dict[str, Any]] = [job.manifest for job in jobs if job.manifest]
+    if not done:
+        return "<p>No notebook has been run at this size yet.</p>"
+    newest = max(manifest["created"] for manifest in done)[:10]
+    counts = " · ".join(f"{claims.badge(kind)} {sum(v.verdict == kind for v in verdicts)}" for kind in claims.VERDICTS)
+    model = done[0]["parameters"]["model"]
+    return (
+        f'<p class="pg-summary">The figures on this site are of size <em>{done[0]["preset"]}</em>: {model}, '
+        f"{recorded_n(jobs[0]):,} questions, last run on {newest}. Of {len(verdicts)} claims: {counts}.</p>"
+    )
