@@ -64,6 +64,17 @@ def test_what_is_done_is_not_run_again(smoke, monkeypatch):
     assert book.run(book.plan("smoke")) == []
 
 
+def test_a_record_made_elsewhere_is_shown_but_run_again_when_asked(smoke, monkeypatch):
+    job = smoke[0]
+    job.marker.unlink()  # as in a fresh clone, where only the record came along
+    assert job.state == "recorded"
+    ran = []
+    monkeypatch.setattr(book, "execute", ran.append)
+    book.run([job])
+    assert ran == [job]
+    assert job.state == "done"
+
+
 def edited(path, old, new, look):
     """What `look` sees while a file has one text replaced by another."""
     before = path.read_text()

@@ -174,10 +174,10 @@ def test_unknown_point(tiny, prompts):
 
 
 def test_stored_states_equal_extracted_ones(own_cache):
-    questions = make_questions(2, 6)
-    stored = hidden_states("tiny-llama", questions, 2, points=("norm", "residual"), dtype="float64")
+    prompts = build_prompts(make_questions(2, 6), 2)
+    stored = hidden_states("tiny-llama", prompts, ("norm", "residual"), dtype="float64")
     model = models.load("tiny-llama", dtype=torch.float64)
-    direct = extract(model, build_prompts(questions, 2))
+    direct = extract(model, prompts)
     for layer in range(1, model.n_layers + 1):
         torch.testing.assert_close(stored.layer("norm", layer), direct.hidden["norm"][:, layer - 1], **EXACT)
     assert stored.subject == direct.subject
@@ -188,7 +188,7 @@ def test_stored_states_equal_extracted_ones(own_cache):
 
 
 def test_an_interrupted_run_goes_on_where_it_was(own_cache, monkeypatch):
-    questions = make_questions(4, 5)
+    prompts = build_prompts(make_questions(4, 5), 1)
     original, seen = extraction.extract, []
 
     def killed(model, prompts, *args, **kwargs):
@@ -199,23 +199,24 @@ def test_an_interrupted_run_goes_on_where_it_was(own_cache, monkeypatch):
 
     monkeypatch.setattr(extraction, "extract", killed)
     with pytest.raises(KeyboardInterrupt):
-        hidden_states("tiny-llama", questions, 1)
+        hidden_states("tiny-llama", prompts)
     monkeypatch.setattr(
         extraction, "extract", lambda m, p, *a, **k: seen.append(p[0].subject) or original(m, p, *a, **k)
     )
-    hidden_states("tiny-llama", questions, 1)
+    hidden_states("tiny-llama", prompts)
     assert seen == ["subject_0", "subject_1", "subject_2", "subject_3"]
     monkeypatch.setattr(models, "load", lambda *a: pytest.fail("everything is stored, no model is needed"))
-    hidden_states("tiny-llama", questions, 1)
+    hidden_states("tiny-llama", prompts)
 
 
 def test_other_inputs_are_other_states(own_cache):
     questions = make_questions(1, 5)
-    keys = {
-        hidden_states("tiny-llama", questions, 2, **change).key
-        for change in ({}, {"seed": 1}, {"n_orders": 1}, {"dtype": "float64"}, {"points": ("residual",)})
-    }
-    assert len(keys) == 5
+    keys = {hidden_states("tiny-llama", build_prompts(questions, 2)).key}
+    for prompts in ({"seed": 1}, {"n_orders": 1}, {"with_header": False}):
+        keys.add(hidden_states("tiny-llama", build_prompts(questions, 2, **prompts)).key)
+    for change in ({"dtype": "float64"}, {"points": ("residual",)}):
+        keys.add(hidden_states("tiny-llama", build_prompts(questions, 2), **change).key)
+    assert len(keys) == 6
 
 
 def test_bfloat16_agrees_with_float32_on_the_real_model():

@@ -16,6 +16,7 @@ from typing import Any
 
 import nbformat
 import papermill
+from traitlets.config import Config
 
 from . import claims, presets, store
 from .errors import BadParameter, BookError, MissingFile, UnknownName
@@ -23,6 +24,8 @@ from .errors import BadParameter, BookError, MissingFile, UnknownName
 CHAPTERS = {"landscape": ("accuracy", "density_peaks", "subjects", "answers")}
 # Modules that show or steer, and make no number.
 SHOWING = {"book", "claims", "cli", "doctor", "errors", "figures", "progress", "site"}
+# Kernels talk over local sockets where there are some, not over open TCP ports.
+KERNEL = Config({"KernelManager": {"transport": "ipc" if os.name == "posix" else "tcp"}})
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,11 @@ class Job:
         return self.record / "notebooks" / f"{self.name}.json"
 
     @property
+    def marker(self) -> Path:
+        """A file outside the record that says when this notebook was last run on this machine."""
+        return self.output.with_suffix(".made-here")
+
+    @property
     def manifest(self) -> dict[str, Any]:
         """The last successful run's manifest; empty if there was none, or if it cannot be read."""
         try:
@@ -62,9 +70,15 @@ class Job:
 
     @property
     def state(self) -> str:
-        """`missing`, `stale` (its code, parameters or the lock changed since the run), or `done`."""
-        key = self.manifest.get("run_key")
-        return "missing" if key is None else "done" if key == self.key else "stale"
+        """`missing`; `stale`: its code, parameters or the lock changed since the run; `recorded`: run elsewhere and
+        kept in the repository; `done`: run here."""
+        manifest = self.manifest
+        if not manifest:
+            return "missing"
+        if manifest["run_key"] != self.key:
+            return "stale"
+        made_here = self.marker.is_file() and self.marker.read_text() == manifest["created"]
+        return "done" if made_here else "recorded"
 
 
 def root() -> Path:
@@ -159,6 +173,7 @@ def run(jobs: list[Job], force: bool = False) -> list[str]:
             "environment": store.environment(),
         }
         store.write_json(job.manifest_path, manifest)
+        job.marker.write_text(manifest["created"])
         executed.append(job)
     for job in executed:  # only now: a later notebook may have recorded a table anew
         stamp(job)
@@ -181,6 +196,7 @@ def execute(job: Job, redraw: bool = False) -> None:
                 kernel_name="python3",
                 progress_bar=False,
                 stderr_file=sys.stderr,
+                config=KERNEL,
                 cwd=str(job.source.parent),
             )
     except papermill.PapermillExecutionError as error:

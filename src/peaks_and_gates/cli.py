@@ -9,6 +9,7 @@ import click
 
 from . import presets
 from .errors import BookError
+from .store import no_room
 
 preset_option = click.option(
     "--preset", default="laptop", show_default=True, help=f"Size of the run: {', '.join(presets.names())}."
@@ -53,13 +54,13 @@ def site(preset: str) -> None:
 @cli.command()
 @preset_option
 def status(preset: str) -> None:
-    """Show which notebooks are done, stale or missing at a size."""
+    """Show which notebooks are done here, recorded elsewhere, stale or missing at a size."""
     from . import book
 
     for job in book.plan(preset):
         manifest = job.manifest
         when = f"{manifest['created'][:10]}, {manifest['seconds'] / 60:.1f} min" if manifest else "never run"
-        click.echo(f"{job.state:8} {job.name:16} {when}")
+        click.echo(f"{job.state:9} {job.name:16} {when}")
 
 
 @cli.command()
@@ -77,7 +78,9 @@ def main(arguments: list[str] | None = None) -> Any:
     """Entry point: an error of ours is one message and exit code 2, with no traceback."""
     try:
         return cli.main(arguments, prog_name="pg", standalone_mode=True)
-    except BookError as error:
+    except (BookError, OSError) as error:
+        if isinstance(error, OSError) and not no_room(error):
+            raise
         click.echo(f"pg: {error}", err=True)
         sys.exit(2)
 

@@ -1,7 +1,8 @@
 """Hidden states of the last prompt token, at every layer, for many prompts at the cost of few tokens.
 
-    states = extract(model, prompts)                            # any list of prompts, in memory
-    states = hidden_states(model_name, questions, n_shots=5)    # a whole question set, stored
+    prompts = build_prompts(load("wordnet"), n_shots=5)
+    states = extract(model, prompts)                # in memory
+    states = hidden_states(model_name, prompts)     # stored, and read again one layer at a time
 
 Prompts that begin alike (the header and shots of a subject) share the forward pass of that beginning: its keys and
 values are computed once and reused by every question behind it. Causal attention makes that exact: a token never
@@ -32,7 +33,7 @@ from . import models, store
 from .errors import BadParameter, BadStates
 from .models import LanguageModel
 from .progress import bar
-from .questions import Prompt, QuestionSet, build_prompts
+from .questions import Prompt
 
 POINTS = ("residual", "norm")
 CODE = ("extraction", "models")
@@ -228,22 +229,20 @@ class StoredStates:
 
 def hidden_states(
     model_name: str,
-    questions: QuestionSet,
-    n_shots: int,
-    n_orders: int | None = 8,
-    seed: int = 0,
+    prompts: Sequence[Prompt],
     points: Sequence[str] = ("norm",),
     adapter: str | None = None,
     dtype: str | None = None,
+    title: str = "hidden states",
 ) -> StoredStates:
-    """The test questions of a set through a model, stored subject by subject: a killed run goes on where it was.
+    """Many prompts through a model, stored subject by subject: a killed run goes on where it was.
 
-    Memory is bounded by the largest subject, not by the number of questions.  The model is loaded only if some
-    subject is not stored yet.  dtype: a torch dtype name; by hardware if None.
-    Raises what `models.load`, `build_prompts` and `extract` raise.
+    The order is by subject, as in `build_prompts`.  Memory is bounded by the largest subject, not by the number of
+    prompts.  The model is loaded only if some subject is not stored yet.  dtype: a torch dtype name; by hardware if
+    None.  title: of the progress bar.  Raises what `models.load` and `extract` raise.
     """
     by_subject: dict[str, list[Prompt]] = defaultdict(list)
-    for prompt in build_prompts(questions, n_shots=n_shots, n_orders=n_orders, seed=seed):
+    for prompt in prompts:
         by_subject[prompt.subject].append(prompt)
     precision = dtype or str(models.best_dtype(models.best_device())).removeprefix("torch.")
     described = models.describe(model_name, adapter)
@@ -253,25 +252,23 @@ def hidden_states(
         return models.load(model_name, adapter, getattr(torch, precision))
 
     parts, made_from = [], []
-    total = sum(len(prompts) for prompts in by_subject.values())
-    with bar(total=total, desc=f"{model_name}, {n_shots} shots", unit="question") as progress:
-        for subject, prompts in by_subject.items():
+    with bar(total=len(prompts), desc=title, unit="question") as progress:
+        for subject, group in by_subject.items():
             inputs = {
                 "model": described,
                 "dtype": precision,
                 "points": sorted(points),
                 "subject": subject,
-                "n_shots": n_shots,
-                "prompts": store.digest([(p.prefix, p.question, p.answer) for p in prompts]),
+                "prompts": store.digest([(p.prefix, p.question, p.answer) for p in group]),
             }
             done = progress.n
-            compute = lambda prompts=prompts: flat(extract(model(), prompts, points, progress=progress))
+            compute = lambda group=group: flat(extract(model(), group, points, progress=progress))
             parts.append(store.tensors("states", inputs, compute, CODE))
             made_from.append(inputs)
-            progress.update(len(prompts) - (progress.n - done))  # a stored subject counts all at once
+            progress.update(len(group) - (progress.n - done))  # a stored subject counts all at once
     return StoredStates(
         tuple(parts),
-        [subject for subject, prompts in by_subject.items() for _ in prompts],
+        [prompt.subject for group in by_subject.values() for prompt in group],
         torch.cat([part.get_tensor("answer") for part in parts]),
         torch.cat([part.get_tensor("letter_logprobs") for part in parts]),
         sum(key.startswith(f"{points[0]}.") for key in parts[0].keys()),  # noqa: SIM118 - no mapping, a file

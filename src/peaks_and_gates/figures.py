@@ -34,6 +34,7 @@ CONDITIONS = {
     "5-shot": ("#EE6677", "D"),
     "fine-tuned": ("#AA3377", "v"),
 }
+CONTROLS = {"no header": ("#CCBB44", "P"), "one order": ("#EE8866", "X")}
 THEMES = {"light": ("#1b1f24", "#d5d9de"), "dark": ("#e6e8eb", "#444b54")}  # text, grid
 LABELS = {
     "ari_subject": "ARI of peaks with subject",
@@ -115,33 +116,29 @@ def reference() -> pd.DataFrame:
     return curves
 
 
-def paper_curve(metric: str, model: str = "llama-3-8b") -> pd.DataFrame:
+def paper_curve(metric: str, model: str | None = "llama-3-8b") -> pd.DataFrame:
     """One quantity of one of the paper's models, with relative depth; empty if the paper has none."""
     curves = reference()
     return curves[(curves["quantity"] == metric) & (curves["model"] == model)]
 
 
-def curves(table: pd.DataFrame, metric: str, setting: str, paper_model: str = "llama-3-8b") -> Figure:
-    """One metric against relative depth: this run on the left with its 95 % band, the paper's own on the right.
+def curves(table: pd.DataFrame, metric: str, setting: str, paper_model: str | None = "llama-3-8b") -> Figure:
+    """One metric against relative depth: this run above with its 95 % bands, the paper's own curves below.
 
-    Both panels share their axes, so that a height or a depth can be compared along a straight line.  A metric that
-    the paper has no curve of is drawn alone.
+    Both panels share their axes, so that depths can be compared along a vertical line, and heights too, but for the
+    number of peaks, which grows with N.  A metric that the paper has no curve of is drawn alone, and so is every
+    metric with paper_model=None.
     """
     ours, published = select(table, metric, setting), paper_curve(metric, paper_model)
     panels = 1 if published.empty else 2
     figure, axes = plt.subplots(
-        1,
-        panels,
-        figsize=(4.8 * panels, 4.0),
-        sharex=True,
-        sharey=metric != "n_peaks",
-        squeeze=False,
+        panels, 1, figsize=(6.6, 0.5 + 2.9 * panels), sharex=True, sharey=metric != "n_peaks", squeeze=False,
         layout="constrained",
-    )
+    )  # fmt: skip
     here = axes[0, 0]
     for condition, rows in ours.groupby("condition"):
         line(here, rows, condition)
-        here.fill_between(rows["depth"], rows["low"], rows["high"], color=CONDITIONS[condition][0], alpha=0.2, lw=0)
+        here.fill_between(rows["depth"], rows["low"], rows["high"], color=look(condition)[0], alpha=0.2, lw=0)
     shuffled = ours.dropna(subset=["null"]).groupby("depth")[["null", "null_high"]].mean()
     ink = plt.rcParams["text.color"]
     here.plot(shuffled.index, shuffled["null"], ls=":", lw=1.2, color=ink)
@@ -150,18 +147,24 @@ def curves(table: pd.DataFrame, metric: str, setting: str, paper_model: str = "l
     here.set_title(f"here: {ours['model'].iloc[0]}, {ours['layer'].max()} layers, N = {ours['n'].max():,.0f}")
     if panels == 2:
         for condition, rows in published[published["condition"] != "fine-tuned"].groupby("condition"):
-            line(axes[0, 1], rows, condition)
-        axes[0, 1].set_title(f"the paper: {paper_model}, {published['layer'].max()} layers, N = 9,181")
+            line(axes[1, 0], rows, condition)
+        axes[1, 0].set_title(f"the paper: {paper_model}, {published['layer'].max()} layers, N = 9,181")
     for ax in axes.flat:
-        ax.set(xlabel="relative depth (layer / number of layers)", ylabel="", xlim=(0, 1.02))
-    here.set_ylabel(LABELS[metric])
+        ax.set(xlabel="", ylabel=LABELS[metric], xlim=(0, 1.02))
+    axes[-1, 0].set_xlabel("relative depth (layer / number of layers)")
     legend(figure, [*ours["condition"].unique()], not shuffled.empty)
     return figure
 
 
+def look(condition: str) -> tuple[str, str]:
+    """Colour and marker of a condition, or of the control named behind its comma."""
+    name, _, control = condition.partition(", ")
+    return CONTROLS[control] if control else CONDITIONS.get(name, ("#888888", "*"))
+
+
 def line(ax: Axes, rows: pd.DataFrame, condition: str) -> None:
     """One condition's curve."""
-    colour, marker = CONDITIONS[condition]
+    colour, marker = look(condition)
     sns.lineplot(
         rows,
         x="depth",
@@ -178,7 +181,7 @@ def line(ax: Axes, rows: pd.DataFrame, condition: str) -> None:
 
 def legend(figure: Figure, conditions: list[str], with_null: bool) -> None:
     """One legend under all panels."""
-    handles = [Line2D([], [], color=CONDITIONS[c][0], marker=CONDITIONS[c][1], lw=1.8, label=c) for c in conditions]
+    handles = [Line2D([], [], color=look(c)[0], marker=look(c)[1], lw=1.8, label=c) for c in conditions]
     if with_null:
         handles.append(Line2D([], [], ls=":", color=plt.rcParams["text.color"], label="shuffled labels"))
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))
@@ -186,7 +189,7 @@ def legend(figure: Figure, conditions: list[str], with_null: bool) -> None:
 
 def accuracy_bars(table: pd.DataFrame) -> Figure:
     """Accuracy (micro, macro, calibrated) and letter mass by condition, and how often each letter is chosen."""
-    figure, axes = plt.subplots(1, 2, figsize=(9.6, 4.0), width_ratios=(3, 2), layout="constrained")
+    figure, axes = plt.subplots(2, 1, figsize=(6.6, 5.6), height_ratios=(3, 2), layout="constrained")
     metrics = {
         "accuracy_micro": "micro",
         "accuracy_macro": "macro",
@@ -195,7 +198,7 @@ def accuracy_bars(table: pd.DataFrame) -> Figure:
     }
     conditions = list(dict.fromkeys(table["condition"]))
     for i, condition in enumerate(conditions):
-        colour, marker = CONDITIONS[condition]
+        colour, marker = look(condition)
         rows = table[(table["condition"] == condition)].set_index("metric")
         x = np.arange(len(metrics)) + (i - (len(conditions) - 1) / 2) * 0.15
         value = rows.loc[list(metrics), "value"].to_numpy()
@@ -216,6 +219,7 @@ def accuracy_bars(table: pd.DataFrame) -> Figure:
         left = left + share[letter].to_numpy()
     axes[1].set(xlim=(0, 1), xlabel="share of questions")
     axes[1].invert_yaxis()
+    axes[1].grid(False)
     axes[1].set_title("letter chosen")
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(conditions))
     return figure

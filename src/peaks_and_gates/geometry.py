@@ -281,6 +281,9 @@ def reclustered(
         values += [landscape.n_peaks, landscape.core_fraction, *agreement]
         names += [("n_peaks", recipe), ("core_fraction", recipe), *((f"ari_{label}", recipe) for label in labels)]
     spread = dict(zip(names, subsampled(numbers, whole.n, n_repeats, fraction, seed, values), strict=True))
+    for (metric, recipe), estimate in spread.items():
+        if metric != "n_peaks":  # a share or an index: its interval ends at 1
+            spread[metric, recipe] = replace(estimate, high=min(estimate.high, 1.0))
     for recipe, landscape in found.items():
         for label in labels:
             index, name = landscape.adjusted_rand_index[label], (f"ari_{label}", recipe)

@@ -33,7 +33,7 @@ from transformers.utils import logging as transformers_logging
 
 from .errors import MissingFile, ModelUnavailable, UnknownName
 from .fetch import package_file
-from .store import cache_folder, digest, file_sha256, write_json
+from .store import cache_folder, digest, file_sha256, write_json, writing
 
 MODELS: dict[str, dict[str, str]] = yaml.safe_load((Path(__file__).parent / "models.yml").read_text())
 
@@ -211,8 +211,9 @@ def from_wheel(name: str, described: dict[str, str]) -> Path:
     network = AutoModelForCausalLM.from_pretrained(
         gguf.parent, gguf_file=gguf.name, quantization_config=GgufConfig(dequantize=True), dtype=torch.float32
     )
-    AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(folder)
-    network.save_pretrained(folder)
+    with writing(folder):
+        AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(folder)
+        network.save_pretrained(folder)
     write_json(complete, {"sha256": file_sha256(folder / "model.safetensors"), "gguf": described["sha256"]})
     return folder
 

@@ -28,7 +28,7 @@ from .extraction import CODE as EXTRACTION
 from .extraction import StoredStates, hidden_states
 from .geometry import RECIPES, landscapes, reclustered
 from .progress import bar
-from .questions import LETTERS, QuestionSet
+from .questions import LETTERS, QuestionSet, build_prompts
 from .uncertainty import Estimate, mean_estimate
 
 # Neighbours of the label overlap, as a share of the class: the paper has 0.3 for subjects and plots 0.1 for letters.
@@ -43,6 +43,7 @@ class Study:
     n_subjects, n_per_subject: how much of the question set; None for all of it.  n_orders: seeded orders of the shots
     per subject; None for an own order per question, as in the paper.  point: where the residual stream is read.
     dtype: "bfloat16" or "float32"; None lets the hardware decide.
+    with_header: begin every prompt with the line that names its subject.
     """
 
     model: str
@@ -55,6 +56,7 @@ class Study:
     point: str = "norm"
     adapter: str | None = None
     dtype: str | None = None
+    with_header: bool = True
 
     def question_set(self) -> QuestionSet:
         """The questions, read or built."""
@@ -62,8 +64,9 @@ class Study:
 
     def states(self, questions: QuestionSet, n_shots: int) -> StoredStates:
         """Hidden states at both read points, extracted or read from the store."""
-        points = ("norm", "residual")
-        return hidden_states(self.model, questions, n_shots, self.n_orders, self.seed, points, self.adapter, self.dtype)
+        prompts = build_prompts(questions, n_shots, self.n_orders, self.seed, with_header=self.with_header)
+        title = f"{self.model}, {condition_name(n_shots)}"
+        return hidden_states(self.model, prompts, ("norm", "residual"), self.adapter, self.dtype, title)
 
 
 def condition_name(n_shots: int) -> str:
@@ -126,14 +129,16 @@ def accuracy_table(study: Study) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def geometry(study: Study) -> pd.DataFrame:
+def geometry(study: Study, name: str = "geometry") -> pd.DataFrame:
     """The landscape of the last-token states, for every condition, layer and recipe.
+
+    name: of the table in the record; a control that varies the study takes a name of its own.
 
     metrics: `intrinsic_dimension` (setting: the two neighbour ranks compared; interval: Gride's standard error),
     `overlap_subject`, `overlap_answer` (setting: "neighbours"; interval: bootstrap over questions), and by recipe
     `n_peaks`, `core_fraction`, `ari_subject`, `ari_answer` (interval: clustered again on parts of the questions).
     """
-    return record.table("geometry", asdict(study), lambda: geometry_table(study))
+    return record.table(name, asdict(study), lambda: geometry_table(study))
 
 
 def geometry_table(study: Study) -> pd.DataFrame:
@@ -169,6 +174,11 @@ def layer_table(
     estimates |= reclustered(found, labels)
     depth = layer / states.n_layers
     return pd.DataFrame([row(study, n_shots, layer, depth, m, s, e) for (m, s), e in estimates.items()])
+
+
+def as_control(table: pd.DataFrame, name: str) -> pd.DataFrame:
+    """A table with its conditions renamed after a control, so that it can be drawn beside another."""
+    return table.assign(condition=table["condition"] + ", " + name)
 
 
 def select(table: pd.DataFrame, metric: str, setting: str | None = None) -> pd.DataFrame:

@@ -151,7 +151,12 @@ def block(question: Question, with_answer: bool) -> str:
 
 
 def build_prompts(
-    questions: QuestionSet, n_shots: int, n_orders: int | None = 8, seed: int = 0, split: str = "test"
+    questions: QuestionSet,
+    n_shots: int,
+    n_orders: int | None = 8,
+    seed: int = 0,
+    split: str = "test",
+    with_header: bool = True,
 ) -> list[Prompt]:
     """One prompt for every question of a split, by subject in sorted order.
 
@@ -162,6 +167,7 @@ def build_prompts(
             share one prefix; None: every question has an order of its own, as in the paper.
         seed: of the orders. They depend on the subject's name and on nothing else in the set.
         split: "test", "validation", "train" or "dev".
+        with_header: begin with the line that names the subject; without it a prompt of no shots is the bare question.
 
     Raises BadQuestions if a subject has fewer dev items than shots; BadParameter; UnknownName.
     """
@@ -176,7 +182,7 @@ def build_prompts(
             raise BadQuestions(f"The subject '{subject}' has {len(dev)} dev items, {n_shots} shots were asked for.")
         shots = [block(question, with_answer=True) for question in dev[:n_shots]]
         for question, order in zip(asked, _orders(subject, len(asked), n_shots, n_orders, seed), strict=True):
-            prefix = header(subject) + "".join(shots[i] for i in order)
+            prefix = (header(subject) if with_header else "") + "".join(shots[i] for i in order)
             prompts.append(Prompt(subject, prefix, block(question, with_answer=False), question.answer))
     return prompts
 

@@ -6,6 +6,7 @@ import html
 import shutil
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -68,19 +69,22 @@ def fill(path: Path, marker: str, content: str) -> None:
 
 def page(job: Job) -> NotebookNode:
     """The notebook as the site shows it: run box under the title, parameters as used, no console output."""
-    if job.state == "missing":
-        notebook = nbformat.read(job.source, as_version=4)
-        note = f"<p>Not run at this size. Run it with <code>pg run --preset {job.preset} --only {job.name}</code>.</p>"
-    else:
-        if not job.drawn:
-            book.execute(job, redraw=True)
-            book.stamp(job)
-        notebook = nbformat.read(job.output, as_version=4)
-        note = run_box(job)
-    injected = any("injected-parameters" in cell.metadata.get("tags", []) for cell in notebook.cells)
+    notebook, note = nbformat.read(job.source, as_version=4), not_run(job)
+    if job.state != "missing":
+        try:
+            if not job.drawn:
+                book.execute(job, redraw=True)
+                book.stamp(job)
+            notebook, note = nbformat.read(job.output, as_version=4), run_box(job)
+        except BookError as error:
+            warnings.warn(f"{job.name} is shown without results: {error}", stacklevel=2)
+    # Of the notebook's own parameters cell and the one papermill put in, the page shows the one that says more:
+    # the first, with its comments, where the values are the same.
+    defaults = book.declared(job.source) == job.parameters
+    superfluous = "injected-parameters" if defaults else "parameters"
     cells = []
     for cell in notebook.cells:
-        if injected and "parameters" in cell.metadata.get("tags", []):
+        if superfluous in cell.metadata.get("tags", []) and (defaults or job.state != "missing"):
             continue
         if cell.cell_type == "code":
             cell.outputs = [output for output in cell.outputs if output.output_type != "stream"]
@@ -90,6 +94,12 @@ def page(job: Job) -> NotebookNode:
     notebook.cells = cells
     notebook.metadata.pop("papermill", None)
     return notebook
+
+
+def not_run(job: Job) -> str:
+    """What a page without results says instead."""
+    command = f"<code>pg run --preset {job.preset} --only {job.name}</code>"
+    return f'<aside class="pg-run-box"><p>Not run at this size. Run it with {command}.</p></aside>'
 
 
 def run_box(job: Job) -> str:
@@ -106,7 +116,7 @@ def run_box(job: Job) -> str:
         "repeat": f"<code>pg run --preset {manifest['preset']} --only {job.name}</code>",
         "key": f"<code>{manifest['run_key']}</code>",
     }
-    stale = "" if job.state == "done" else "<p><strong>Stale:</strong> the code changed after this run.</p>"
+    stale = "" if job.state != "stale" else "<p><strong>Stale:</strong> the code changed after this run.</p>"
     items = "".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in facts.items())
     return f'<aside class="pg-run-box" aria-label="How this page was made"><dl>{items}</dl>{stale}</aside>'
 

@@ -16,7 +16,8 @@ import os
 import platform
 import time
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import cache, partial
 from pathlib import Path
@@ -98,18 +99,28 @@ def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
     Raises StorageFull if there is no room or no permission; nothing is left behind then.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with writing(path):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write(temporary)
+            temporary.replace(path)
+        except Exception:
+            temporary.unlink(missing_ok=True)
+            raise
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn the many ways in which a library reports a full or closed disk into one message.  Raises StorageFull."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write(temporary)
-        temporary.replace(path)
+        yield
     except Exception as error:
-        temporary.unlink(missing_ok=True)
-        if no_room(error):
-            raise StorageFull(
-                f"Could not write {path}: {error}. Free some space, or set PG_CACHE to a folder with room; "
-                "what was finished before is kept."
-            ) from error
-        raise
+        if not no_room(error):
+            raise
+        raise StorageFull(
+            f"Could not write {path}: {error}. Free some space, or set PG_CACHE to a folder with room; "
+            "what was finished before is kept."
+        ) from error
 
 
 def no_room(error: Exception) -> bool:
@@ -157,10 +168,8 @@ def artifact(
     path = cache_folder() / name / f"{digest([name, inputs, version])}{suffix}"
     if intact(path):
         return read(path)
-    try:
+    with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StorageFull(f"Could not make the folder {path.parent}: {error}. Set PG_CACHE to another.") from error
     with FileLock(path.with_name(f".{path.stem}.lock")):
         if intact(path):
             return read(path)  # another process made it while we waited
