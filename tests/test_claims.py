@@ -58,6 +58,12 @@ def test_late_share_compares_the_last_third_with_the_top_before_it():
     assert found.low < found.value < found.high
 
 
+def test_late_share_of_a_top_that_may_be_zero_has_no_upper_end():
+    unsure = measure(part("late share", at_most=0.5), {"geometry": table({"5-shot": EARLY}, spread=1.0)})
+    assert unsure.found.high == np.inf
+    assert unsure.outcome == "unclear"
+
+
 @pytest.mark.parametrize(
     ("bounds", "outcome"),
     [

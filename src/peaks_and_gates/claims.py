@@ -119,17 +119,14 @@ def depth_of_maximum(table: pd.DataFrame, part: Mapping[str, Any]) -> Estimate:
 def late_share(table: pd.DataFrame, part: Mapping[str, Any]) -> Estimate:
     """Mean over the last third of the layers, as a share of the highest value before it."""
     rows = curve(table, part, part["condition"])
-    late = rows["depth"] > 2 / 3
-    before = rows[~late]
-    top = before["value"].idxmax()
-    value = rows.loc[late, "value"].mean() / before.loc[top, "value"]
-    low = rows.loc[late, "low"].fillna(rows["value"]).mean() / np.fmax(
-        before.loc[top, "high"], before.loc[top, "value"]
-    )
-    high = rows.loc[late, "high"].fillna(rows["value"]).mean() / np.fmin(
-        before.loc[top, "low"], before.loc[top, "value"]
-    )
-    return Estimate(value, low, high, int(before.loc[top, "n"]))
+    late = rows[rows["depth"] > 2 / 3]
+    before = rows[rows["depth"] <= 2 / 3]
+    top = before.loc[before["value"].idxmax()]
+    low = late["low"].fillna(late["value"]).mean() / np.fmax(top["high"], top["value"])
+    # A top that may be zero leaves the share without an upper end.
+    smallest = np.fmin(top["low"], top["value"])
+    high = late["high"].fillna(late["value"]).mean() / smallest if smallest > 0 else np.inf
+    return Estimate(late["value"].mean() / top["value"], low, high, int(top["n"]))
 
 
 MEASURES: dict[str, Callable[[pd.DataFrame, Mapping[str, Any]], Estimate]] = {
@@ -191,7 +188,7 @@ def number(found: Estimate | None) -> str:
     """A value with its interval, as text."""
     if found is None:
         return "not measured"
-    if not (np.isfinite(found.low) and np.isfinite(found.high)) or found.low == found.high:
+    if np.isnan(found.low) or found.low == found.high:
         return f"{found.value:.2f}"
     return f"{found.value:.2f} [{found.low:.2f}, {found.high:.2f}]"
 
