@@ -190,7 +190,8 @@ def number(found: Estimate | None) -> str:
         return "not measured"
     if np.isnan(found.low) or found.low == found.high:
         return f"{found.value:.2f}"
-    return f"{found.value:.2f} [{found.low:.2f}, {found.high:.2f}]"
+    high = "∞" if np.isinf(found.high) else f"{found.high:.2f}"
+    return f"{found.value:.2f} [{found.low:.2f}, {high}]"
 
 
 def as_html(verdict: Verdict) -> str:

@@ -47,6 +47,16 @@ LABELS = {
     "accuracy": "accuracy",
     "letter_mass": "probability of a letter",
 }
+# What a metric can be at all; an interval may reach beyond, a picture need not. None: as the data ask.
+LIMITS = {
+    "ari_subject": (-0.05, 1.03),
+    "ari_answer": (-0.05, 0.5),
+    "overlap_subject": (0, 1.03),
+    "overlap_answer": (0, 0.5),
+    "core_fraction": (0, 1.03),
+    "n_peaks": (0, None),
+    "intrinsic_dimension": (0, None),
+}
 # One rule hides the dark picture in light mode and the reverse, in the book and in JupyterLab alike.
 SWITCH = (
     "<style>.pg-dark{display:none}"
@@ -150,7 +160,7 @@ def curves(table: pd.DataFrame, metric: str, setting: str, paper_model: str | No
             line(axes[1, 0], rows, condition)
         axes[1, 0].set_title(f"the paper: {paper_model}, {published['layer'].max()} layers, N = 9,181")
     for ax in axes.flat:
-        ax.set(xlabel="", ylabel=LABELS[metric], xlim=(0, 1.02))
+        ax.set(xlabel="", ylabel=LABELS[metric], xlim=(0, 1.02), ylim=LIMITS[metric])
     axes[-1, 0].set_xlabel("relative depth (layer / number of layers)")
     legend(figure, [*ours["condition"].unique()], not shuffled.empty)
     return figure
@@ -184,7 +194,7 @@ def legend(figure: Figure, conditions: list[str], with_null: bool) -> None:
     handles = [Line2D([], [], color=look(c)[0], marker=look(c)[1], lw=1.8, label=c) for c in conditions]
     if with_null:
         handles.append(Line2D([], [], ls=":", color=plt.rcParams["text.color"], label="shuffled labels"))
-    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))
+    figure.legend(handles=handles, loc="outside lower center", ncols=3 if len(handles) > 5 else 5)
 
 
 def accuracy_bars(table: pd.DataFrame) -> Figure:
@@ -268,4 +278,5 @@ def per_subject(table: pd.DataFrame) -> pd.DataFrame:
     """Accuracy by subject and condition, as a table to print."""
     rows = table[table["metric"] == "accuracy"]
     wide = rows.pivot(index="setting", columns="condition", values="value").round(2)
+    wide.index = wide.index.str.replace("_", " ")
     return wide.rename_axis(index="subject", columns=None)
