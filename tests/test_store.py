@@ -57,9 +57,8 @@ def test_other_inputs_and_other_code_are_other_artifacts(monkeypatch):
 
 def test_comments_and_docstrings_are_not_code(tmp_path, monkeypatch):
     def version(source):
-        module = tmp_path / "m.py"
-        module.write_text(source)
-        monkeypatch.setattr(store.importlib, "import_module", lambda name: type("M", (), {"__file__": str(module)}))
+        (tmp_path / "m.py").write_text(source)
+        monkeypatch.setattr(store, "SOURCE", tmp_path)
         store.code_version.cache_clear()
         return store.code_version("m")
 
