@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from peaks_and_gates import book, claims, cli, site, store
-from peaks_and_gates.errors import BadParameter, BookError, UnknownName
+from peaks_and_gates.errors import BadParameter, BookError, HashMismatch, UnknownName
 
 ROOT = Path(__file__).parents[1]
 
@@ -234,6 +234,24 @@ def test_the_committed_record_builds_the_site_without_a_model(checkout, monkeypa
     assert "smollm2-135m-instruct" in (target / "notebooks" / "landscape" / "subjects.html").read_text()
     assert not list(tmp_path.rglob("*.safetensors"))
     assert "Stale" not in (target / "notebooks" / "landscape" / "subjects.html").read_text()
+
+
+@pytest.mark.parametrize("damage", ["flip", "no description"])
+def test_a_damaged_record_is_not_shown(smoke, damage):
+    table = smoke[0].record / "accuracy.parquet"
+    about = table.with_suffix(".json")
+    data, description = table.read_bytes(), about.read_text()
+    site.check_record(table.parent)
+    if damage == "flip":
+        table.write_bytes(data[:50] + bytes([data[50] ^ 1]) + data[51:])
+    else:
+        about.unlink()
+    try:
+        with pytest.raises(HashMismatch, match=r"accuracy\.parquet is damaged"):
+            site.build("smoke")
+    finally:
+        table.write_bytes(data)
+        about.write_text(description)
 
 
 def run_cli(arguments, capsys):

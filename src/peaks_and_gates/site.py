@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import json
 import shutil
 import subprocess
 import sys
@@ -14,16 +15,17 @@ import nbformat
 import pandas as pd
 from nbformat import NotebookNode
 
-from . import book, claims
+from . import book, claims, store
 from .book import Job
-from .errors import BookError
+from .errors import BookError, HashMismatch
 
 
 def build(preset: str) -> Path:
     """Build the site of a preset's record; returns the folder with index.html.
 
     A notebook that was run here is shown as it ran; one that is only recorded is redrawn from its tables; one that is
-    neither is shown without results, and says so.  Raises BookError if the builder reports a warning or an error.
+    neither is shown without results, and says so.  Raises HashMismatch if a recorded table is damaged, BookError if the
+    builder reports a warning or an error.
     """
     root = book.root()
     source = root / "_build" / "site"
@@ -32,6 +34,7 @@ def build(preset: str) -> Path:
         shutil.copy2(root / name, source / name)
     shutil.copytree(root / "book", source / "book", dirs_exist_ok=True)
     jobs = book.plan(preset)
+    check_record(jobs[0].record)
     for job in jobs:
         write_if_changed(source / "notebooks" / job.source.parent.name / job.source.name, nbformat.writes(page(job)))
     verdicts = book.write_scorecard(jobs[0]) if jobs[0].record.is_dir() else []
@@ -94,6 +97,17 @@ def page(job: Job) -> NotebookNode:
     notebook.cells = cells
     notebook.metadata.pop("papermill", None)
     return notebook
+
+
+def check_record(folder: Path) -> None:
+    """Raise HashMismatch, naming the file, if a recorded table is not the one its description was written for."""
+    for table in sorted(folder.glob("*.parquet")):
+        try:
+            recorded = json.loads(table.with_suffix(".json").read_text())["sha256"]
+        except (OSError, ValueError, KeyError):
+            recorded = None
+        if store.file_sha256(table) != recorded:
+            raise HashMismatch(f"{table} is damaged or was changed by hand. Restore it, or run `pg run` again.")
 
 
 def not_run(job: Job) -> str:
