@@ -119,7 +119,8 @@ def plan(preset: str, only: Iterable[str] = (), changes: dict[str, Any] | None =
     jobs = []
     for name in only or paths:
         source = paths[name]
-        parameters = {key: value for key, value in values.items() if key in declared(source)} | {"preset": preset}
+        wanted = declared(source)
+        parameters = {key: value for key, value in values.items() if key in wanted} | {"preset": preset}
         output = root() / "_build" / "notebooks" / label / source.parent.name / source.name
         jobs.append(Job(name, preset, source, output, kept / label, parameters, run_key(source, parameters)))
     return jobs
