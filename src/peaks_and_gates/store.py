@@ -208,6 +208,19 @@ def table(name: str, inputs: dict[str, Any], compute: Callable[[], pd.DataFrame]
     )
 
 
+def document(name: str, inputs: dict[str, Any], compute: Callable[[], Any], code: Iterable[str]) -> Any:
+    """Plain data, stored as JSON: tuples come back as lists."""
+    return artifact(
+        name,
+        inputs,
+        compute,
+        code=code,
+        suffix=".json",
+        write=lambda value, path: path.write_text(json.dumps(value)),
+        read=lambda path: json.loads(path.read_text()),
+    )
+
+
 def tensors(
     name: str, inputs: dict[str, Any], compute: Callable[[], dict[str, torch.Tensor]], code: Iterable[str]
 ) -> Any:
