@@ -64,6 +64,18 @@ def status(preset: str) -> None:
 
 
 @cli.command()
+@preset_option
+@click.option("--only", multiple=True, metavar="NAME", help="A recipe of finetune.yml; may be repeated.")
+@click.option("--seed", "seeds", multiple=True, type=int, help="A seed of the fine-tuning; may be repeated.")
+def finetune(preset: str, only: tuple[str, ...], seeds: tuple[int, ...]) -> None:
+    """Train the book's adapters into weights/; a run that was killed goes on where it was."""
+    from . import finetune as tuning
+
+    for name in only or tuning.recipes(preset):
+        tuning.train_all(preset, name, seeds)
+
+
+@cli.command()
 def doctor() -> None:
     """Say what this machine can run, and what it lacks."""
     from .doctor import report

@@ -36,7 +36,7 @@ from .progress import bar
 from .questions import Prompt
 
 POINTS = ("residual", "norm")
-CODE = ("extraction", "models")
+CODE = ("extraction", "models", "tiny")
 
 
 @dataclass(frozen=True)

@@ -16,26 +16,24 @@ from typing import Any
 
 import torch
 import yaml
-from tokenizers import Tokenizer, decoders, pre_tokenizers
-from tokenizers import models as tokenizer_models
+from safetensors import safe_open
 from torch import nn
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
     GgufConfig,
-    LlamaConfig,
-    LlamaForCausalLM,
     PreTrainedModel,
     PreTrainedTokenizerBase,
-    PreTrainedTokenizerFast,
 )
 from transformers.utils import logging as transformers_logging
 
 from .errors import MissingFile, ModelUnavailable, UnknownName
 from .fetch import package_file
-from .store import cache_folder, digest, file_sha256, write_json, writing
+from .store import cache_folder, digest, file_sha256, project_folder, write_json, writing
+from .tiny import tiny_llama
 
 MODELS: dict[str, dict[str, str]] = yaml.safe_load((Path(__file__).parent / "models.yml").read_text())
+ADAPTER = ("adapter_config.json", "adapter_model.safetensors")  # the files of a PEFT adapter
 
 
 @dataclass(frozen=True)
@@ -98,7 +96,9 @@ def describe(name: str, adapter: str | None = None) -> dict[str, Any]:
     name: a name in MODELS, `owner/name` or `owner/name@commit` on the hub, or a local folder.
     Raises UnknownName, MissingFile, ModelUnavailable.
     """
-    if name in MODELS:
+    if base := base_of(name):
+        described = {"provider": "adapter", "base": describe(base)} | adapter_hash(adapter_folder(name))
+    elif name in MODELS:
         described = dict(MODELS[name])
     elif Path(name).is_dir():
         described = {
@@ -114,10 +114,50 @@ def describe(name: str, adapter: str | None = None) -> dict[str, Any]:
     else:
         raise UnknownName("model", name, MODELS)
     if adapter:
-        if not (Path(adapter) / "adapter_config.json").is_file():
-            raise MissingFile(f"{adapter} holds no adapter_config.json, so it is no PEFT adapter.")
-        described["adapter_sha256"] = folder_sha256(Path(adapter))
+        described = {"provider": "adapter", "base": described} | adapter_hash(in_checkout(adapter))
     return described
+
+
+def adapter_hash(folder: Path) -> dict[str, str]:
+    """What identifies a PEFT adapter.  Raises MissingFile."""
+    if missing := [file for file in ADAPTER if not (folder / file).is_file()]:
+        raise MissingFile(
+            f"{folder} holds no {missing[0]}, so it is no complete PEFT adapter: one of the book's is made by "
+            "`pg finetune`, which also goes on with a run that was interrupted."
+        )
+    return {"adapter_sha256": digest([file_sha256(folder / file) for file in ADAPTER])}
+
+
+def in_checkout(folder: str) -> Path:
+    """A folder as given, or inside the checkout: the shipped weights are named by `weights/...` from anywhere."""
+    inside = (project_folder() or Path()) / folder
+    return Path(folder) if Path(folder).is_dir() or not inside.is_dir() else inside
+
+
+def adapter_folder(name: str) -> Path:
+    """The folder of a model that is an adapter: one of the book's by name, or a folder itself."""
+    return in_checkout(MODELS.get(name, {}).get("adapter", name))
+
+
+def base_of(name: str) -> str | None:
+    """The model that an adapter goes on, by the book's list or by the adapter's own metadata; None for no adapter."""
+    if name in MODELS:
+        return MODELS[name].get("base")
+    weights = adapter_folder(name) / ADAPTER[1]
+    if not weights.is_file():
+        return None
+    with safe_open(weights, framework="pt") as stored:
+        return (stored.metadata() or {}).get("base")
+
+
+def fingerprint(name: str, adapter: str | None = None) -> str:
+    """One hash for a model's weights, the same on every machine: where a folder lies does not count."""
+
+    def placeless(described: dict[str, Any]) -> dict[str, Any]:
+        kept = {key: value for key, value in described.items() if key != "folder"}
+        return kept | {"base": placeless(kept["base"])} if "base" in kept else kept
+
+    return digest(placeless(describe(name, adapter)))
 
 
 def folder_sha256(folder: Path) -> str:
@@ -166,26 +206,57 @@ def load(
     described = describe(name, adapter)
     device = torch.device(device) if device else best_device()
     dtype = dtype or best_dtype(device)
-    folder, revision = source(name, described)
+    root, adapters = chain(name)
+    root_described = describe(root)
+    folder, revision = source(root, root_described)
+    # Adapters are merged in float32 where there is room for it, so that small changes are not rounded away twice.
+    merge_dtype = max(dtype, torch.float32, key=lambda d: d.itemsize) if device.type == "cpu" else dtype
+    load_dtype = merge_dtype if adapters or adapter else dtype
     transformers_logging.disable_progress_bar()
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, revision=revision)
-        network = AutoModelForCausalLM.from_pretrained(folder, revision=revision, dtype=dtype, use_safetensors=True)
+        network = AutoModelForCausalLM.from_pretrained(
+            folder, revision=revision, dtype=load_dtype, use_safetensors=True
+        )
     except Exception as error:
-        if described["provider"] == "hub":
-            raise ModelUnavailable(hub_advice(described["repo"], error)) from error
+        if root_described["provider"] == "hub":
+            raise ModelUnavailable(hub_advice(root_described["repo"], error)) from error
         raise ModelUnavailable(f"{name} could not be loaded from {folder}: {error}") from error
-    if adapter:
-        from peft import PeftModel  # slow to import, and most runs need none
-
-        network = PeftModel.from_pretrained(network, adapter).merge_and_unload(safe_merge=True)
-    network = network.to(device).eval().requires_grad_(False)
+    base = root
+    for layer_name, adapter_folder in [*adapters, *([("", in_checkout(adapter))] if adapter else [])]:
+        network = merged(network, adapter_folder, base)
+        base = layer_name
+    network = network.to(device=device, dtype=dtype).eval().requires_grad_(False)
     network.config.tie_last_hidden_states = False  # keep the last block's own output, before the final norm
     model = LanguageModel(name, network, tokenizer, digest(described), read_points(network, name))
     check(model)
     parameters = sum(p.numel() for p in network.parameters())
     print(f"{name}: {parameters / 1e6:.0f} M parameters, {model.n_layers} layers, {dtype}, {device}")
     return model
+
+
+def chain(name: str) -> tuple[str, list[tuple[str, Path]]]:
+    """The model under all adapters, and the book's adapters on top of it in order, each with the name it gives."""
+    found: list[tuple[str, Path]] = []
+    while base := base_of(name):
+        found.insert(0, (name, adapter_folder(name)))
+        name = base
+    return name, found
+
+
+def merged(network: PreTrainedModel, adapter: Path, base: str) -> PreTrainedModel:
+    """The network with an adapter added to its weights.  Raises ModelUnavailable if it was trained on another base."""
+    from peft import PeftModel  # slow to import, and most runs need none
+
+    with safe_open(adapter / ADAPTER[1], framework="pt") as stored:
+        made_for = stored.metadata() or {}
+    expected = fingerprint(base)
+    if made_for.get("base_fingerprint", expected) != expected:
+        raise ModelUnavailable(
+            f"The adapter {adapter} was trained on {made_for['base']} ({made_for['base_fingerprint']}), not on {base} "
+            f"({expected}): the sum of the two is no model. Load it on its own base, or train one with `pg finetune`."
+        )
+    return PeftModel.from_pretrained(network, str(adapter)).merge_and_unload(safe_merge=True)
 
 
 def source(name: str, described: dict[str, str]) -> tuple[str, str | None]:
@@ -215,30 +286,6 @@ def from_wheel(name: str, described: dict[str, str]) -> Path:
         AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(folder)
         network.save_pretrained(folder)
     write_json(complete, {"sha256": file_sha256(folder / "model.safetensors"), "gguf": described["sha256"]})
-    return folder
-
-
-def tiny_llama(seed: int = 0) -> Path:
-    """A random four-layer Llama of 0.2 M parameters with a byte-level tokenizer, for tests and the smoke preset."""
-    folder = cache_folder() / "models" / f"tiny-llama-{seed}"
-    if (folder / "complete.json").exists():
-        return folder
-    symbols = sorted(pre_tokenizers.ByteLevel.alphabet())
-    vocabulary = {symbol: i for i, symbol in enumerate(["<end>", *symbols, "ĠA", "ĠB", "ĠC", "ĠD"])}
-    merges = [("Ġ", letter) for letter in "ABCD"]
-    tokenizer = Tokenizer(tokenizer_models.BPE(vocab=vocabulary, merges=merges))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<end>", pad_token="<end>").save_pretrained(folder)
-    config = LlamaConfig(
-        vocab_size=len(vocabulary), hidden_size=64, intermediate_size=128, num_hidden_layers=4,
-        num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=4096, tie_word_embeddings=True,
-        initializer_range=0.2,  # large enough that different prompts give clearly different states
-    )  # fmt: skip
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        LlamaForCausalLM(config).save_pretrained(folder)
-    write_json(folder / "complete.json", {"seed": seed})
     return folder
 
 
