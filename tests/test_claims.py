@@ -45,6 +45,36 @@ def test_lift_subtracts_and_adds_the_intervals_in_squares():
     assert found.high - found.value == pytest.approx(0.01 * np.sqrt(2))
 
 
+def test_a_baseline_may_stand_in_another_table():
+    tables = CURVES | {"other": table({"2-shot": [0.6] * 10})}
+    found = measure(part("lift", baseline="most shots", baseline_table="other", at_least=0), tables).found
+    assert found.value == pytest.approx(0.3)
+    alone = part("lift", baseline="most shots", baseline_table="nowhere", at_least=0)
+    assert measure(alone, tables).outcome == "untested"
+
+
+def test_first_layer_and_the_last_as_its_share():
+    falling = {"geometry": table({"5-shot": np.linspace(1.0, 0.1, 10)}, spread=0.02)}
+    first = measure(part("first layer", at_least=0.9), falling)
+    assert (first.found.value, first.outcome) == (1.0, "met")
+    share = measure(part("last over first", at_most=0.5), falling).found
+    assert share.value == pytest.approx(0.1)
+    assert (share.low, share.high) == pytest.approx((0.08 / 1.02, 0.12 / 0.98))
+
+
+def test_above_chance_is_over_the_upper_end_of_the_shuffled():
+    shuffled = {"geometry": CURVES["geometry"].assign(null=0.0, null_high=0.85)}
+    found = measure(part("above chance", at_least=0), shuffled)
+    assert found.found.value == pytest.approx(0.05)
+    assert found.outcome == "met"
+    assert measure(part("above chance", condition="0-shot", at_least=0), shuffled).outcome == "missed"
+
+
+def test_a_number_that_could_not_be_computed_is_untested():
+    empty = {"geometry": table({"5-shot": [np.nan, *EARLY[1:]]})}
+    assert measure(part("first layer", at_least=0), empty).outcome == "untested"
+
+
 def test_depth_of_maximum_spans_the_layers_not_told_apart():
     sharp = measure(part("depth of maximum", at_most=0.5), CURVES).found
     assert (sharp.value, sharp.low, sharp.high) == (0.3, 0.3, 0.3)

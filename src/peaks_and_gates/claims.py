@@ -23,6 +23,7 @@ from .peaks import select
 from .store import project_folder
 from .uncertainty import Estimate
 
+Tables = Mapping[str, pd.DataFrame]  # by name, as recorded
 VERDICTS = ("holds", "partly", "fails", "not tested")
 SYMBOLS = {"holds": "✓", "partly": "◐", "fails": "✗", "not tested": "○"}
 
@@ -91,34 +92,35 @@ def estimate(rows: pd.DataFrame, index: int) -> Estimate:
     return Estimate(at["value"], at["low"], at["high"], int(at["n"]))
 
 
-def maximum(table: pd.DataFrame, part: Mapping[str, Any]) -> Estimate:
+def maximum(tables: Tables, part: Mapping[str, Any]) -> Estimate:
     """The highest value over the layers."""
-    rows = curve(table, part, part["condition"])
+    rows = curve(tables[part["table"]], part, part["condition"])
     return estimate(rows, rows["value"].idxmax())
 
 
-def lift(table: pd.DataFrame, part: Mapping[str, Any]) -> Estimate:
-    """Highest value of one condition minus that of a baseline; the two intervals add in squares."""
-    top = maximum(table, part)
-    base = maximum(table, {**part, "condition": part["baseline"]})
+def lift(tables: Tables, part: Mapping[str, Any]) -> Estimate:
+    """Highest value of one condition minus that of a baseline, maybe of another table; intervals add in squares."""
+    top = maximum(tables, part)
+    other = part.get("baseline_table", part["table"])
+    base = maximum(tables, {**part, "condition": part["baseline"], "table": other})
     value = top.value - base.value
     below = np.hypot(top.value - top.low, base.high - base.value)
     above = np.hypot(top.high - top.value, base.value - base.low)
     return Estimate(value, value - below, value + above, top.n)
 
 
-def depth_of_maximum(table: pd.DataFrame, part: Mapping[str, Any]) -> Estimate:
+def depth_of_maximum(tables: Tables, part: Mapping[str, Any]) -> Estimate:
     """Relative depth of the highest value; the interval spans the layers not told apart from it by their own."""
-    rows = curve(table, part, part["condition"])
+    rows = curve(tables[part["table"]], part, part["condition"])
     top = rows["value"].idxmax()
     level = np.fmin(rows.loc[top, "low"], rows.loc[top, "value"])
     alike = rows.loc[np.fmax(rows["high"], rows["value"]) >= level, "depth"]
     return Estimate(rows.loc[top, "depth"], alike.min(), alike.max(), int(rows.loc[top, "n"]))
 
 
-def late_share(table: pd.DataFrame, part: Mapping[str, Any]) -> Estimate:
+def late_share(tables: Tables, part: Mapping[str, Any]) -> Estimate:
     """Mean over the last third of the layers, as a share of the highest value before it."""
-    rows = curve(table, part, part["condition"])
+    rows = curve(tables[part["table"]], part, part["condition"])
     late = rows[rows["depth"] > 2 / 3]
     before = rows[rows["depth"] <= 2 / 3]
     top = before.loc[before["value"].idxmax()]
@@ -129,15 +131,38 @@ def late_share(table: pd.DataFrame, part: Mapping[str, Any]) -> Estimate:
     return Estimate(late["value"].mean() / top["value"], low, high, int(top["n"]))
 
 
-MEASURES: dict[str, Callable[[pd.DataFrame, Mapping[str, Any]], Estimate]] = {
+def first_layer(tables: Tables, part: Mapping[str, Any]) -> Estimate:
+    """The value at layer 1."""
+    return estimate(curve(tables[part["table"]], part, part["condition"]), 0)
+
+
+def last_over_first(tables: Tables, part: Mapping[str, Any]) -> Estimate:
+    """The last layer's value as a share of the first's; ends of the interval from the ends of the two."""
+    rows = curve(tables[part["table"]], part, part["condition"])
+    first, last = estimate(rows, 0), estimate(rows, len(rows) - 1)
+    return Estimate(last.value / first.value, last.low / first.high, last.high / first.low, last.n)
+
+
+def above_chance(tables: Tables, part: Mapping[str, Any]) -> Estimate:
+    """The highest value minus what 97.5 % of shuffled labels stay below."""
+    rows = curve(tables[part["table"]], part, part["condition"])
+    top = rows["value"].idxmax()
+    found, chance = estimate(rows, top), rows.loc[top, "null_high"]
+    return Estimate(found.value - chance, found.low - chance, found.high - chance, found.n)
+
+
+MEASURES: dict[str, Callable[[Tables, Mapping[str, Any]], Estimate]] = {
     "maximum": maximum,
     "lift": lift,
     "depth of maximum": depth_of_maximum,
     "late share": late_share,
+    "first layer": first_layer,
+    "last over first": last_over_first,
+    "above chance": above_chance,
 }
 
 
-def measure(part: Mapping[str, Any], tables: Mapping[str, pd.DataFrame]) -> Part:
+def measure(part: Mapping[str, Any], tables: Tables) -> Part:
     """Measure one part and hold it against its bounds.  Raises UnknownName for a measure that does not exist."""
     if part["measure"] not in MEASURES:
         raise UnknownName("measure", part["measure"], MEASURES)
@@ -145,10 +170,13 @@ def measure(part: Mapping[str, Any], tables: Mapping[str, pd.DataFrame]) -> Part
     bounds = [f"at least {at_least}"] * ("at_least" in part) + [f"at most {at_most}"] * ("at_most" in part)
     if not bounds:
         raise BadParameter(f"The part '{part['says']}' of a claim has neither at_least nor at_most.")
-    rule = f"{part['measure']} of {part['metric']}, {part['condition']}: {' and '.join(bounds)}"
+    compared = f" over {part['baseline']}" if "baseline" in part else ""
+    rule = f"{part['measure']} of {part['metric']}, {part['condition']}{compared}: {' and '.join(bounds)}"
     try:
-        found = MEASURES[part["measure"]](tables[part["table"]], part)
+        found = MEASURES[part["measure"]](tables, part)
     except (KeyError, Untested):
+        return Part(part["says"], rule, part["why"], None, "untested")
+    if np.isnan(found.value):
         return Part(part["says"], rule, part["why"], None, "untested")
     low, high = np.fmin(found.low, found.value), np.fmax(found.high, found.value)
     if at_least <= low and high <= at_most:
@@ -158,7 +186,7 @@ def measure(part: Mapping[str, Any], tables: Mapping[str, pd.DataFrame]) -> Part
     return Part(part["says"], rule, part["why"], found, outcome)
 
 
-def judge(claim: Mapping[str, Any], tables: Mapping[str, pd.DataFrame]) -> Verdict:
+def judge(claim: Mapping[str, Any], tables: Tables) -> Verdict:
     """Measure a claim's parts.  tables: by name, as recorded; a table that is not there leaves its parts untested."""
     return Verdict(claim, tuple(measure(part, tables) for part in claim.get("parts", ())))
 
@@ -221,6 +249,7 @@ def scorecard(verdicts: list[Verdict], about: Mapping[str, Any]) -> list[dict[st
             "high": first and finite(first.high),
             "n": first and first.n,
             "page": verdict.claim.get("page"),
+            "training_seeds": len(about.get("fine_tuned", [])) if trained(verdict.claim) else None,
             "parts": [
                 {"says": p.says, "rule": p.rule, "outcome": p.outcome, "found": p.found and number(p.found)}
                 for p in verdict.parts
@@ -228,6 +257,11 @@ def scorecard(verdicts: list[Verdict], about: Mapping[str, Any]) -> list[dict[st
         }
         rows.append(claim | measured | dict(about))
     return rows
+
+
+def trained(claim: Mapping[str, Any]) -> bool:
+    """Whether a claim looks at models that were fine-tuned with several seeds."""
+    return any(part["table"].endswith("fine_tuned") for part in claim.get("parts", ()))
 
 
 def finite(value: float) -> float | None:
