@@ -1,11 +1,15 @@
 """What several tests share: a cache of their own, small models, hand-made questions."""
 
+import shutil
+from pathlib import Path
+
 import pytest
 import torch
 
-from peaks_and_gates import models
+from peaks_and_gates import book, models, store
 from peaks_and_gates.questions import Question, QuestionSet
 
+ROOT = Path(__file__).parents[1]
 WORDS = ["river", "stone", "music", "hammer", "planet", "oxygen", "lawyer", "finch", "engine", "violin", "cotton"]
 
 
@@ -36,3 +40,23 @@ def own_cache(tmp_path, monkeypatch):
 def tiny():
     """A random four-layer Llama in float64, in which equal computations agree to many digits."""
     return models.load("tiny-llama", dtype=torch.float64, device="cpu")
+
+
+def copy_checkout(target: Path) -> Path:
+    """A copy of what the repository holds, without what is installed or built in it."""
+    for name in ("_config.yml", "_toc.yml", "requirements.lock"):
+        shutil.copy2(ROOT / name, target / name)
+    for name in ("book", "notebooks", "results", "weights"):
+        shutil.copytree(ROOT / name, target / name, ignore=shutil.ignore_patterns(".ipynb_checkpoints"))
+    return target
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory):
+    """A copy of the checkout, so that a test run leaves no trace in the reader's own."""
+    folder = copy_checkout(tmp_path_factory.mktemp("checkout"))
+    patch = pytest.MonkeyPatch()
+    patch.setattr(store, "project_folder", lambda: folder)
+    patch.setattr(book, "root", lambda: folder)
+    yield folder
+    patch.undo()

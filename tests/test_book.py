@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -17,26 +16,6 @@ from peaks_and_gates.errors import BadParameter, BookError, HashMismatch, Unknow
 ROOT = Path(__file__).parents[1]
 
 
-def copy_checkout(target: Path) -> Path:
-    """A copy of what the repository holds, without what is installed or built in it."""
-    for name in ("_config.yml", "_toc.yml", "requirements.lock"):
-        shutil.copy2(ROOT / name, target / name)
-    for name in ("book", "notebooks", "results"):
-        shutil.copytree(ROOT / name, target / name, ignore=shutil.ignore_patterns(".ipynb_checkpoints"))
-    return target
-
-
-@pytest.fixture(scope="module")
-def checkout(tmp_path_factory):
-    """A copy of the checkout, so that a test run leaves no trace in the reader's own."""
-    folder = copy_checkout(tmp_path_factory.mktemp("checkout"))
-    patch = pytest.MonkeyPatch()
-    patch.setattr(store, "project_folder", lambda: folder)
-    patch.setattr(book, "root", lambda: folder)
-    yield folder
-    patch.undo()
-
-
 @pytest.fixture(scope="module")
 def smoke(checkout):
     """Every notebook, run at the smoke size."""
@@ -49,7 +28,7 @@ def test_every_notebook_runs_and_leaves_a_record(smoke):
     assert [job.name for job in smoke] == list(book.notebooks())
     for job in smoke:
         assert job.state == "done"
-        assert job.manifest["parameters"]["model"] == "tiny-llama"
+        assert job.manifest["parameters"].get("model", "tiny-llama") == "tiny-llama"  # one page is synthetic
         assert job.manifest["environment"]["packages"]["torch"]
     for name in ("accuracy", "geometry"):
         table = pd.read_parquet(smoke[0].record / f"{name}.parquet")

@@ -2,7 +2,7 @@
 
 import peaks_and_gates as pg
 
-study = pg.peaks.Study(model="smollm2-135m-instruct", questions="wordnet", n_subjects=32, n_per_subject=75)
+study = pg.peaks.Study(model="smollm2-135m-instruct", questions="wordnet", n_subjects=32, n_per_subject=50)
 table = pg.peaks.geometry(study)
 """
 

@@ -21,9 +21,23 @@ from traitlets.config import Config
 from . import claims, presets, store
 from .errors import BadParameter, BookError, MissingFile, UnknownName
 
-CHAPTERS = {"landscape": ("accuracy", "density_peaks", "subjects", "answers")}
+CHAPTERS = {
+    "landscape": (
+        "cartoon",
+        "accuracy",
+        "density_peaks",
+        "subjects",
+        "answers",
+        "dendrogram",
+        "fine_tuning_dynamics",
+        "robustness",
+        "probes",
+    ),
+    "beyond": ("shots", "hierarchy", "landscape_map"),
+}
 # Modules that show or steer, and make no number.
-SHOWING = {"book", "claims", "cli", "doctor", "errors", "figures", "progress", "site"}
+SHOWING = {"book", "claims", "cli", "doctor", "errors", "figures", "map_figures", "progress", "site", "table_figures"}
+SHOWING |= {"training_figures", "tree_figures"}
 # Kernels talk over local sockets where there are some, not over open TCP ports.
 KERNEL = Config({"KernelManager": {"transport": "ipc" if os.name == "posix" else "tcp"}})
 
@@ -127,14 +141,15 @@ def plan(preset: str, only: Iterable[str] = (), changes: dict[str, Any] | None =
 
 
 def run_key(source: Path, parameters: dict[str, Any]) -> str:
-    """Hash of everything a page's numbers depend on: the notebook's code, its parameters, the package, the lock.
+    """Hash of everything a page's numbers depend on: the notebook's code, parameters, package, lock, adapters.
 
     The modules that only show numbers are left out: a new colour makes no record stale, the page is just redrawn.
     """
     cells = [cell.source for cell in nbformat.read(source, as_version=4).cells if cell.cell_type == "code"]
     lock = root() / "requirements.lock"
     locked = store.file_sha256(lock) if lock.is_file() else None
-    return store.digest([cells, parameters, store.code_version(*sorted(modules() - SHOWING)), locked])
+    adapters = [store.file_sha256(path) for path in sorted((root() / "weights").rglob("*.safetensors"))]
+    return store.digest([cells, parameters, store.code_version(*sorted(modules() - SHOWING)), locked, adapters])
 
 
 def page_key(job: Job) -> str:
@@ -179,7 +194,7 @@ def run(jobs: list[Job], force: bool = False) -> list[str]:
     for job in executed:  # only now: a later notebook may have recorded a table anew
         stamp(job)
     if jobs and jobs[0].record.is_dir():
-        write_scorecard(jobs[0])
+        write_scorecard(jobs)
     return failures
 
 
@@ -227,15 +242,15 @@ def environment(settings: dict[str, str]) -> Iterator[None]:
             os.environ.pop(name) if value is None else os.environ.__setitem__(name, value)
 
 
-def write_scorecard(job: Job) -> list[claims.Verdict]:
+def write_scorecard(jobs: list[Job]) -> list[claims.Verdict]:
     """Judge every claim on a run's recorded tables and keep the verdicts beside them."""
+    job = jobs[0]
     verdicts = claims.judge_all(job.record)
-    about = {
-        "preset": job.preset,
-        "model": job.parameters.get("model"),
-        "seeds": [job.parameters.get("seed")],
-        "run_key": job.key,
-    }
+    values = presets.load(job.preset)
+    for each in jobs:
+        values |= each.parameters
+    about = {key: values[key] for key in ("preset", "model", "pretrained", "fine_tuned")}
+    about |= {"seeds": [values["seed"]], "run_key": store.digest([each.key for each in jobs])}
     store.write_json(job.record / "scorecard.json", claims.scorecard(verdicts, about))
     return verdicts
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import base64
 import html
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 
 import matplotlib
@@ -46,13 +46,15 @@ LABELS = {
     "intrinsic_dimension": "intrinsic dimension",
     "accuracy": "accuracy",
     "letter_mass": "probability of a letter",
+    "overlap_pretrained": "neighbours in common with step 0",
 }
 # What a metric can be at all; an interval may reach beyond, a picture need not. None: as the data ask.
 LIMITS = {
     "ari_subject": (-0.05, 1.03),
-    "ari_answer": (-0.05, 0.5),
+    "ari_answer": (-0.05, 1.03),
     "overlap_subject": (0, 1.03),
-    "overlap_answer": (0, 0.5),
+    "overlap_answer": (0, 1.03),
+    "overlap_pretrained": (0, 1.03),
     "core_fraction": (0, 1.03),
     "n_peaks": (0, None),
     "intrinsic_dimension": (0, None),
@@ -132,44 +134,66 @@ def paper_curve(metric: str, model: str | None = "llama-3-8b") -> pd.DataFrame:
     return curves[(curves["quantity"] == metric) & (curves["model"] == model)]
 
 
-def curves(table: pd.DataFrame, metric: str, setting: str, paper_model: str | None = "llama-3-8b") -> Figure:
-    """One metric against relative depth: this run above with its 95 % bands, the paper's own curves below.
+def curves(
+    tables: pd.DataFrame | Sequence[pd.DataFrame], metric: str, setting: str, paper_model: str | None = "llama-3-8b"
+) -> Figure:
+    """One metric against relative depth: a panel for each table of this run, below them the paper's own curves.
 
-    Both panels share their axes, so that depths can be compared along a vertical line, and heights too, but for the
-    number of peaks, which grows with N.  A metric that the paper has no curve of is drawn alone, and so is every
-    metric with paper_model=None.
+    Bands are 95 % intervals; of a model trained with several seeds the band spans them all, and each seed is a thin
+    line. The panels share their axes, so that depths can be compared along a vertical line, and heights too, but for
+    the number of peaks, which grows with N.  A metric that the paper has no curve of is drawn without it, and so is
+    every metric with paper_model=None.
     """
-    ours, published = select(table, metric, setting), paper_curve(metric, paper_model)
-    panels = 1 if published.empty else 2
+    ours = [select(table, metric, setting) for table in ([tables] if isinstance(tables, pd.DataFrame) else tables)]
+    published = paper_curve(metric, paper_model)
+    panels = len(ours) + (not published.empty)
     figure, axes = plt.subplots(
-        panels, 1, figsize=(6.6, 0.5 + 2.9 * panels), sharex=True, sharey=metric != "n_peaks", squeeze=False,
+        panels, 1, figsize=(6.6, 0.5 + 2.7 * panels), sharex=True, sharey=metric != "n_peaks", squeeze=False,
         layout="constrained",
     )  # fmt: skip
-    here = axes[0, 0]
-    for condition, rows in ours.groupby("condition"):
-        line(here, rows, condition)
-        here.fill_between(rows["depth"], rows["low"], rows["high"], color=look(condition)[0], alpha=0.2, lw=0)
-    shuffled = ours.dropna(subset=["null"]).groupby("depth")[["null", "null_high"]].mean()
-    ink = plt.rcParams["text.color"]
-    here.plot(shuffled.index, shuffled["null"], ls=":", lw=1.2, color=ink)
-    margin = shuffled["null_high"] - shuffled["null"]
-    here.fill_between(shuffled.index, shuffled["null"] - margin, shuffled["null_high"], color=ink, alpha=0.15, lw=0)
-    here.set_title(f"here: {ours['model'].iloc[0]}, {ours['layer'].max()} layers, N = {ours['n'].max():,.0f}")
-    if panels == 2:
-        for condition, rows in published[published["condition"] != "fine-tuned"].groupby("condition"):
-            line(axes[1, 0], rows, condition)
-        axes[1, 0].set_title(f"the paper: {paper_model}, {published['layer'].max()} layers, N = 9,181")
+    for ax, rows in zip(axes[:, 0], ours, strict=False):
+        panel(ax, rows)
+        models = ", ".join(dict.fromkeys(rows.loc[~rows["condition"].map(is_seed), "model"]))
+        ax.set_title(f"here: {models}, {rows['layer'].max()} layers, N = {rows['n'].max():,.0f}", fontsize=10)
+    shown = [c for rows in ours for c in rows["condition"].unique() if not is_seed(c)]
+    if not published.empty:
+        for condition, rows in published.groupby("condition"):
+            line(axes[-1, 0], rows, condition)
+        shown += list(published["condition"].unique())
+        title = f"the paper: {paper_model}, {published['layer'].max()} layers, N = 9,181"
+        axes[-1, 0].set_title(title, fontsize=10)
     for ax in axes.flat:
-        ax.set(xlabel="", ylabel=LABELS[metric], xlim=(0, 1.02), ylim=LIMITS[metric])
+        ax.set(xlabel="", ylabel=LABELS[metric], xlim=(0, 1.02), ylim=LIMITS.get(metric))
     axes[-1, 0].set_xlabel("relative depth (layer / number of layers)")
-    legend(figure, [*ours["condition"].unique()], not shuffled.empty)
+    legend(figure, list(dict.fromkeys(shown)), any(rows["null"].notna().any() for rows in ours))
     return figure
+
+
+def panel(ax: Axes, table: pd.DataFrame) -> None:
+    """The conditions of one table with their bands, and what shuffled labels give."""
+    for condition, rows in table.groupby("condition"):
+        if is_seed(condition):
+            ax.plot(rows["depth"], rows["value"], color=look(condition.split(",")[0])[0], lw=0.7, alpha=0.7)
+            continue
+        line(ax, rows, condition)
+        ax.fill_between(rows["depth"], rows["low"], rows["high"], color=look(condition)[0], alpha=0.2, lw=0)
+    shuffled = table.dropna(subset=["null"]).groupby("depth")[["null", "null_high"]].mean()
+    ink = plt.rcParams["text.color"]
+    ax.plot(shuffled.index, shuffled["null"], ls=":", lw=1.2, color=ink)
+    margin = shuffled["null_high"] - shuffled["null"]
+    ax.fill_between(shuffled.index, shuffled["null"] - margin, shuffled["null_high"], color=ink, alpha=0.15, lw=0)
+
+
+def is_seed(condition: str) -> bool:
+    """Whether a condition is one of several seeds of a model ("fine-tuned, seed 0")."""
+    return ", seed " in condition
 
 
 def look(condition: str) -> tuple[str, str]:
     """Colour and marker of a condition, or of the control named behind its comma."""
     name, _, control = condition.partition(", ")
-    return CONTROLS[control] if control else CONDITIONS.get(name, ("#888888", "*"))
+    known = CONTROLS.get(control) if control else CONDITIONS.get(name)
+    return known or ("#888888", "*")
 
 
 def line(ax: Axes, rows: pd.DataFrame, condition: str) -> None:
@@ -197,41 +221,50 @@ def legend(figure: Figure, conditions: list[str], with_null: bool) -> None:
     figure.legend(handles=handles, loc="outside lower center", ncols=3 if len(handles) > 5 else 5)
 
 
-def accuracy_bars(table: pd.DataFrame) -> Figure:
-    """Accuracy (micro, macro, calibrated) and letter mass by condition, and how often each letter is chosen."""
-    figure, axes = plt.subplots(2, 1, figsize=(6.6, 5.6), height_ratios=(3, 2), layout="constrained")
-    metrics = {
-        "accuracy_micro": "micro",
-        "accuracy_macro": "macro",
-        "accuracy_calibrated": "calibrated",
-        "letter_mass": "letter mass",
-    }
-    conditions = list(dict.fromkeys(table["condition"]))
-    for i, condition in enumerate(conditions):
-        colour, marker = look(condition)
-        rows = table[(table["condition"] == condition)].set_index("metric")
-        x = np.arange(len(metrics)) + (i - (len(conditions) - 1) / 2) * 0.15
-        value = rows.loc[list(metrics), "value"].to_numpy()
-        spread = np.abs(rows.loc[list(metrics), ["low", "high"]].to_numpy().T - value)
-        axes[0].errorbar(x, value, spread, fmt=marker, color=colour, label=condition, capsize=2)
-    axes[0].axhline(0.25, ls=":", color=plt.rcParams["text.color"])
-    axes[0].annotate("chance", (len(metrics) - 0.6, 0.25), va="bottom", ha="right")
-    axes[0].set(xticks=range(len(metrics)), xticklabels=metrics.values(), ylim=(0, 1), ylabel="share of questions")
-    axes[0].set_title("accuracy, and the probability that a letter follows")
-    share = table[table["metric"] == "letter_share"].pivot(index="condition", columns="setting", values="value")
-    share = share.loc[conditions]
+def accuracies(tables: Mapping[str, pd.DataFrame]) -> Figure:
+    """Accuracy (micro, macro, calibrated) and letter mass by condition: a panel for each model, by its name."""
+    metrics = {"accuracy_micro": "micro", "accuracy_macro": "macro"}
+    metrics |= {"accuracy_calibrated": "calibrated", "letter_mass": "letter mass"}
+    figure, axes = plt.subplots(
+        len(tables), 1, figsize=(6.6, 0.6 + 2.2 * len(tables)), sharex=True, squeeze=False, layout="constrained"
+    )
+    handles = {}
+    for ax, (name, table) in zip(axes[:, 0], tables.items(), strict=True):
+        conditions = [c for c in dict.fromkeys(table["condition"]) if not is_seed(c)]
+        for i, condition in enumerate(conditions):
+            colour, marker = look(condition)
+            rows = table[table["condition"] == condition].set_index("metric")
+            x = np.arange(len(metrics)) + (i - (len(conditions) - 1) / 2) * 0.15
+            value = rows.loc[list(metrics), "value"].to_numpy()
+            spread = np.abs(rows.loc[list(metrics), ["low", "high"]].to_numpy().T - value)
+            handles[condition] = ax.errorbar(x, value, spread, fmt=marker, color=colour, capsize=2)
+        ax.axhline(0.25, ls=":", color=plt.rcParams["text.color"])
+        ax.annotate("chance", (len(metrics) - 0.6, 0.25), va="bottom", ha="right")
+        ax.set(xticks=range(len(metrics)), xticklabels=metrics.values(), ylim=(0, 1.03), ylabel="share of questions")
+        ax.set_title(name)
+    figure.legend(handles.values(), handles, loc="outside lower center", ncols=4)
+    return figure
+
+
+def letters(tables: Mapping[str, pd.DataFrame]) -> Figure:
+    """How often each letter is chosen, a bar for each condition of each model."""
+    shares = []
+    for name, table in tables.items():
+        rows = table[(table["metric"] == "letter_share") & ~table["condition"].map(is_seed)]
+        wide = rows.pivot(index="condition", columns="setting", values="value")
+        shares.append(wide.set_index(f"{name}, " + wide.index))
+    share = pd.concat(shares)
+    figure, ax = plt.subplots(figsize=(6.6, 0.9 + 0.34 * len(share)), layout="constrained")
     left = np.zeros(len(share))
     for letter, colour in zip("ABCD", ("#4477AA", "#66CCEE", "#CCBB44", "#EE6677"), strict=True):
-        axes[1].barh(share.index, share[letter], left=left, color=colour, height=0.6)
+        ax.barh(share.index, share[letter], left=left, color=colour, height=0.7)
         for y, (start, width) in enumerate(zip(left, share[letter], strict=True)):
             if width > 0.08:
-                axes[1].text(start + width / 2, y, letter, ha="center", va="center", color="#1b1f24")
+                ax.text(start + width / 2, y, letter, ha="center", va="center", color="#1b1f24")
         left = left + share[letter].to_numpy()
-    axes[1].set(xlim=(0, 1), xlabel="share of questions")
-    axes[1].invert_yaxis()
-    axes[1].grid(False)
-    axes[1].set_title("letter chosen")
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(conditions))
+    ax.set(xlim=(0, 1), xlabel="share of questions for which the letter is chosen")
+    ax.invert_yaxis()
+    ax.grid(False)
     return figure
 
 
@@ -239,16 +272,25 @@ def summary(table: pd.DataFrame, metric: str, setting: str) -> str:
     """The highest value of each condition and where it is, in one sentence; for captions and alternative text."""
     parts = []
     for condition, rows in select(table, metric, setting).groupby("condition"):
+        if is_seed(condition):
+            continue
         top = rows.loc[rows["value"].idxmax()]
         digits = 0 if metric == "n_peaks" else 1 if metric == "intrinsic_dimension" else 2
         parts.append(f"{condition} {top['value']:.{digits}f} (layer {top['layer']:.0f} of {rows['layer'].max():.0f})")
     return f"Highest {LABELS[metric]}: {', '.join(parts)}."
 
 
+def summaries(tables: Mapping[str, pd.DataFrame], metric: str, setting: str) -> str:
+    """`summary` of several tables, each behind its name."""
+    return " ".join(f"{name}. {summary(table, metric, setting)}" for name, table in tables.items())
+
+
 def accuracy_summary(table: pd.DataFrame) -> str:
     """Micro accuracy and letter mass of each condition with the most frequent letter, in one sentence."""
     parts = []
     for condition, rows in table.groupby("condition"):
+        if is_seed(condition):
+            continue
         by_metric = rows.set_index("metric")
         micro, mass = by_metric.loc["accuracy_micro"], by_metric.loc["letter_mass"]
         letters = rows[rows["metric"] == "letter_share"]

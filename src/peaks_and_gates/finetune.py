@@ -314,7 +314,7 @@ def publish(model, network, data, settings, wanted, log: Log, work: Path, target
                 target / "checkpoints" / f"step-{step}" / name, lambda p, c=content: p.write_bytes(c)
             )
     questions = question_sets.load(settings["questions"], settings["n_subjects"])
-    scores = {f"{shots}-shot": round(accuracy(model, questions, shots, "test", 2400), 4) for shots in (0, 5)}
+    scores = {f"{shots}-shot": round(accuracy(model, questions, shots, "test", TESTED), 4) for shots in (0, 5)}
     card = {
         "made_from": wanted,
         "command": "pg finetune",

@@ -16,8 +16,8 @@ Every row is one number with its interval:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -28,7 +28,7 @@ from .extraction import CODE as EXTRACTION
 from .extraction import StoredStates, hidden_states
 from .geometry import RECIPES, landscapes, reclustered
 from .progress import bar
-from .questions import LETTERS, QuestionSet, build_prompts
+from .questions import LETTERS, Prompt, QuestionSet, build_prompts
 from .uncertainty import Estimate, mean_estimate
 
 # Neighbours of the label overlap, as a share of the class: the paper has 0.3 for subjects and plots 0.1 for letters.
@@ -42,8 +42,9 @@ class Study:
 
     n_subjects, n_per_subject: how much of the question set; None for all of it.  n_orders: seeded orders of the shots
     per subject; None for an own order per question, as in the paper.  point: where the residual stream is read.
-    dtype: "bfloat16" or "float32"; None lets the hardware decide.
-    with_header: begin every prompt with the line that names its subject.
+    adapter: folder of a PEFT adapter to put on the model.  dtype: "bfloat16" or "float32"; None lets the hardware
+    decide.  with_header: begin every prompt with the line that names its subject.  split: "test", or "validation"
+    where a setting is chosen or a training is followed.
     """
 
     model: str
@@ -57,16 +58,25 @@ class Study:
     adapter: str | None = None
     dtype: str | None = None
     with_header: bool = True
+    split: str = "test"
 
     def question_set(self) -> QuestionSet:
         """The questions, read or built."""
         return question_sets.load(self.questions, self.n_subjects, self.n_per_subject)
 
+    def prompts(self, questions: QuestionSet, n_shots: int) -> list[Prompt]:
+        """One prompt a question."""
+        return build_prompts(questions, n_shots, self.n_orders, self.seed, self.split, self.with_header)
+
+    def read(self, prompts: Sequence[Prompt], title: str) -> StoredStates:
+        """Hidden states of the prompts at both read points, extracted or read from the store."""
+        return hidden_states(
+            self.model, prompts, ("norm", "residual"), self.adapter, self.dtype, f"{self.model}, {title}"
+        )
+
     def states(self, questions: QuestionSet, n_shots: int) -> StoredStates:
-        """Hidden states at both read points, extracted or read from the store."""
-        prompts = build_prompts(questions, n_shots, self.n_orders, self.seed, with_header=self.with_header)
-        title = f"{self.model}, {condition_name(n_shots)}"
-        return hidden_states(self.model, prompts, ("norm", "residual"), self.adapter, self.dtype, title)
+        """Hidden states of the study's questions behind so many shots."""
+        return self.read(self.prompts(questions, n_shots), condition_name(n_shots))
 
 
 def condition_name(n_shots: int) -> str:
@@ -74,10 +84,10 @@ def condition_name(n_shots: int) -> str:
     return f"{n_shots}-shot"
 
 
-def row(study: Study, n_shots: int, layer: int, depth: float, metric: str, setting: str, estimate: Estimate) -> dict:
+def row(study: Study, condition: str, layer: int, depth: float, metric: str, setting: str, estimate: Estimate) -> dict:
     """One row of a tidy table."""
     return {
-        "condition": condition_name(n_shots),
+        "condition": condition,
         "model": study.model,
         "layer": layer,
         "depth": depth,
@@ -92,15 +102,17 @@ def row(study: Study, n_shots: int, layer: int, depth: float, metric: str, setti
     }
 
 
-def accuracy(study: Study) -> pd.DataFrame:
+def accuracy(study: Study, name: str = "accuracy") -> pd.DataFrame:
     """Multiple-choice accuracy by condition, from the four letters' log-probabilities.
+
+    name: of the table in the record.
 
     metrics: `accuracy_micro` (share of questions right), `accuracy_macro` (mean over subjects), `accuracy_calibrated`
     (micro, after each letter's mean log-probability over the questions is taken off: can a preference for one letter
     hide knowledge?), `letter_mass` (probability that the next token is one of the four letters), and by setting
     `letter_share` (how often a letter is chosen) and `accuracy` (one row a subject).  Chance is 1/4.
     """
-    return record.table("accuracy", asdict(study), lambda: accuracy_table(study))
+    return record.table(name, asdict(study), lambda: accuracy_table(study))
 
 
 def accuracy_table(study: Study) -> pd.DataFrame:
@@ -125,7 +137,8 @@ def accuracy_table(study: Study) -> pd.DataFrame:
             estimates["letter_share", letter] = mean_estimate((chosen == i).astype(float))
         for name in questions.subjects:
             estimates["accuracy", name] = mean_estimate(right[subject == name])
-        rows += [row(study, n_shots, 0, 0.0, metric, setting, e) for (metric, setting), e in estimates.items()]
+        condition = condition_name(n_shots)
+        rows += [row(study, condition, 0, 0.0, metric, setting, e) for (metric, setting), e in estimates.items()]
     return pd.DataFrame(rows)
 
 
@@ -142,30 +155,35 @@ def geometry(study: Study, name: str = "geometry") -> pd.DataFrame:
 
 
 def geometry_table(study: Study) -> pd.DataFrame:
-    """Compute what `geometry` returns, one stored table per condition and layer."""
+    """Compute what `geometry` returns."""
     questions = study.question_set()
+    return landscape_table(study, {condition_name(k): study.prompts(questions, k) for k in study.shots})
+
+
+def landscape_table(study: Study, prompts: Mapping[str, Sequence[Prompt]]) -> pd.DataFrame:
+    """The landscape of each condition's prompts, by its name: one stored table per condition and layer."""
     tables = []
-    for n_shots in study.shots:
-        states = study.states(questions, n_shots)
+    for condition, asked in prompts.items():
+        states = study.read(asked, condition)
         labels = {
             "subject": np.unique(states.subject, return_inverse=True)[1],
             "answer": states.answer.numpy(),
         }
         layers = range(1, states.n_layers + 1)
-        for layer in bar(iterable=layers, desc=f"landscape, {n_shots} shots", unit="layer"):
-            inputs = {"states": states.key, "point": study.point, "layer": layer, "condition": n_shots}
-            compute = lambda layer=layer, n_shots=n_shots, states=states, labels=labels: layer_table(
-                study, n_shots, layer, states, labels
+        for layer in bar(iterable=layers, desc=f"landscape, {condition}", unit="layer"):
+            inputs = {"states": states.key, "point": study.point, "layer": layer, "condition": condition}
+            compute = lambda layer=layer, condition=condition, states=states, labels=labels: layer_table(
+                study, condition, layer, states, labels
             )
             tables.append(store.table("landscape", inputs, compute, (*GEOMETRY, "peaks")))
-    return pd.concat(tables, ignore_index=True)
+    return pd.concat(tables, ignore_index=True).assign(model=study.model)
 
 
 def layer_table(
-    study: Study, n_shots: int, layer: int, states: StoredStates, labels: dict[str, np.ndarray]
+    study: Study, condition: str, layer: int, states: StoredStates, labels: dict[str, np.ndarray]
 ) -> pd.DataFrame:
     """Rows of one layer: one nearest-neighbour search serves every recipe."""
-    where = f"{study.model}, {n_shots} shots, layer {layer}"
+    where = f"{study.model}, {condition}, layer {layer}"
     hidden = states.layer(study.point, layer)  # (n, D)
     found = landscapes(hidden, labels, tuple(RECIPES), class_fraction=CLASS_FRACTION, where=where)
     first = next(iter(found.values()))  # neighbours and dimension are the same for every recipe
@@ -173,7 +191,41 @@ def layer_table(
     estimates |= {(f"overlap_{label}", "neighbours"): first.label_overlap[label] for label in labels}
     estimates |= reclustered(found, labels)
     depth = layer / states.n_layers
-    return pd.DataFrame([row(study, n_shots, layer, depth, m, s, e) for (m, s), e in estimates.items()])
+    return pd.DataFrame([row(study, condition, layer, depth, m, s, e) for (m, s), e in estimates.items()])
+
+
+def of_seeds(
+    study: Study,
+    models: Sequence[str],
+    measure: Callable[[Study], pd.DataFrame],
+    name: str,
+    condition: str = "fine-tuned",
+) -> pd.DataFrame:
+    """A table of one model trained with several seeds, asked without shots; recorded under `name`.
+
+    measure: `geometry_table` or `accuracy_table`.  Rows of each seed are named "fine-tuned, seed 0" and so on, in the
+    order of `models`; rows named "fine-tuned" are their mean, with an interval that spans all the seeds' intervals.
+    """
+
+    def compute() -> pd.DataFrame:
+        tables = [
+            measure(replace(study, model=model, shots=[0])).assign(condition=f"{condition}, seed {i}")
+            for i, model in enumerate(models)
+        ]
+        return pd.concat([over_seeds(tables, condition), *tables], ignore_index=True)
+
+    return record.table(name, {"study": asdict(study), "models": list(models)}, compute)
+
+
+def over_seeds(tables: Sequence[pd.DataFrame], condition: str) -> pd.DataFrame:
+    """Mean over tables of equal rows, with an interval from the lowest low to the highest high."""
+    together = pd.concat(tables)
+    how = {"value": "mean", "low": "min", "high": "max", "null": "mean", "null_high": "mean", "n": "min"}
+    keys = ["layer", "depth", "metric", "setting"]
+    mean = together.groupby(keys, sort=False, as_index=False).agg(how)
+    name = together["model"].iloc[0].rstrip("0123456789").rstrip("-")
+    label = f"{name} ({len(tables)} seeds)" if len(tables) > 1 else together["model"].iloc[0]
+    return mean.assign(condition=condition, model=label)[list(together.columns)]
 
 
 def as_control(table: pd.DataFrame, name: str) -> pd.DataFrame:

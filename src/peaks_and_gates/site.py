@@ -37,7 +37,7 @@ def build(preset: str) -> Path:
     check_record(jobs[0].record)
     for job in jobs:
         write_if_changed(source / "notebooks" / job.source.parent.name / job.source.name, nbformat.writes(page(job)))
-    verdicts = book.write_scorecard(jobs[0]) if jobs[0].record.is_dir() else []
+    verdicts = book.write_scorecard(jobs) if jobs[0].record.is_dir() else []
     fill(source / "book" / "scorecard.md", "<!-- scorecard -->", scorecard_html(verdicts))
     fill(source / "book" / "index.md", "<!-- run-summary -->", summary_html(jobs, verdicts))
     builder = Path(sys.executable).with_name("jupyter-book")  # the script of this environment
@@ -123,16 +123,23 @@ def run_box(job: Job) -> str:
     hardware = environment["gpu"] or f"{environment['cores']} cores, {environment['memory_gib']} GiB"
     facts = {
         "size": manifest["preset"],
-        "model": parameters.get("model"),
-        "questions": f"{recorded_n(job):,}",
+        "models": ", ".join(models_of(parameters)),
+        "questions": f"up to {recorded_n(job):,}" if models_of(parameters) else "none: synthetic points",
         "seed": parameters.get("seed"),
         "run": f"{manifest['created'][:10]}, {manifest['seconds'] / 60:.1f} min on {hardware}",
         "repeat": f"<code>pg run --preset {manifest['preset']} --only {job.name}</code>",
         "key": f"<code>{manifest['run_key']}</code>",
     }
     stale = "" if job.state != "stale" else "<p><strong>Stale:</strong> the code changed after this run.</p>"
+    facts = {name: value for name, value in facts.items() if value not in (None, "")}
     items = "".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in facts.items())
     return f'<aside class="pg-run-box" aria-label="How this page was made"><dl>{items}</dl>{stale}</aside>'
+
+
+def models_of(parameters: dict[str, Any]) -> list[str]:
+    """The models a page reads, each once."""
+    names = [parameters.get("model"), parameters.get("pretrained"), *parameters.get("fine_tuned", ())]
+    return list(dict.fromkeys(name for name in names if name))
 
 
 def recorded_n(job: Job) -> int:
@@ -189,8 +196,9 @@ def summary_html(jobs: list[Job], verdicts: list[claims.Verdict]) -> str:
         return "<p>No notebook has been run at this size yet.</p>"
     newest = max(manifest["created"] for manifest in done)[:10]
     counts = " · ".join(f"{claims.badge(kind)} {sum(v.verdict == kind for v in verdicts)}" for kind in claims.VERDICTS)
-    model = done[0]["parameters"]["model"]
+    first, *others = models_of({key: value for manifest in done for key, value in manifest["parameters"].items()})
+    models = f"{first} and models trained from it" if others else first
     return (
-        f'<p class="pg-summary">The figures on this site are of size <em>{done[0]["preset"]}</em>: {model}, '
+        f'<p class="pg-summary">The figures on this site are of size <em>{done[0]["preset"]}</em>: {models}, '
         f"{recorded_n(jobs[0]):,} questions, last run on {newest}. Of {len(verdicts)} claims: {counts}.</p>"
     )
