@@ -34,8 +34,8 @@ def made_landscape(sizes, top, saddles):
 
 
 def chain():
-    """Four peaks: 0 and 1 share a high saddle, 2 a low one with 1, and 3 touches nothing; 4 is small."""
-    found = made_landscape([20, 15, 30, 12, 5], [3.0, 2.0, 1.0, 2.5, 2.9], {(0, 1): 1.0, (1, 2): -1.0, (3, 4): 2.0})
+    """Four peaks in a row, the saddles between them lower and lower; a fifth, small one beside the last."""
+    found = made_landscape([20, 15, 30, 12, 5], [3.0, 2.0, 1.0, 2.5, 2.9], {(0, 1): 1, (1, 2): -1, (2, 3): -6, (3, 4): 2})
     subjects = ["birds"] * 20 + ["mammals"] * 15 + ["law"] * 25 + ["music"] * 5 + ["music"] * 12 + ["drugs"] * 5
     return found, np.array(subjects)
 
@@ -45,8 +45,9 @@ def test_joins_are_at_the_height_of_the_saddle():
     tree = grow(found, subjects, 11)
     np.testing.assert_array_equal(tree.counts.sum(1), [20, 15, 30, 12])
     np.testing.assert_array_equal(tree.log_density, [3, 2, 1, 2.5])
-    # Highest peak 3.0: saddle 1.0 joins at 2; then 2 with {0, 1}: the mean of 12 (no saddle) and 4; then 3 with all.
-    np.testing.assert_allclose(tree.links, [[0, 1, 2, 2], [2, 4, 8, 3], [3, 5, 12, 4]])
+    # Highest peak 3.0: saddle 1.0 joins at 2; then 2 with {0, 1}: the mean of 12 (no saddle) and 4;
+    # then 3: the mean of 12 to {0, 1} and 9 to 2, however many leaves these have.
+    np.testing.assert_allclose(tree.links, [[0, 1, 2, 2], [2, 4, 8, 3], [3, 5, 10.5, 4]])
 
 
 def test_only_peaks_with_more_points_are_leaves():

@@ -136,7 +136,9 @@ def test_the_numbers_are_those_of_all_the_questions(found, layer):
     assert row["low"] < row["value"] < row["high"] and row["null_high"] < 0.2 < row["value"]
     assert table.loc["5-shot", layer, "n_peaks"]["value"] == peak.max() + 1
     assert table.loc["5-shot", layer, "explained"]["value"] == pytest.approx(1)
-    assert map_figures.numbers(found, "5-shot", layer)["ari_subject"] == pytest.approx(row["value"], abs=1e-4)
+    shown = map_figures.measured(found, "5-shot", layer)
+    assert shown["ari_subject"] == pytest.approx(row[["value", "low", "high"]].tolist(), abs=1e-4)
+    assert shown["n_peaks"] == [peak.max() + 1]
 
 
 def test_a_page_is_redrawn_from_the_record_alone(found, tmp_path, monkeypatch):
@@ -180,7 +182,7 @@ def test_nothing_is_asked_of_another_server(found):
 def test_pictures_and_sentences_say_what_was_measured(found):
     figure = map_figures.panels(found, "group")
     assert len(figure.axes) == 2 * 2  # two layers, two conditions
-    first, second = (map_figures.numbers(found, "fine-tuned", layer)["ari_subject"] for layer in (1, 2))
+    first, second = (map_figures.measured(found, "fine-tuned", layer)["ari_subject"][0] for layer in (1, 2))
     assert [figure.axes[i].texts[0].get_text() for i in (1, 3)] == [f"ARI {first:.2f}", f"ARI {second:.2f}"]
     drawn = sum(len(marks.get_offsets()) for marks in figure.axes[0].collections)
     assert drawn == len(found.questions) == 4 * 7

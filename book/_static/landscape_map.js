@@ -14,6 +14,7 @@
   // Plotly reads a little HTML in its texts; a question is not meant to be any.
   const plain = (text) => text.replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;");
   const two = (number) => (Math.round(number * 100) / 100 || 0).toFixed(2);
+  const interval = ([value, low, high]) => `${two(value)} [${two(low)}, ${two(high)}]`;
   const fill = (select, pairs) => select.replaceChildren(...pairs.map(([value, text]) => new Option(text, value)));
 
   function start(box) {
@@ -116,9 +117,10 @@
       }
       at.textContent = `Layer ${now.layer} of ${last}`;
       slider.setAttribute("aria-valuetext", at.textContent);
-      const text = `Layer ${now.layer} of ${last}, ${data.views[view.value].name}: ${now.n_peaks} `
-        + `peak${now.n_peaks === 1 ? "" : "s"}; ARI with subject ${two(now.ari_subject)}, with answer letter `
-        + `${two(now.ari_answer)}. The plane holds ${Math.round(100 * now.explained)} % of the variance.`;
+      const [count] = now.n_peaks;
+      const text = `Layer ${now.layer} of ${last}, ${data.views[view.value].name}: ${count} peak${count === 1 ? "" : "s"}; `
+        + `ARI with subject ${interval(now.ari_subject)}, with answer letter ${interval(now.ari_answer)}. `
+        + `The plane holds ${Math.round(100 * now.explained[0])} % of the variance.`;
       status.textContent = text;
       plot.setAttribute("aria-label", `Map of ${data.questions.length} questions, coloured by `
         + `${colouring.selectedOptions[0].text}. ${text}`);

@@ -46,7 +46,7 @@ LOADER = """<script>{
 
 def interactive(found: Map) -> HTML:
     """Controls, an empty plot and the data, for `landscape_map.js` to bring to life; hidden until it does."""
-    data = json.dumps(content(found), ensure_ascii=False, separators=(",", ":"))
+    data = json.dumps(content(found), ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     # No "<" in the data: nothing in a question can end the script element or open another.
     data = data.replace("<", "\\u003c")
     colourings = "".join(f'<option value="{key}">{name}</option>' for key, name in COLOURINGS.items())
@@ -68,7 +68,7 @@ def content(found: Map) -> dict:
     for condition, rows in found.points.groupby("condition", sort=False):
         layers = [
             {"layer": int(layer), **{column: at[column].tolist() for column in ("x", "y", "peak")}}
-            | numbers(found, condition, layer)
+            | measured(found, condition, layer)
             for layer, at in rows.groupby("layer")
         ]
         views.append({"name": f"{condition}, {rows['model'].iloc[0]}", "layers": layers})
@@ -86,11 +86,13 @@ def content(found: Map) -> dict:
     }
 
 
-def numbers(found: Map, condition: str, layer: int) -> dict[str, float]:
-    """What was measured at one layer, by metric."""
+def measured(found: Map, condition: str, layer: int) -> dict[str, list[float]]:
+    """What was measured at one layer, by metric: the value, with its interval where it has one."""
     table = found.landscape
-    at = table[(table["condition"] == condition) & (table["layer"] == layer)]
-    return at.set_index("metric")["value"].astype(float).round(4).to_dict()
+    at = table[(table["condition"] == condition) & (table["layer"] == layer)].set_index("metric")
+    return {
+        metric: row.dropna().astype(float).round(4).tolist() for metric, row in at[["value", "low", "high"]].iterrows()
+    }
 
 
 def categories(found: Map, colouring: str) -> list[str]:
@@ -135,7 +137,7 @@ def panel(ax: Axes, found: Map, condition: str, layer: int, colouring: str) -> N
             place["x"], place["y"], s=7, marker=mark, color=COLOURS[i % len(COLOURS)], lw=0, label=name, rasterized=True
         )
     label = "answer" if colouring == "answer" else "subject"
-    index = numbers(found, condition, layer)[f"ari_{label}"]
+    index = measured(found, condition, layer)[f"ari_{label}"][0]
     ax.text(0.03, 0.97, f"ARI {round(index, 2) + 0.0:.2f}", transform=ax.transAxes, va="top", fontsize=9)
     ax.set(aspect="equal")
     ax.spines[:].set(visible=True, lw=0.5)

@@ -150,7 +150,7 @@ def probes_table(asked: Iterable[Case], unseen_of: str, every: int = 3) -> pd.Da
         # Under this name the peaks have been found for other pages already, and are read from the store.
         peaks = landscape_table(study, {condition_name(n_shots): prompts}).assign(condition=condition)
         tables.append(peaks[peaks["layer"].isin(layers) & peaks["metric"].str.startswith("ari_")])
-    return pd.concat(tables, ignore_index=True)
+    return pd.concat(tables, ignore_index=True).astype({"null": float, "null_high": float})
 
 
 def case_table(study: Study, condition: str, states: StoredStates, layers: Sequence[int], folds: Folds) -> pd.DataFrame:

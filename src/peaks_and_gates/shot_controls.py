@@ -303,7 +303,7 @@ def small_multiples(table: pd.DataFrame, measure: str, setting: str) -> Figure:
         shuffled = named[named["condition"].isin(names)].groupby("depth")["null_high"].mean()
         ax.plot(shuffled.index, shuffled, ls=":", lw=1.2, color=plt.rcParams["text.color"])
         ax.set_title(title)
-        ax.set(xlim=(0, 1.02), ylim=LIMITS[f"{measure}_subject"])
+        ax.set(xlim=(0, 1.02), xticks=(0, 0.5, 1), ylim=LIMITS[f"{measure}_subject"])
         ax.tick_params(labelbottom=True)
         place = {"loc": "upper left", "bbox_to_anchor": (-0.02, -0.14), "borderaxespad": 0}
         ax.legend(**place, fontsize=10, handlelength=1.6, labelspacing=0.25)
