@@ -35,7 +35,9 @@ def made_landscape(sizes, top, saddles):
 
 def chain():
     """Four peaks in a row, the saddles between them lower and lower; a fifth, small one beside the last."""
-    found = made_landscape([20, 15, 30, 12, 5], [3.0, 2.0, 1.0, 2.5, 2.9], {(0, 1): 1, (1, 2): -1, (2, 3): -6, (3, 4): 2})
+    found = made_landscape(
+        [20, 15, 30, 12, 5], [3.0, 2.0, 1.0, 2.5, 2.9], {(0, 1): 1, (1, 2): -1, (2, 3): -6, (3, 4): 2}
+    )
     subjects = ["birds"] * 20 + ["mammals"] * 15 + ["law"] * 25 + ["music"] * 5 + ["music"] * 12 + ["drugs"] * 5
     return found, np.array(subjects)
 
@@ -99,7 +101,7 @@ def test_leaf_names_and_composition():
     names = [dendrogram.leaf_name(tree, leaf) for leaf in range(3)]
     assert names == ["s1, s0", "s3, s0, s1, s2", "mix of 5 subjects"]
     assert dendrogram.composition(tree, 0) == "s1 30, s0 9"
-    assert dendrogram.composition(tree, 2, most=2) == "s4 6, s0 5, 3 more subjects 15"
+    assert dendrogram.composition(tree, 2, most=2) == "s4 6, s0 5, others (3) 15"
     assert dendrogram.is_mixed(counts, tree.totals).tolist() == [False, False, True]
 
 
@@ -281,6 +283,8 @@ def test_tanglegram_and_captions_say_what_was_measured():
     assert all(line.get_ydata()[0] == pytest.approx(line.get_ydata()[1]) for line in lines)  # nothing crosses
     assert "8 subjects compared" in tree_figures.agreement(trees, "5-shot")
     assert "mixed: 0 (share 0.00" in tree_figures.summary(trees, "5-shot")
+    paragraph = tree_figures.left_out(trees, "5-shot", steps).data
+    assert "Of 8 subjects" in paragraph and "too small: none" in paragraph and "probability 1.00" in paragraph
     assert "visual arts 59" in tree_figures.composition(trees, "5-shot").data
 
 

@@ -52,6 +52,8 @@ def test_steps_go_through_the_lowest_common_hypernym():
 def test_of_several_roots_the_nearest_pair_counts():
     steps = hypernym_steps(made_nouns(), [["finch", "garment"], ["mammal"], ["tool"]])
     assert steps[0, 1] == 3 and steps[0, 2] == 2 and steps[1, 2] == 4
+    above_and_below = hypernym_steps(made_nouns(), [["bird", "finch"], ["mammal"], ["finch", "bird"]])
+    np.testing.assert_array_equal(above_and_below, [[0, 2, 0], [2, 0, 2], [0, 2, 0]])
 
 
 def test_a_subject_without_a_place_in_the_tree_is_left_out():
@@ -85,6 +87,13 @@ def test_distance_table_and_its_tree(monkeypatch):
     names, links = wordnet_tree(table)
     assert names == ["birds", "law", "mammals"]
     np.testing.assert_allclose(links, [[0, 2, 2, 2], [1, 3, 5, 3]])  # average linkage: (6 + 4) / 2
+
+
+def test_the_ruler_is_tested_by_the_groups():
+    rows = [("a1", "a2", 2), ("a1", "b1", 6), ("a1", "b2", 7), ("a2", "b1", 6), ("a2", "b2", 1), ("b1", "b2", 3)]
+    steps = pd.DataFrame(rows, columns=["subject", "other", "steps"])
+    groups = pd.Series({"b1": "b", "a1": "a", "b2": "b", "a2": "a", "elsewhere": "c"})
+    assert hierarchy.ruler(steps, groups).value == 0.75  # 1 is nearer than both pairs of one group
 
 
 LINKS = linkage(squareform([[0, 1, 5, 5], [1, 0, 5, 5], [5, 5, 0, 2], [5, 5, 2, 0]]), "weighted")

@@ -176,7 +176,7 @@ def composition(tree: Tree, leaf: int, most: int = 4) -> str:
     held = [subject for subject in order if tree.counts[leaf, subject]]
     parts = [f"{tree.subjects[subject]} {tree.counts[leaf, subject]}" for subject in held[:most]]
     if rest := held[most:]:
-        parts.append(f"{len(rest)} more subjects {tree.counts[leaf, rest].sum()}")
+        parts.append(f"others ({len(rest)}) {tree.counts[leaf, rest].sum()}")
     return ", ".join(parts)
 
 

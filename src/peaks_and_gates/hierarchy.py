@@ -97,10 +97,26 @@ def wordnet_tree(steps: pd.DataFrame) -> tuple[list[str], np.ndarray]:
     steps: what `distance_table` returns.  A subject has several places in WordNet and hence none in a tree; average
     linkage of the distances is the nearest thing to it.
     """
+    names, matrix = as_matrix(steps)
+    return names, linkage(squareform(matrix), "average") if len(names) > 1 else np.empty((0, 4))
+
+
+def as_matrix(steps: pd.DataFrame) -> tuple[list[str], np.ndarray]:
+    """Recorded distances as sorted names of S subjects and an (S, S) float matrix."""
     names = sorted({*steps["subject"], *steps["other"]})
     wide = steps.pivot(index="subject", columns="other", values="steps").reindex(index=names, columns=names)
     matrix = wide.fillna(0).to_numpy()
-    return names, linkage(squareform(matrix + matrix.T), "average") if len(names) > 1 else np.empty((0, 4))
+    return names, matrix + matrix.T
+
+
+def ruler(steps: pd.DataFrame, groups: pd.Series) -> Estimate:
+    """`same_group_nearer` in WordNet's own distances: how far the two true hierarchies agree with each other.
+
+    steps: what `distance_table` returns.  groups: by subject.  A tree of peaks can hardly be asked for more.
+    """
+    names, matrix = as_matrix(steps)
+    own = groups.loc[names].to_numpy()
+    return mantel(lambda distances: same_group_nearer(distances, own), matrix)[0]
 
 
 def tree_distances(links: np.ndarray, home: np.ndarray) -> np.ndarray:

@@ -81,7 +81,6 @@ def content(found: Map) -> dict:
         "marks": list(MARKS),
         "unit": UNIT,
         "reach": edge(found),
-        "n": int(found.points["n"].max()),
         "names_in_legend": NAMES_IN_LEGEND,
     }
 

@@ -17,7 +17,7 @@ from matplotlib.markers import MarkerStyle
 
 from .dendrogram import Trees
 from .errors import MissingFile
-from .hierarchy import wordnet_tree
+from .hierarchy import ruler, wordnet_tree
 from .store import project_folder
 from .wordnet import subjects as wordnet_subjects
 
@@ -68,6 +68,7 @@ def leaf_order(links: np.ndarray, rank: np.ndarray) -> list[int]:
     """The leaves of a tree from one side to the other; at every join the branch of lower mean rank comes first.
 
     links: (m - 1, 4) scipy's linkage.  rank: (m,) float.  A tree may be turned at any join without being changed.
+    `np.argsort` of the answer gives the row of each leaf.
     """
     branches = {leaf: [leaf] for leaf in range(len(rank))}
     for step, (left, right, *_) in enumerate(links):
@@ -75,11 +76,6 @@ def leaf_order(links: np.ndarray, rank: np.ndarray) -> list[int]:
         first, second = sorted(pair, key=lambda leaves: rank[leaves].mean())
         branches[len(rank) + step] = first + second
     return [leaf for leaves in branches.values() for leaf in leaves]
-
-
-def rows_of(order: list[int]) -> np.ndarray:
-    """The row of each leaf, (m,) float, from the leaves in the order of the rows."""
-    return np.argsort(order).astype(float)
 
 
 def draw_branches(ax: Axes, links: np.ndarray, rows: np.ndarray, tips: np.ndarray, lw: float = 1.2) -> None:
@@ -131,7 +127,7 @@ def dendrogram(trees: Trees, condition: str) -> Figure:
     tips = tips_of(leaves)
     order = leaf_order(links, -tips)
     figure, ax = plt.subplots(figsize=(6.6, 1.7 + 0.24 * len(leaves)), layout="constrained")
-    draw_branches(ax, links, rows_of(order), tips)
+    draw_branches(ax, links, np.argsort(order), tips)
     low = -links[:, 2].max() if len(links) else tips.min() - 1
     right = 0.06 * -low
     for place, leaf in enumerate(order):
@@ -174,7 +170,7 @@ def side_by_side(trees: Trees, conditions: Sequence[str]) -> Figure:
             continue
         tips = tips_of(leaves)
         order = leaf_order(links, -tips)
-        draw_branches(ax, links, rows_of(order), tips, lw=0.9)
+        draw_branches(ax, links, np.argsort(order), tips, lw=0.9)
         for place, leaf in enumerate(order):
             colour, marker = leaf_look(leaves.loc[leaf])
             ax.plot(tips[leaf], place, marker, color=colour, ms=4.5, clip_on=False)
@@ -198,10 +194,10 @@ def tanglegram(trees: Trees, condition: str, steps: pd.DataFrame) -> Figure:
         return no_tree(title_of(trees, condition))
     names, wordnet_links = wordnet_tree(steps)
     subjects = one(trees.subjects, condition).set_index("subject").loc[names]
-    row = rows_of(leaf_order(wordnet_links, np.unique(subjects["group"], return_inverse=True)[1]))
+    row = np.argsort(leaf_order(wordnet_links, np.unique(subjects["group"], return_inverse=True)[1]))
     home = subjects["leaf"].to_numpy()
     rank = [row[home == leaf].mean() if (home == leaf).any() else len(names) / 2 for leaf in range(len(leaves))]
-    place = rows_of(leaf_order(links, np.array(rank)))
+    place = np.argsort(leaf_order(links, np.array(rank)))
     height = (place + 0.5) * len(names) / len(leaves) - 0.5  # both trees get the whole height
 
     figure, (left, middle, right) = plt.subplots(
@@ -220,11 +216,10 @@ def tanglegram(trees: Trees, condition: str, steps: pd.DataFrame) -> Figure:
         middle.plot(0.60, y, marker, color=colour, ms=6, clip_on=False)
         if leaf >= 0:
             middle.plot([0.62, 1], [y, height[leaf]], color=colour, lw=1.4, clip_on=False)
-    for ax in (left, middle, right):
-        ax.set(xticks=[], yticks=[], ylim=(len(names) - 0.5, -0.5))
-        ax.spines[["left", "bottom"]].set_visible(False)
-        ax.grid(False)
     middle.set(xlim=(0, 1))
+    for ax in (left, middle, right):
+        ax.set(ylim=(len(names) - 0.5, -0.5))
+        ax.set_axis_off()
     left.set_title("WordNet")
     right.set_title("peaks", loc="right")
     group_legend(figure, subjects["group"], False)
@@ -275,7 +270,7 @@ def agreement(trees: Trees, condition: str) -> str:
 
 
 def left_out(trees: Trees, condition: str, steps: pd.DataFrame) -> HTML:
-    """Which subjects the comparison with WordNet lacks, and why, as a paragraph."""
+    """Which subjects the comparison with WordNet lacks, and how good a ruler it is, as a paragraph."""
     homes = one(trees.subjects, condition)
     if steps.empty:
         text = (
@@ -288,7 +283,11 @@ def left_out(trees: Trees, condition: str, steps: pd.DataFrame) -> HTML:
             "peak too small": set(homes.loc[homes["leaf"] < 0, "subject"]),
         }
         parts = [f"{reason}: {', '.join(map(plain, sorted(names))) or 'none'}" for reason, names in reasons.items()]
-        text = f"Of {len(homes)} subjects ({condition}), left out of the comparison: {'; '.join(parts)}."
+        own = ruler(steps, homes.set_index("subject")["group"])
+        text = (
+            f"Of {len(homes)} subjects ({condition}), left out of the comparison: {'; '.join(parts)}. In WordNet's own "
+        )
+        text += f"distances a pair of one group is nearer than a pair of two with probability {own.value:.2f}."
     return HTML(f"<p>{html.escape(text)}</p>")
 
 
