@@ -144,10 +144,8 @@ def models_of(parameters: dict[str, Any]) -> list[str]:
 
 def recorded_n(job: Job) -> int:
     """The largest number of questions behind a recorded number."""
-    return max(
-        (int(pd.read_parquet(path, columns=["n"])["n"].max()) for path in job.record.glob("*.parquet")),
-        default=0,
-    )
+    tables = (pd.read_parquet(path) for path in job.record.glob("*.parquet"))
+    return max((int(table["n"].max()) for table in tables if "n" in table), default=0)
 
 
 def scorecard_html(verdicts: list[claims.Verdict]) -> str:
