@@ -10,8 +10,17 @@ from transformers import AutoTokenizer, LlamaForCausalLM
 from peaks_and_gates import book, finetune
 from peaks_and_gates.tiny import tiny_llama
 
-SUBJECTS = ("abstract_algebra", "anatomy", "college_biology", "philosophy")
-SIZES = {"dev": 5, "validation": 10, "test": 24}
+SUBJECTS = (
+    "abstract_algebra",
+    "anatomy",
+    "college_biology",
+    "college_mathematics",
+    "jurisprudence",
+    "philosophy",
+    "professional_law",
+    "virology",
+)
+SIZES = {"dev": 5, "validation": 10, "test": 12}
 
 
 @pytest.fixture(scope="module")
@@ -40,8 +49,8 @@ def folders(tmp_path_factory):
     settings = finetune.recipe("paper", "fine-tuned", **changes)
     settings = {key: value for key, value in settings.items() if key != "seeds"} | {"seed": 0}
     log = finetune.train(settings, folder / "adapter", dtype=torch.float32)
-    # 15 questions a subject, under the cap of 20: 60 in all, four steps an epoch, four epochs.
-    assert len(log.loss) == 16
+    # 15 questions a subject, under the cap of 20: 120 in all, eight steps an epoch, four epochs.
+    assert len(log.loss) == 32
     return {"model": str(model), "questions": str(questions), "adapter": str(folder / "adapter")}
 
 
