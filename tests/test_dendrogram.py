@@ -8,9 +8,9 @@ import pytest
 
 from conftest import make_questions
 from peaks_and_gates import claims, dendrogram, figures, hierarchy, tree_figures
-from peaks_and_gates.dendrogram import Panel, clustered, content, estimates, grow, least_points, named, panels
+from peaks_and_gates.dendrogram import Panel, content, estimates, grow, least_points, named, panels
 from peaks_and_gates.errors import BadParameter
-from peaks_and_gates.geometry import Landscape, landscape
+from peaks_and_gates.geometry import Landscape, Recipe, clustered, landscape
 from peaks_and_gates.peaks import Study
 from peaks_and_gates.questions import QuestionSet
 
@@ -123,11 +123,16 @@ def grouped_points(size=60, seed=1):
     return (centres[which] + rng.standard_normal((len(which), 3))) @ basis, np.array([f"s{i}" for i in which])
 
 
+def with_z(found, z, rows=None):
+    """A landscape, or some rows of it, clustered as for the paper's trees."""
+    return clustered(found, {"tree": Recipe(dendrogram.GRIDE_SCALE, z, dendrogram.K)}, rows)["tree"]
+
+
 @pytest.fixture(scope="module")
 def grouped():
     points, subjects = grouped_points()
     found = landscape(points, {}, "figures")
-    return clustered(found, 1.6, np.arange(found.n)), subjects
+    return with_z(found, 1.6), subjects
 
 
 STEPS = np.where(np.arange(8)[:, None] // 2 == np.arange(8) // 2, 2.0, 8.0) - 2 * np.eye(8)
@@ -172,12 +177,12 @@ def test_one_peak_of_everything_has_the_null_of_one_peak(grouped):
 def test_clustering_all_points_again_changes_nothing_but_z(grouped):
     found, _ = grouped
     first = landscape(grouped_points()[0], {}, "figures")
-    again = clustered(first, first.recipe.z, np.arange(first.n))
+    again = with_z(first, first.recipe.z)
     np.testing.assert_array_equal(again.assignment, first.assignment)
     np.testing.assert_array_equal(again.saddle_log_density, first.saddle_log_density)
-    assert clustered(first, 0, np.arange(first.n)).n_peaks > found.n_peaks
+    assert with_z(first, 0).n_peaks > found.n_peaks
     part = np.arange(0, first.n, 2)
-    half = clustered(first, 1.6, part)
+    half = with_z(first, 1.6, part)
     assert half.n == len(half.assignment) == 240
     np.testing.assert_array_equal(half.kept, part)
 
@@ -253,7 +258,7 @@ def made_trees(leaf_sizes):
     renamed = dict(zip(np.unique(subjects), NAMES, strict=True))
     subjects = np.array([renamed[s] for s in subjects])
     first = landscape(points, {}, "figures")
-    found = clustered(first, 1.6, np.arange(first.n))
+    found = with_z(first, 1.6)
     tree = grow(found, subjects, leaf_sizes)
     steps = STEPS[np.ix_(np.argsort(NAMES), np.argsort(NAMES))]
     groups = np.array(["animals", "animals", "society", "society", "plants", "plants", "arts", "arts"])[

@@ -24,8 +24,7 @@ from sklearn.metrics.cluster import contingency_matrix
 
 from . import hierarchy, peaks, record, store
 from .errors import BadParameter
-from .geometry import Landscape, Recipe, _by_recipe, _dadapy_data, landscape
-from .neighbours import among
+from .geometry import Landscape, Recipe, clustered, landscape
 from .peaks import GEOMETRY, Study
 from .progress import bar
 from .uncertainty import PERCENTILES, Estimate, subsampled
@@ -87,34 +86,6 @@ class Trees(NamedTuple):
 def least_points(subjects: Sequence[str]) -> int:
     """The paper's 30 points, in proportion to the questions of the largest subject: 11 with 75 a subject."""
     return round(LEAST_SHARE * np.unique(subjects, return_counts=True)[1].max())
-
-
-def clustered(found: Landscape, z: float, rows: np.ndarray, where: str = "the points") -> Landscape:
-    """The peaks of some of a landscape's points, with the settings of the paper's trees.
-
-    rows: ascending indices among the kept points, `np.arange(found.n)` for all.  Raises what ADP raises.
-    """
-    recipe = Recipe(GRIDE_SCALE, z, K)
-    distances, neighbours = among(found.distances, found.neighbours, rows)
-    data = _dadapy_data(distances, neighbours)
-    dimension, error, upper = data.return_id_scaling_gride(range_max=neighbours.shape[1], return_ranks=True)
-    assignment, core = _by_recipe(data, dimension, recipe, where)
-    return replace(
-        found,
-        recipe=recipe,
-        n=len(rows),
-        kept=found.kept[rows],
-        distances=distances,
-        neighbours=neighbours,
-        gride_ranks=upper // 2,
-        intrinsic_dimension=dimension,
-        intrinsic_dimension_error=error,
-        log_density=data.log_den.copy(),
-        assignment=assignment,
-        core=core,
-        peak_centres=np.array(data.cluster_centers),
-        saddle_log_density=np.array(data.log_den_bord),
-    )
 
 
 def grow(found: Landscape, subjects: Sequence[str], least: int) -> Tree:
@@ -213,7 +184,7 @@ def estimates(
 
     def part(rows: np.ndarray) -> list[float]:
         least = round(whole.least * len(rows) / found.n)
-        return numbers(grow(clustered(found, found.recipe.z, rows), subjects, least))
+        return numbers(grow(clustered(found, {"": found.recipe}, rows)[""], subjects, least))
 
     names = ("n_leaves", "mixed_share", "purity", "cophenetic_correlation", "same_group_nearer")
     values = numbers(whole)
@@ -299,7 +270,7 @@ def panel_tables(panel: Panel) -> Trees:
     layer = max(1, round(panel.depth * states.n_layers))
     where = f"{study.model}, {panel.condition}, layer {layer}"
     first = landscape(states.layer(study.point, layer), {}, "figures", where=where)
-    found = clustered(first, panel.z, np.arange(first.n), where)
+    found = clustered(first, {panel.condition: Recipe(GRIDE_SCALE, panel.z, K)}, where=where)[panel.condition]
     subjects = np.array(states.subject)
     tree = grow(found, subjects, least_points(subjects))
     steps, groups = hierarchy.known(study.questions, tree.subjects)

@@ -155,7 +155,7 @@ def landscapes(
         if name not in RECIPES:
             raise UnknownName("recipe", name, RECIPES)
     states = as_matrix(hidden_states, where)
-    kept = _first_of_identical(states)
+    kept = first_of_identical(states)
     n = len(kept)
     _check_enough(n, k_max, recipes, where)
     labels = {name: _kept_labels(name, values, len(states), kept) for name, values in labels.items()}
@@ -173,10 +173,9 @@ def landscapes(
 
     described = {}
     for name in recipes:
-        recipe = RECIPES[name]
-        assignment, core = _by_recipe(data, dimension, recipe, where)
+        found = _by_recipe(data, dimension, RECIPES[name], where)
         described[name] = Landscape(
-            recipe=recipe,
+            **found,
             n=n,
             n_dropped=len(states) - n,
             kept=kept,
@@ -185,13 +184,8 @@ def landscapes(
             gride_ranks=upper_ranks // 2,
             intrinsic_dimension=dimension,
             intrinsic_dimension_error=error,
-            log_density=data.log_den.copy(),
-            assignment=assignment,
-            core=core,
-            peak_centres=np.array(data.cluster_centers),
-            saddle_log_density=np.array(data.log_den_bord),
             adjusted_rand_index={
-                label: adjusted_rand_index(assignment, labels[label], n_bootstrap, seed) for label in labels
+                label: adjusted_rand_index(found["assignment"], labels[label], n_bootstrap, seed) for label in labels
             },
             label_overlap=overlap,
         )
@@ -213,7 +207,7 @@ def _check_enough(n: int, k_max: int, recipes: Sequence[str], where: str) -> Non
             raise BadParameter(f"k_max={k_max} is too small for the recipe '{name}', which needs {rank}.")
 
 
-def _first_of_identical(states: torch.Tensor) -> np.ndarray:
+def first_of_identical(states: torch.Tensor) -> np.ndarray:
     """Ascending indices of the rows that equal no earlier row; 0.0 and -0.0 are equal."""
     rows = states.cpu() if states.dtype == torch.float64 else states.cpu().float()
     first = {}
@@ -238,6 +232,47 @@ def _dadapy_data(distances: np.ndarray, neighbours: np.ndarray):
     return Data(distances=columns, maxk=k, verbose=False)
 
 
+def clustered(
+    found: Landscape, recipes: Mapping[str, Recipe], rows: np.ndarray | None = None, where: str = "the points"
+) -> dict[str, Landscape]:
+    """A layer's landscape by other settings, or of some of its points, without a new search for neighbours.
+
+    The neighbours of a part are those of the whole that lie in it.  `adjusted_rand_index` and `label_overlap` come back
+    empty: they belong to labels, which are not given.
+
+    Args:
+        found: the layer by any recipe.
+        recipes: the settings wanted, by any names.
+        rows: ascending indices among the kept points; all of them by default.
+        where: named in messages.
+
+    Returns:
+        A Landscape by the names of `recipes`.
+
+    Raises:
+        TooFewPoints: some point of the part has no neighbour left in it.
+        BookError: as `density_peaks`.
+    """
+    rows = np.arange(found.n) if rows is None else rows
+    distances, neighbours = among(found.distances, found.neighbours, rows)
+    k = min(K_MAX, neighbours.shape[1])
+    data = _dadapy_data(distances[:, :k], neighbours[:, :k])
+    dimension, error, upper_ranks = data.return_id_scaling_gride(range_max=k, return_ranks=True)
+    part = replace(
+        found,
+        n=len(rows),
+        kept=found.kept[rows],
+        distances=distances,
+        neighbours=neighbours,
+        gride_ranks=upper_ranks // 2,
+        intrinsic_dimension=dimension,
+        intrinsic_dimension_error=error,
+        adjusted_rand_index={},
+        label_overlap={},
+    )
+    return {name: replace(part, **_by_recipe(data, dimension, recipe, where)) for name, recipe in recipes.items()}
+
+
 def reclustered(
     found: Mapping[str, Landscape],
     labels: Mapping[str, np.ndarray],
@@ -246,8 +281,6 @@ def reclustered(
     seed: int = 0,
 ) -> dict[tuple[str, str], Estimate]:
     """What is counted on the peaks of a layer, with intervals from searching for the peaks again on parts of it.
-
-    The neighbours of a part are those of the whole that lie in it, so nothing is searched for again.
 
     Args:
         found: what `landscapes` returned for the layer.
@@ -265,14 +298,11 @@ def reclustered(
     labels = {name: np.asarray(values)[whole.kept] for name, values in labels.items()}
 
     def numbers(rows: np.ndarray) -> list[float]:
-        distances, neighbours = among(whole.distances, whole.neighbours, rows)
-        data = _dadapy_data(distances, neighbours)
-        dimension = data.return_id_scaling_gride(range_max=neighbours.shape[1])[0]
+        recipes = {name: landscape.recipe for name, landscape in found.items()}
         counted = []
-        for landscape in found.values():
-            assignment, core = _by_recipe(data, dimension, landscape.recipe, "a part of the points")
-            agreement = [adjusted_rand_score(values[rows], assignment) for values in labels.values()]
-            counted += [assignment.max() + 1, core.mean(), *agreement]
+        for part in clustered(whole, recipes, rows, "a part of the points").values():
+            agreement = [adjusted_rand_score(values[rows], part.assignment) for values in labels.values()]
+            counted += [part.n_peaks, part.core_fraction, *agreement]
         return counted
 
     values, names = [], []
@@ -291,11 +321,19 @@ def reclustered(
     return spread
 
 
-def _by_recipe(data, dimension: np.ndarray, recipe: Recipe, where: str) -> tuple[np.ndarray, np.ndarray]:
-    """Peaks and core of a DADApy data set whose Gride dimensions are known."""
+def _by_recipe(data, dimension: np.ndarray, recipe: Recipe, where: str) -> dict:
+    """What a recipe finds in a DADApy data set whose Gride dimensions are known, by the names in `Landscape`."""
     data.set_id(dimension[recipe.gride_scale])
     data.compute_density_kNN(recipe.k)
-    return density_peaks(data, recipe.z, where)
+    assignment, core = density_peaks(data, recipe.z, where)
+    return {
+        "recipe": recipe,
+        "log_density": data.log_den.copy(),
+        "assignment": assignment,
+        "core": core,
+        "peak_centres": np.array(data.cluster_centers),
+        "saddle_log_density": np.array(data.log_den_bord),
+    }
 
 
 def density_peaks(data, z: float, where: str = "the points") -> tuple[np.ndarray, np.ndarray]:

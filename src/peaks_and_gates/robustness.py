@@ -21,8 +21,7 @@ from sklearn.model_selection import StratifiedKFold
 from . import record, store
 from .errors import BadParameter
 from .extraction import StoredStates
-from .geometry import K_MAX, RECIPES, Landscape, Recipe, _by_recipe, _dadapy_data, landscape, reclustered
-from .neighbours import among
+from .geometry import RECIPES, Landscape, Recipe, clustered, landscape, reclustered
 from .peaks import CLASS_FRACTION, GEOMETRY, Study, condition_name, landscape_table, row, select
 from .progress import bar
 from .uncertainty import Estimate, adjusted_rand_index
@@ -148,25 +147,10 @@ def by_settings(whole: Landscape, labels: Mapping[str, np.ndarray], where: str) 
 
     whole: the layer by any recipe.  labels: by name, (n,), of all its rows, identical ones too.
     """
-    data = _dadapy_data(whole.distances[:, :K_MAX], whole.neighbours[:, :K_MAX])
-    found = {}
-    for name, recipe in settings().items():
-        if max(2 ** (recipe.gride_scale + 1), recipe.k) >= round(PART * whole.n):
-            continue  # its ranks lie beyond the last neighbour of a part
-        assignment, core = _by_recipe(data, whole.intrinsic_dimension, recipe, where)
-        found[name] = replace(
-            whole,
-            recipe=recipe,
-            log_density=data.log_den.copy(),
-            assignment=assignment,
-            core=core,
-            peak_centres=np.array(data.cluster_centers),
-            saddle_log_density=np.array(data.log_den_bord),
-            adjusted_rand_index={
-                label: adjusted_rand_index(assignment, values[whole.kept]) for label, values in labels.items()
-            },
-        )
-    return found
+    enough = lambda recipe: max(2 ** (recipe.gride_scale + 1), recipe.k) < round(PART * whole.n)  # of a part, too
+    found = clustered(whole, {name: recipe for name, recipe in settings().items() if enough(recipe)}, where=where)
+    agreement = lambda part: {label: adjusted_rand_index(part.assignment, v[whole.kept]) for label, v in labels.items()}
+    return {name: replace(part, adjusted_rand_index=agreement(part)) for name, part in found.items()}
 
 
 def halved(
@@ -181,13 +165,10 @@ def halved(
         folds = StratifiedKFold(2, shuffle=True, random_state=seed + split)
         for half, (questions, _) in zip("ab", folds.split(labels["subject"], labels["subject"]), strict=True):
             rows = np.flatnonzero(np.isin(whole.kept, questions))  # ascending places among the kept points
-            distances, neighbours = among(whole.distances, whole.neighbours, rows)
-            data = _dadapy_data(distances, neighbours)
-            dimension = data.return_id_scaling_gride(range_max=neighbours.shape[1])[0]
-            assignment, _ = _by_recipe(data, dimension, whole.recipe, "half of the questions")
-            numbers = {"n_peaks": assignment.max() + 1}
+            part = clustered(whole, {CENTRE: whole.recipe}, rows, "half of the questions")[CENTRE]
+            numbers = {"n_peaks": part.n_peaks}
             for label, values in labels.items():
-                numbers[f"ari_{label}"] = adjusted_rand_score(values[whole.kept][rows], assignment)
+                numbers[f"ari_{label}"] = adjusted_rand_score(values[part.kept], part.assignment)
             name = f"split {split + 1}, half {half}"
             estimates |= {(m, name): Estimate(float(v), np.nan, np.nan, len(rows)) for m, v in numbers.items()}
     return estimates
