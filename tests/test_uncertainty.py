@@ -40,6 +40,13 @@ def test_independent_labels_lie_at_the_null():
     assert 0 < found.null_high < 0.01
 
 
+@pytest.mark.parametrize("n_classes", [2, 4, 30])
+def test_one_group_agrees_with_nothing_nor_does_its_null(n_classes):
+    labels = np.arange(320) % n_classes
+    one = adjusted_rand_index(np.zeros(320, int), labels)
+    assert (one.value, one.null, one.null_high) == (0, 0, 0)
+
+
 def test_the_null_is_that_of_shuffled_labels():
     rng = np.random.default_rng(1)
     a, b = rng.integers(3, size=60), rng.integers(3, size=60)
