@@ -12,7 +12,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
 from peaks_and_gates import shot_controls
 from peaks_and_gates.errors import BadParameter, BadQuestions
-from peaks_and_gates.peaks import Study
+from peaks_and_gates.peaks import Study, landscape_table
 from peaks_and_gates.questions import LETTERS, Prompt, block, header, load
 from peaks_and_gates.shot_controls import MIXED, REFERENCE, controls, mixed_prefixes
 
@@ -167,7 +167,7 @@ class FakeStates:
         return self.layers[layer]
 
 
-def test_mixed_table_tells_the_two_subjects_apart(own_cache, monkeypatch):
+def test_mixed_prefixes_tell_the_two_subjects_apart(own_cache, monkeypatch):
     def groups(names):
         which = np.unique(names, return_inverse=True)[1]
         centres = 20 * np.eye(6)[which]
@@ -183,7 +183,8 @@ def test_mixed_table_tells_the_two_subjects_apart(own_cache, monkeypatch):
         return FakeStates(subject, answer, {1: groups(subject), 2: groups(of_question)})
 
     monkeypatch.setattr(Study, "read", read)
-    table = shot_controls.mixed_table(STUDY, MIXED, prompts, asked)
+    both = {"subject": asked, "prefix": [prompt.subject for prompt in prompts]}
+    table = landscape_table(STUDY, {MIXED: prompts}, both)
     value = table[table["setting"].isin(["figures", "neighbours"])].set_index(["metric", "layer"])["value"]
     for measure in ("ari", "overlap"):
         assert value[f"{measure}_prefix", 1] > 0.95 and value[f"{measure}_subject", 2] > 0.95

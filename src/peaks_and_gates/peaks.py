@@ -160,20 +160,24 @@ def geometry_table(study: Study) -> pd.DataFrame:
     return landscape_table(study, {condition_name(k): study.prompts(questions, k) for k in study.shots})
 
 
-def landscape_table(study: Study, prompts: Mapping[str, Sequence[Prompt]]) -> pd.DataFrame:
-    """The landscape of each condition's prompts, by its name: one stored table per condition and layer."""
+def landscape_table(
+    study: Study, prompts: Mapping[str, Sequence[Prompt]], labels: Mapping[str, Sequence] | None = None
+) -> pd.DataFrame:
+    """The landscape of each condition's prompts, by its name: one stored table per condition and layer.
+
+    labels: by name, one a prompt, beside or in place of the prompts' own "subject" and "answer".
+    """
     tables = []
+    given = {"labels": store.digest({name: list(values) for name, values in labels.items()})} if labels else {}
     for condition, asked in prompts.items():
         states = study.read(asked, condition)
-        labels = {
-            "subject": np.unique(states.subject, return_inverse=True)[1],
-            "answer": states.answer.numpy(),
-        }
+        held_against = {"subject": states.subject, "answer": states.answer.tolist(), **(labels or {})}
+        numbered = {name: np.unique(values, return_inverse=True)[1] for name, values in held_against.items()}
         layers = range(1, states.n_layers + 1)
         for layer in bar(iterable=layers, desc=f"landscape, {condition}", unit="layer"):
-            inputs = {"states": states.key, "point": study.point, "layer": layer, "condition": condition}
-            compute = lambda layer=layer, condition=condition, states=states, labels=labels: layer_table(
-                study, condition, layer, states, labels
+            inputs = {"states": states.key, "point": study.point, "layer": layer, "condition": condition, **given}
+            compute = lambda layer=layer, condition=condition, states=states, numbered=numbered: layer_table(
+                study, condition, layer, states, numbered
             )
             tables.append(store.table("landscape", inputs, compute, (*GEOMETRY, "peaks")))
     return pd.concat(tables, ignore_index=True).assign(model=study.model)

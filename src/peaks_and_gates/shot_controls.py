@@ -21,11 +21,10 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from . import record, store
+from . import record
 from .errors import BadParameter, BadQuestions
 from .figures import LABELS, LIMITS
-from .peaks import GEOMETRY, Study, landscape_table, layer_table, select
-from .progress import bar
+from .peaks import Study, landscape_table, select
 from .questions import Prompt, Question, QuestionSet, block, header
 from .wordnet import generator
 
@@ -77,9 +76,10 @@ def shots_table(study: Study, pretrained: str | None) -> pd.DataFrame:
     questions = study.question_set()
     prompts = controls(study, questions)
     crossed, asked = mixed_prefixes(prompts[REFERENCE])
-    tables = [landscape_table(study, prompts), mixed_table(study, MIXED, crossed, asked)]
+    both = {"subject": asked, "prefix": [prompt.subject for prompt in crossed]}
+    tables = [landscape_table(study, prompts), landscape_table(study, {MIXED: crossed}, both)]
     if pretrained not in (None, study.model):
-        tables.append(mixed_table(replace(study, model=pretrained), MIXED_PRETRAINED, crossed, asked))
+        tables.append(landscape_table(replace(study, model=pretrained), {MIXED_PRETRAINED: crossed}, both))
     return pd.concat(tables, ignore_index=True)
 
 
@@ -189,23 +189,6 @@ def mixed_prefixes(prompts: Sequence[Prompt]) -> tuple[list[Prompt], list[str]]:
             pairs.append((replace(asked, subject=lent.subject, prefix=lent.prefix), subject))
     pairs.sort(key=lambda pair: pair[0].subject)
     return [prompt for prompt, _ in pairs], [subject for _, subject in pairs]
-
-
-def mixed_table(study: Study, condition: str, prompts: Sequence[Prompt], asked: Sequence[str]) -> pd.DataFrame:
-    """The landscape of mixed prefixes against both subjects: `asked`, of the questions, and that of the prefixes."""
-    states = study.read(prompts, condition)
-    labels = {
-        "subject": np.unique(asked, return_inverse=True)[1],
-        "prefix": np.unique(states.subject, return_inverse=True)[1],
-        "answer": states.answer.numpy(),
-    }
-    tables = []
-    for layer in bar(iterable=range(1, states.n_layers + 1), desc=f"landscape, {condition}", unit="layer"):
-        inputs = {"states": states.key, "point": study.point, "layer": layer, "condition": condition}
-        inputs |= {"asked": store.digest(list(asked))}
-        compute = lambda layer=layer: layer_table(study, condition, layer, states, labels)
-        tables.append(store.table("landscape", inputs, compute, (*GEOMETRY, "peaks")))
-    return pd.concat(tables, ignore_index=True).assign(model=study.model)
 
 
 # Reading and drawing the table
