@@ -70,9 +70,10 @@ def load() -> list[dict[str, Any]]:
     return yaml.safe_load(path.read_text())
 
 
-def curve(table: pd.DataFrame, part: Mapping[str, Any], condition: str) -> pd.DataFrame:
+def curve(tables: Tables, part: Mapping[str, Any]) -> pd.DataFrame:
     """The rows a part looks at, by layer; `most shots` is the condition with the most.  Raises Untested."""
-    rows = select(table, part["metric"], part.get("setting"))
+    condition = part["condition"]
+    rows = select(tables[part["table"]], part["metric"], part.get("setting"))
     if condition == "most shots":
         condition = max((c for c in rows["condition"].unique() if c.endswith("-shot")), key=shots_of, default="")
     rows = rows[rows["condition"] == condition].sort_values("layer")
@@ -94,7 +95,7 @@ def estimate(rows: pd.DataFrame, index: int) -> Estimate:
 
 def maximum(tables: Tables, part: Mapping[str, Any]) -> Estimate:
     """The highest value over the layers."""
-    rows = curve(tables[part["table"]], part, part["condition"])
+    rows = curve(tables, part)
     return estimate(rows, rows["value"].idxmax())
 
 
@@ -111,7 +112,7 @@ def lift(tables: Tables, part: Mapping[str, Any]) -> Estimate:
 
 def depth_of_maximum(tables: Tables, part: Mapping[str, Any]) -> Estimate:
     """Relative depth of the highest value; the interval spans the layers not told apart from it by their own."""
-    rows = curve(tables[part["table"]], part, part["condition"])
+    rows = curve(tables, part)
     top = rows["value"].idxmax()
     level = np.fmin(rows.loc[top, "low"], rows.loc[top, "value"])
     alike = rows.loc[np.fmax(rows["high"], rows["value"]) >= level, "depth"]
@@ -120,7 +121,7 @@ def depth_of_maximum(tables: Tables, part: Mapping[str, Any]) -> Estimate:
 
 def late_share(tables: Tables, part: Mapping[str, Any]) -> Estimate:
     """Mean over the last third of the layers, as a share of the highest value before it."""
-    rows = curve(tables[part["table"]], part, part["condition"])
+    rows = curve(tables, part)
     late = rows[rows["depth"] > 2 / 3]
     before = rows[rows["depth"] <= 2 / 3]
     top = before.loc[before["value"].idxmax()]
@@ -133,19 +134,19 @@ def late_share(tables: Tables, part: Mapping[str, Any]) -> Estimate:
 
 def first_layer(tables: Tables, part: Mapping[str, Any]) -> Estimate:
     """The value at layer 1."""
-    return estimate(curve(tables[part["table"]], part, part["condition"]), 0)
+    return estimate(curve(tables, part), 0)
 
 
 def last_over_first(tables: Tables, part: Mapping[str, Any]) -> Estimate:
     """The last layer's value as a share of the first's; ends of the interval from the ends of the two."""
-    rows = curve(tables[part["table"]], part, part["condition"])
+    rows = curve(tables, part)
     first, last = estimate(rows, 0), estimate(rows, len(rows) - 1)
     return Estimate(last.value / first.value, last.low / first.high, last.high / first.low, last.n)
 
 
 def above_chance(tables: Tables, part: Mapping[str, Any]) -> Estimate:
     """The highest value minus what 97.5 % of shuffled labels stay below."""
-    rows = curve(tables[part["table"]], part, part["condition"])
+    rows = curve(tables, part)
     top = rows["value"].idxmax()
     found, chance = estimate(rows, top), rows.loc[top, "null_high"]
     return Estimate(found.value - chance, found.low - chance, found.high - chance, found.n)
