@@ -25,8 +25,7 @@ LABELS = figures.LABELS | {
 }
 # Conditions, and what follows the comma of one, that other pages do not draw; colours and markers as in `figures`.
 LOOKS = {
-    "no header": ("#228833", "P"),
-    "unseen order": ("#CCBB44", "X"),
+    "unseen order": ("#EE8866", "X"),
     "1 order": ("#EE6677", "X"),
     "8 orders": ("#4477AA", "D"),
     "an order per question": ("#228833", "o"),
@@ -52,7 +51,7 @@ SHORT = {
 def look(condition: str) -> tuple[str, str]:
     """Colour and marker of a condition."""
     name, _, control = condition.partition(", ")
-    return LOOKS.get(control or name) or figures.look(name)
+    return LOOKS.get(control or name) or figures.CONTROLS.get(control) or figures.look(name)
 
 
 def held(table: pd.DataFrame, model: str, pretrained: str) -> pd.DataFrame:
