@@ -14,14 +14,11 @@ import torch
 from . import models, record, store
 from .errors import MissingFile, TooFewPoints
 from .extraction import StoredStates
-from .figures import LABELS
-from .finetune import check_card
-from .geometry import landscape, reclustered
+from .geometry import first_of_identical, landscape, reclustered
 from .neighbours import nearest_neighbours, point_overlap
 from .peaks import CLASS_FRACTION, GEOMETRY, Study, row
 from .progress import bar
 from .questions import Prompt, build_prompts
-from .training_figures import shown_step
 from .uncertainty import mean_estimate
 
 NEIGHBOURS = 30  # the paper's k
@@ -50,27 +47,33 @@ def prompts(study: Study) -> list[Prompt]:
     return [prompt for part in parts for prompt in part]
 
 
-def dynamics(study: Study, folder: str) -> pd.DataFrame:
+def dynamics(
+    study: Study, folder: str, name: str = "dynamics", only_last: bool = False, against: str | None = None
+) -> pd.DataFrame:
     """Every checkpoint of an adapter against the model it started from, layer by layer.
 
     study: its model is the one the adapter was trained on.  folder: of the adapter, with its checkpoints.
+    name: of the table in the record.  only_last: the last checkpoint alone.  against: a model to compare with in place
+    of the study's own, whose step 0 is then no longer 1.
 
     conditions: "step 0" (the model itself), "step 6", …, and "fine-tuned", the last step again, for claims.
     metrics: `overlap_pretrained` (share of a question's 30 nearest neighbours that are so in the model before;
     interval: bootstrap over questions), `overlap_answer`, `ari_answer` (recipe "figures"), `accuracy` (layer 0).
     """
     found = checkpoints(folder)
-    inputs = {"study": asdict(study), "checkpoints": list(found)}
-    return record.table("dynamics", inputs, lambda: dynamics_table(study, found))
+    if only_last:
+        found = dict([max(found.items())])
+    inputs = {"study": asdict(study), "checkpoints": list(found.values()), "against": against}
+    return record.table(name, inputs, lambda: dynamics_table(study, found, against))
 
 
-def dynamics_table(study: Study, found: dict[int, str]) -> pd.DataFrame:
+def dynamics_table(study: Study, found: dict[int, str], against: str | None = None) -> pd.DataFrame:
     """Compute what `dynamics` returns."""
     asked = prompts(study)
-    before = study.read(asked, "step 0")
+    before = replace(study, model=against or study.model).read(asked, "before")
     tables = []
     for step, folder in {0: None, **found}.items():
-        states = before if folder is None else replace(study, adapter=folder).read(asked, f"step {step}")
+        states = replace(study, adapter=folder).read(asked, f"step {step}")
         inputs = {"before": before.key, "states": states.key, "point": study.point, "step": step}
         compute = lambda states=states, step=step: step_table(study, f"step {step}", before, states)
         tables.append(store.table("dynamics", inputs, compute, (*GEOMETRY, "peaks", "dynamics")))
@@ -105,52 +108,6 @@ def overlap_of(before: torch.Tensor, after: torch.Tensor) -> np.ndarray:
 
     A question whose state equals an earlier one's, in either set, is left out of both, as in the paper.
     """
-    first = lambda states: np.unique(states.float().numpy(), axis=0, return_index=True)[1]
-    kept = np.intersect1d(first(before), first(after))
+    kept = np.intersect1d(first_of_identical(before), first_of_identical(after))
     neighbours = [nearest_neighbours(states[kept], NEIGHBOURS)[1] for states in (before, after)]
     return point_overlap(*neighbours, NEIGHBOURS)
-
-
-def cards(folder: str) -> dict[str, dict]:
-    """The cards of an adapter and of those trained beside it, by name.  Raises MissingFile, HashMismatch."""
-    beside = models.in_checkout(folder).parent
-    found = {path.parent.name: check_card(path.parent) for path in sorted(beside.glob("*/card.json"))}
-    if not found:
-        raise MissingFile(f"{beside} holds no adapter with a card.json: `pg finetune` makes them.")
-    return found
-
-
-def training_summary(found: dict[str, dict]) -> str:
-    """What each training ended with, in words."""
-    parts = []
-    for name, card in found.items():
-        scores = ", ".join(f"{value:.2f} {shots}" for shots, value in card["test_accuracy"].items())
-        parts.append(f"{name}: {len(card['log']['loss'])} steps, test accuracy {scores}")
-    return f"Loss and validation accuracy of the trainings. {'; '.join(parts)}."
-
-
-def summary(table: pd.DataFrame, metric: str) -> str:
-    """First and last layer and highest value of the metric at the first and the last checkpoint, in words."""
-    rows = table[(table["metric"] == metric) & (table["condition"] != "fine-tuned")]
-    steps = sorted({shown_step(c) for c in rows["condition"]})
-    parts = []
-    for step in (steps[1], steps[-1]):
-        one = rows[rows["condition"] == f"step {step}"].sort_values("layer")
-        top = one.loc[one["value"].idxmax()]
-        ends = f"{one['value'].iloc[0]:.2f} at the first layer, {one['value'].iloc[-1]:.2f} at the last"
-        parts.append(f"step {step}: {ends}, highest {top['value']:.2f} at layer {top['layer']:.0f}")
-    return f"{LABELS[metric][0].upper()}{LABELS[metric][1:]}, {len(steps)} steps. {'; '.join(parts)}."
-
-
-def by_step(table: pd.DataFrame) -> pd.DataFrame:
-    """Accuracy, highest answer ARI and overlap, and last layer's overlap with step 0, by step, as a table to print."""
-    rows = table[table["condition"] != "fine-tuned"].assign(step=lambda t: t["condition"].map(shown_step))
-    last = rows[(rows["metric"] == "overlap_pretrained") & (rows["depth"] == 1)].set_index("step")["value"]
-    highest = rows.groupby(["step", "metric"])["value"].max().unstack("metric")
-    wide = highest[["accuracy", "ari_answer", "overlap_answer"]].assign(last_layer=last)
-    names = {
-        "ari_answer": "highest ARI with answer",
-        "overlap_answer": "highest overlap with answer",
-        "last_layer": "last layer, neighbours in common with step 0",
-    }
-    return wide.rename(columns=names).rename_axis(columns=None).round(3)

@@ -1,13 +1,18 @@
-"""Figures of a training: its loss and accuracy, and what it changes, checkpoint by checkpoint."""
+"""What a training did: its loss and accuracy, and what it changed, checkpoint by checkpoint; figures and words."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
+from . import models
+from .errors import MissingFile
 from .figures import LABELS, LIMITS, paper_curve
+from .finetune import check_card
 from .peaks import select
 
 LOOKS = (("#4477AA", "o"), ("#AA3377", "v"), ("#228833", "^"), ("#EE6677", "D"))  # colour and marker of an adapter
@@ -70,3 +75,61 @@ def checkpoints(table: pd.DataFrame, metric: str, setting: str) -> Figure:
 def shown_step(condition: str) -> int:
     """The number in a condition such as "step 42"."""
     return int(condition.removeprefix("step "))
+
+
+def cards(folder: str) -> dict[str, dict]:
+    """The cards of an adapter and of those trained beside it, by name.  Raises MissingFile, HashMismatch."""
+    beside = models.in_checkout(folder).parent
+    found = {path.parent.name: check_card(path.parent) for path in sorted(beside.glob("*/card.json"))}
+    if not found:
+        raise MissingFile(f"{beside} holds no adapter with a card.json: `pg finetune` makes them.")
+    return found
+
+
+def training_summary(found: dict[str, dict]) -> str:
+    """What each training ended with, in words."""
+    parts = []
+    for name, card in found.items():
+        scores = ", ".join(f"{value:.2f} {shots}" for shots, value in card["test_accuracy"].items())
+        parts.append(f"{name}: {len(card['log']['loss'])} steps, test accuracy {scores}")
+    return f"Loss and validation accuracy of the trainings. {'; '.join(parts)}."
+
+
+def summary(table: pd.DataFrame, metric: str) -> str:
+    """First and last layer and highest value of the metric at the first and the last checkpoint, in words."""
+    rows = table[(table["metric"] == metric) & (table["condition"] != "fine-tuned")]
+    steps = sorted({shown_step(c) for c in rows["condition"]})
+    parts = []
+    for step in (steps[1], steps[-1]):
+        one = rows[rows["condition"] == f"step {step}"].sort_values("layer")
+        top = one.loc[one["value"].idxmax()]
+        ends = f"{one['value'].iloc[0]:.2f} at the first layer, {one['value'].iloc[-1]:.2f} at the last"
+        parts.append(f"step {step}: {ends}, highest {top['value']:.2f} at layer {top['layer']:.0f}")
+    return f"{LABELS[metric][0].upper()}{LABELS[metric][1:]}, {len(steps)} steps. {'; '.join(parts)}."
+
+
+def by_step(table: pd.DataFrame) -> pd.DataFrame:
+    """Accuracy, highest answer ARI and overlap, and last layer's overlap with step 0, by step, as a table to print."""
+    rows = table[table["condition"] != "fine-tuned"].assign(step=lambda t: t["condition"].map(shown_step))
+    last = rows[(rows["metric"] == "overlap_pretrained") & (rows["depth"] == 1)].set_index("step")["value"]
+    highest = rows.groupby(["step", "metric"])["value"].max().unstack("metric")
+    wide = highest[["accuracy", "ari_answer", "overlap_answer"]].assign(last_layer=last)
+    names = {
+        "ari_answer": "highest ARI with answer",
+        "overlap_answer": "highest overlap with answer",
+        "last_layer": "last layer, neighbours in common with step 0",
+    }
+    return wide.rename(columns=names).rename_axis(columns=None).round(3)
+
+
+def compared(tables: Mapping[str, pd.DataFrame], every: int = 5) -> pd.DataFrame:
+    """Neighbours in common at the last step, with their intervals, to print: a row a layer, a column a table.
+
+    tables: by heading, as `dynamics.dynamics` gives them.  every: layers between two rows.
+    """
+    columns = {}
+    for heading, table in tables.items():
+        rows = select(table[table["condition"] == "fine-tuned"], "overlap_pretrained").set_index("layer")
+        rows = rows[(rows.index == 1) | (rows.index % every == 0)]
+        columns[heading] = rows.apply(lambda row: f"{row['value']:.2f} [{row['low']:.2f}, {row['high']:.2f}]", axis=1)
+    return pd.DataFrame(columns)
