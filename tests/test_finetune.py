@@ -11,7 +11,17 @@ import torch
 from safetensors.torch import load_file
 
 from conftest import make_questions
-from peaks_and_gates import dynamics, finetune, models, peaks, questions, training_sets
+from peaks_and_gates import (
+    dynamics,
+    fetch,
+    finetune,
+    models,
+    peaks,
+    questions,
+    training_figures,
+    training_sets,
+    wordnet,
+)
 from peaks_and_gates.errors import (
     BadParameter,
     BadQuestions,
@@ -151,8 +161,9 @@ def test_a_diverging_training_stops_and_names_the_last_good_checkpoint(tmp_path,
 
 def test_a_loss_is_judged_by_its_running_mean(tmp_path):
     finetune.check_loss([1.0] * 10 + [3.0], 9.0, tmp_path)
+    finetune.check_loss([9.2] * 10 + [9.1, 9.0] * 5, 9.0, tmp_path)  # began without knowledge
     (tmp_path / "step-4").mkdir()
-    for losses in ([1.0, float("nan")], [1.0] * 10 + [5.0] * 10, [9.0] * 11):
+    for losses in ([1.0, float("nan")], [1.0] * 10 + [5.0] * 10, [7.0] * 10 + [9.0] * 10, [12.0] + [9.0] * 10):
         with pytest.raises(TrainingDiverged, match="step-4"):
             finetune.check_loss(losses, 9.0, tmp_path)
 
@@ -173,16 +184,17 @@ def test_a_test_question_is_left_out_of_training_and_counted(made):
 
 
 def test_a_leaked_word_is_refused_by_name(made):
-    word = made.test["subject_2"][0].options[0]
+    word, tested = made.test["subject_2"][0].options[0], training_sets.words_of(made, ["test"])
+    asked = lambda *options: replace(made.train["subject_0"][0], options=options)
     with pytest.raises(BadQuestions, match=word):
-        training_sets.check_no_leak([replace(made.train["subject_0"][0], options=(word, "w", "x", "y"))], made)
-    training_sets.check_no_leak([replace(made.train["subject_0"][0], options=("v", "w", "x", "y"))], made)
+        training_sets.check_no_leak([asked(word, "w", "x", "y")], tested)
+    training_sets.check_no_leak([asked("v", "w", "x", "y")], tested)
 
 
 def test_no_held_out_word_is_in_the_tasks_that_teach_the_form():
     held_out = questions.load("wordnet")
     data = training_sets.build(finetune.recipe("laptop", "format-tuned") | {"seed": 0})
-    words = training_sets.held_out_words(held_out)
+    words = training_sets.words_of(held_out, ["test", "validation", "dev"])
     options = set()
     for step in range(0, 300, 12):
         for text in data.batch(step):
@@ -195,6 +207,31 @@ def test_no_held_out_word_is_in_the_tasks_that_teach_the_form():
     assert again.batch(77) == data.batch(77) != data.batch(78)
 
 
+def test_a_batch_is_of_like_length_and_every_text_comes_once():
+    lengths = np.random.default_rng(0).integers(40, 400, 300)
+    texts = [training_sets.Text("x" * n, (n,), (i,)) for i, n in enumerate(lengths)]
+    found = training_sets.in_batches(texts, 16, np.random.default_rng(1))
+    assert sorted(text.answers[0] for batch in found for text in batch) == list(range(300))
+    assert sorted(map(len, found)) == [12] + [16] * 18  # 300 = 18 · 16 + 12
+    padded = sum(len(batch) * max(len(text.text) for text in batch) for batch in found)
+    assert padded < 1.15 * lengths.sum()
+    first = [batch[0].answers for batch in found]
+    assert first != [batch[0].answers for batch in training_sets.in_batches(texts, 16, np.random.default_rng(2))]
+
+
+def test_other_nouns_are_frequent_and_of_no_subject():
+    nouns = wordnet.read_nouns(fetch.package_files(wordnet.PACKAGE, wordnet.PACKAGE_SHA256, wordnet.FILES))
+    found = wordnet.assign(nouns)
+    pools = wordnet.others(nouns, found, 20)
+    spelled = lambda entries: {e.word.replace(" ", "").replace("-", "") for e in entries}
+    used = spelled(e for entries in found.values() for e in entries)
+    assert sum(map(len, pools.values())) > 4000 and min(map(len, pools.values())) >= wordnet.LEAST_OTHERS
+    for field, entries in pools.items():
+        assert not spelled(entries) & used
+        assert {nouns.synsets[e.offset].field for e in entries} == {field}
+        assert min(nouns.frequency[e.offset][0] for e in entries) > 20
+
+
 def test_training_nouns_are_never_test_nouns_and_wrong_options_change_with_the_epoch():
     words = questions.load("wordnet", 8)
     settings = finetune.recipe("laptop", "fine-tuned") | {"n_subjects": 8, "seed": 0}
@@ -203,7 +240,7 @@ def test_training_nouns_are_never_test_nouns_and_wrong_options_change_with_the_e
     assert dropped == 0
     assert {q.text for q in first} == {q.text for q in second}
     assert sum(a.options != b.options for a, b in zip(first, second, strict=True)) > 0.9 * len(first)
-    training_sets.check_no_leak(first + second, words)
+    training_sets.check_no_leak(first + second, training_sets.words_of(words, ["test"]))
     tested = {
         option
         for part in (words.test, words.validation)
@@ -284,6 +321,18 @@ def test_before_the_first_step_every_neighbour_is_the_same_and_then_fewer(tmp_pa
     last = overlap[overlap["condition"] == "fine-tuned"]
     assert (last["value"] < 1.0).all()
     assert (overlap["n"] == 54).all()  # 5 dev and 4 validation questions of six subjects
+    # Against the fine-tuned model itself it is the other way round.
+    monkeypatch.setenv("PG_RECORD", str(tmp_path / "record"))
+    adapter = str(tmp_path / "adapter")
+    back = dynamics.dynamics(study, adapter, "turned", only_last=True, against=adapter)
+    assert set(back["condition"]) == {"step 0", f"step {max(dynamics.checkpoints(adapter))}", "fine-tuned"}
+    turned = back[back["metric"] == "overlap_pretrained"].set_index(["condition", "layer"])["value"]
+    assert (turned["step 0"].to_numpy() == last["value"].to_numpy()).all() and (turned["fine-tuned"] == 1.0).all()
+    assert (tmp_path / "record" / "turned.parquet").is_file()
+    both = training_figures.compared(
+        {"there": table, "back": dynamics.dynamics(study, adapter, "turned", True, adapter)}
+    )
+    assert both.index.tolist() == [1] and both.loc[1, "back"].startswith("1.00 [")
     shuffled = torch.randn(54, 8)
     assert dynamics.overlap_of(shuffled, shuffled @ torch.linalg.qr(torch.randn(8, 8))[0]).mean() > 0.99
 
@@ -294,7 +343,7 @@ SHIPPED = sorted(path.parent for path in (ROOT / "weights").glob("*/card.json"))
 
 
 def test_the_shipped_adapters_are_those_of_the_recipes():
-    assert {"format-tuned", "fine-tuned-0"} <= {path.name for path in SHIPPED}
+    assert {path.name for path in SHIPPED} == {"format-tuned", "fine-tuned-0", "fine-tuned-1", "fine-tuned-2"}
     for folder in SHIPPED:
         card = finetune.check_card(folder)
         name, _, seed = folder.name.rpartition("-") if folder.name[-1].isdigit() else (folder.name, "", "0")
@@ -310,7 +359,7 @@ def test_the_shipped_models_can_answer():
     assert scores["format-tuned"]["0-shot"] >= 0.45
     assert scores["format-tuned"]["5-shot"] >= scores["format-tuned"]["0-shot"] - 0.02
     tuned = [score["0-shot"] for name, score in scores.items() if name.startswith("fine-tuned")]
-    assert min(tuned) > scores["format-tuned"]["0-shot"] + 0.03
+    assert min(tuned) >= 0.8
 
 
 def test_the_shipped_checkpoints_are_whole():

@@ -44,9 +44,7 @@ def folders(tmp_path_factory):
         ]
         (questions / "all").mkdir(parents=True, exist_ok=True)
         datasets.Dataset.from_list(rows).to_parquet(questions / "all" / f"{split}-00000-of-00001.parquet")
-    # A random model knows less than a guesser; at the paper's rate it would still do so after ten steps.
-    changes = {"base": str(model), "questions": str(questions), "learning_rate": 1e-2}
-    settings = finetune.recipe("paper", "fine-tuned", **changes)
+    settings = finetune.recipe("paper", "fine-tuned", base=str(model), questions=str(questions))
     settings = {key: value for key, value in settings.items() if key != "seeds"} | {"seed": 0}
     log = finetune.train(settings, folder / "adapter", dtype=torch.float32)
     # 15 questions a subject, under the cap of 20: 120 in all, eight steps an epoch, four epochs.
@@ -64,6 +62,9 @@ def test_every_notebook_of_the_paper_preset_runs(folders, checkout):
         "n_subjects": len(SUBJECTS),
         "n_per_subject": SIZES["test"],
         "n_controls": 12,
+        "n_control_subjects": len(SUBJECTS),
+        "n_order_subjects": 6,
+        "n_dynamics_subjects": len(SUBJECTS),
         "dtype": "float32",
     }
     jobs = book.plan("paper", changes=changes)

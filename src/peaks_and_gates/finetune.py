@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -29,7 +30,6 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from . import models, store
-from . import questions as question_sets
 from .errors import BadParameter, HashMismatch, MissingFile, TrainingDiverged, UnknownName
 from .extraction import extract
 from .models import ADAPTER, LanguageModel
@@ -40,7 +40,7 @@ from .training_sets import Text, TrainingSet, build
 CODE = ("finetune", "training_sets", "format_tasks", "models", "questions", "wordnet")
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 SAVE_EVERY = 20  # steps between two states: what a killed run loses at most
-DIVERGED = 1.5  # times the first losses' mean
+DIVERGED = 2.0  # times the first losses' mean
 WINDOW = 10  # steps a loss is averaged over before it is judged
 VALIDATION, TESTED = 256, 1200  # questions; what a card says is a check, the notebooks measure
 
@@ -144,12 +144,11 @@ def mixed_precision(model: LanguageModel) -> Iterator[None]:
 def accuracy(model: LanguageModel, questions, n_shots: int, split: str, most: int | None = None) -> float:
     """Share of the questions whose right letter has the highest probability of the four; header, one order of shots.
 
-    most: about so many questions, of evenly spaced subjects.
+    most: about so many questions, evenly spaced.
     """
     prompts = build_prompts(questions, n_shots, n_orders=1, split=split)
     if most is not None and len(prompts) > most:
-        kept = set(questions.subjects[:: math.ceil(len(prompts) / most)])
-        prompts = [prompt for prompt in prompts if prompt.subject in kept]
+        prompts = prompts[:: math.ceil(len(prompts) / most)]
     with mixed_precision(model):
         states = extract(model, prompts, points=())
     return float((states.letter_logprobs.argmax(1) == states.answer).double().mean())
@@ -205,7 +204,6 @@ def descend(model: LanguageModel, network, data: TrainingSet, settings: Mapping[
     optimizer = torch.optim.AdamW(weights.values(), weight_decay=0.0)
     log, done = restore(weights, optimizer, work / "state.safetensors")
     checkpoints = set(checkpoint_steps(data.n_steps, settings["checkpoints"])) | {data.n_steps}
-    questions = question_sets.load(settings["questions"], settings["n_subjects"])
     start = time.perf_counter() - log.seconds
     with bar(total=data.n_steps, initial=done, desc="fine-tuning", unit="step") as progress:
         for step in range(done, data.n_steps):
@@ -227,7 +225,7 @@ def descend(model: LanguageModel, network, data: TrainingSet, settings: Mapping[
             validated = done % settings["validate_every"] == 0 or done == data.n_steps
             if validated:
                 for shots in (0, 5):
-                    found = accuracy(model, questions, shots, "validation", VALIDATION)
+                    found = accuracy(model, data.questions, shots, "validation", VALIDATION)
                     log.validation.append({"step": done, "shots": shots, "accuracy": found})
                     progress.write(f"step {done}, {shots} shots: validation accuracy {found:.3f}")
             if done in checkpoints or (validated and settings["keep"] == "best"):
@@ -238,12 +236,14 @@ def descend(model: LanguageModel, network, data: TrainingSet, settings: Mapping[
 
 
 def check_loss(losses: Sequence[float], uniform: float, work: Path) -> None:
-    """Raise TrainingDiverged if the loss is not finite, or its running mean far above where it began, or as high as
-    `uniform`, the loss of a model that knows nothing: huge steps end there, not at infinity, since norms saturate."""
+    """Raise TrainingDiverged if the loss is not finite, or its running mean far above where it began, or if it rose to
+    `uniform`, the loss of a model that knows nothing, or stays there to the digit: huge steps end so, not at infinity,
+    since norms saturate."""
     first, recent = losses[:WINDOW], losses[-WINDOW:]
-    mean = sum(recent) / len(recent)
-    worse = mean > DIVERGED * sum(first) / len(first) or mean > 0.95 * uniform
-    if math.isfinite(losses[-1]) and not (worse and len(losses) > WINDOW):
+    began, mean = sum(first) / len(first), sum(recent) / len(recent)
+    rose = mean > 0.95 * uniform > 1.1 * began  # a model that knew nothing at first cannot fall back to it
+    dead = len(losses) > WINDOW and all(abs(loss - uniform) < 1e-4 * uniform for loss in recent)
+    if math.isfinite(losses[-1]) and not (rose or dead or mean > DIVERGED * began):
         return
     kept = sorted(work.glob("step-*"), key=lambda path: int(path.name.split("-")[1]))
     where = f"The last good checkpoint is {kept[-1]}." if kept else "There is no checkpoint yet."
@@ -305,6 +305,8 @@ def load_state(network, path: Path) -> None:
 
 def publish(model, network, data, settings, wanted, log: Log, work: Path, target: Path) -> None:
     """Write the adapter, its checkpoints and its card; the card last, so that a folder with one is complete."""
+    (target / "card.json").unlink(missing_ok=True)
+    shutil.rmtree(target / "checkpoints", ignore_errors=True)  # another recipe's are at other steps
     save_adapter(network, settings["base"], target)
     load_state(network, target / ADAPTER[1])  # what is scored is what is stored
     for step in checkpoint_steps(data.n_steps, settings["checkpoints"]):
@@ -313,8 +315,8 @@ def publish(model, network, data, settings, wanted, log: Log, work: Path, target
             store.write_atomically(
                 target / "checkpoints" / f"step-{step}" / name, lambda p, c=content: p.write_bytes(c)
             )
-    questions = question_sets.load(settings["questions"], settings["n_subjects"])
-    scores = {f"{shots}-shot": round(accuracy(model, questions, shots, "test", TESTED), 4) for shots in (0, 5)}
+    tested = {shots: accuracy(model, data.questions, shots, "test", TESTED) for shots in (0, 5)}
+    scores = {f"{shots}-shot": round(found, 4) for shots, found in tested.items()}
     card = {
         "made_from": wanted,
         "command": "pg finetune",

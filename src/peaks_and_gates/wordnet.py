@@ -39,12 +39,14 @@ SUBJECTS_FILE = Path(__file__).with_name("wordnet_subjects.yml")
 MOST_WORDS = 240  # per subject: the most frequent ones, so that a small model has met them
 SIZES = {"dev": 5, "test": 75, "validation": 15}  # train takes the rest
 LEAST_TRAIN = 60
+LEAST_OTHERS = 30  # nouns of a field, so that wrong options differ from question to question
 TEMPLATE = 'Which term means "{}"?'
+PLAIN = re.compile(r"[a-z]+(?:[-_][a-z]+)?")  # one word or two, without capitals, digits and dots
 
 
 @dataclass(frozen=True)
 class Synset:
-    """One noun meaning: its words, its gloss as printed, and the offsets it points to."""
+    """One noun meaning: its words, its gloss as printed, the offsets it points to, and WordNet's field ("04": acts)."""
 
     words: tuple[str, ...]
     gloss: str
@@ -52,6 +54,7 @@ class Synset:
     topics: tuple[str, ...]
     is_instance: bool
     has_usage: bool
+    field: str
 
 
 @dataclass(frozen=True, eq=False)  # hashed by identity, for the cache of `ancestors`
@@ -97,17 +100,17 @@ def subjects() -> tuple[Subject, ...]:
 def read_nouns(files: Mapping[str, Path]) -> Nouns:
     """Parse the four WordNet files; `files` maps each name in FILES to where it is stored."""
     data, index, tagged, bnc = (Path(files[name]) for name in FILES)
-    synsets = dict(map(_parse_synset, _body(data)))
+    synsets = dict(map(_parse_synset, body(data)))
     hyponyms = defaultdict(list)
     for offset, synset in synsets.items():
         for above in synset.hypernyms:
             hyponyms[above].append(offset)
-    first_sense = {(fields := line.split())[0]: fields[6 + int(fields[3])] for line in _body(index)}
+    first_sense = {(fields := line.split())[0]: fields[6 + int(fields[3])] for line in body(index)}
     below = {offset: tuple(found) for offset, found in hyponyms.items()}
     return Nouns(synsets, below, first_sense, _frequencies(synsets, below, first_sense, tagged, bnc))
 
 
-def _body(path: Path) -> Iterable[str]:
+def body(path: Path) -> Iterable[str]:
     """Lines of a WordNet file without its licence, which is indented."""
     return (line for line in path.read_text(encoding="utf-8").splitlines() if line[:1].strip())
 
@@ -122,7 +125,8 @@ def _parse_synset(line: str) -> tuple[str, Synset]:
     pointers = [fields[first + 4 * i : first + 4 * i + 3] for i in range(int(fields[first - 1]))]
     reach = lambda kind: tuple(target for symbol, target, part in pointers if symbol == kind and part == "n")
     symbols = {symbol for symbol, _, _ in pointers}
-    return fields[0], Synset(words, gloss.strip(), reach("@"), reach(";c"), "@i" in symbols, ";u" in symbols)
+    flags = ("@i" in symbols, ";u" in symbols)
+    return fields[0], Synset(words, gloss.strip(), reach("@"), reach(";c"), *flags, fields[1])
 
 
 def _frequencies(
@@ -180,7 +184,7 @@ def entry(nouns: Nouns, offset: str) -> Entry | None:
     if is_unwanted(" ".join((*synset.words, synset.gloss)).replace("_", " ")):
         return None
     for word in synset.words:
-        plain = re.fullmatch(r"[a-z]+(?:[-_][a-z]+)?", word) and len(word) > 2
+        plain = PLAIN.fullmatch(word) and len(word) > 2
         if plain and nouns.first_sense.get(word) == offset and not gives_away(word, definition):
             return Entry(word.replace("_", " "), definition, offset)
     return None
@@ -202,6 +206,21 @@ def assign(nouns: Nouns) -> dict[str, list[Entry]]:
     rank = lambda e: (*(-count for count in nouns.frequency[e.offset]), e.word)
     fresh = lambda e: not repeated & {e.definition, _spelling(e.word)}
     return {name: sorted(filter(fresh, entries), key=rank)[:MOST_WORDS] for name, entries in found.items()}
+
+
+def others(nouns: Nouns, found: Mapping[str, list[Entry]], least: float) -> dict[str, list[Entry]]:
+    """{field: entries of no subject that the BNC has more than `least` times}, of WordNet's larger noun fields.
+
+    found: what `assign` returned; no entry is spelled or defined like one of these.
+    """
+    entries = [e for group in found.values() for e in group]
+    used = {text for e in entries for text in (_spelling(e.word), e.definition)}
+    by_field = defaultdict(list)
+    for offset in sorted(nouns.synsets):
+        e = entry(nouns, offset) if nouns.frequency[offset][0] > least else None
+        if e and not used & {_spelling(e.word), e.definition}:
+            by_field[nouns.synsets[offset].field].append(e)
+    return {name: group for name, group in sorted(by_field.items()) if len(group) >= LEAST_OTHERS}
 
 
 def _without_broad(nouns: Nouns, entries: list[Entry]) -> list[Entry]:
