@@ -9,6 +9,7 @@ Source: Doimo et al. 2024, sec. 2 and appendix (the `paper` recipe); LoRA, Hu et
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import shutil
@@ -288,8 +289,9 @@ def save_adapter(network, base: str, folder: Path) -> None:
     tensors = get_peft_model_state_dict(network, save_embedding_layers=False)
     tensors = {name: tensor.detach().bfloat16().cpu().contiguous() for name, tensor in tensors.items()}
     about = {"format": "pt", "base": base, "base_fingerprint": models.fingerprint(base)}
-    config = network.peft_config["default"]
+    config = copy.copy(network.peft_config["default"])
     config.base_model_name_or_path = base
+    config.target_modules = list(PROJECTIONS)  # a set would be written in another order by every process
     folder.mkdir(parents=True, exist_ok=True)
     with store.writing(folder):
         config.save_pretrained(folder)
