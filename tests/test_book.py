@@ -54,6 +54,18 @@ def test_a_record_made_elsewhere_is_shown_but_run_again_when_asked(smoke, monkey
     assert job.state == "done"
 
 
+def test_only_the_checkpoints_that_a_page_follows_count(tmp_path, monkeypatch):
+    source = book.notebooks()["fine_tuning_dynamics"]
+    monkeypatch.setattr(book, "root", lambda: tmp_path)
+    key = lambda: book.run_key(source, {"checkpoints": "weights/a"})
+    keys = [key()]
+    for path in ("a/checkpoints/step-1/x.safetensors", "b/x.safetensors", "b/checkpoints/step-1/x.safetensors"):
+        (tmp_path / "weights" / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "weights" / path).write_text(path)
+        keys.append(key())
+    assert len(set(keys)) == 3 and keys[3] == keys[2]  # the last one is another training's
+
+
 def edited(path, old, new, look):
     """What `look` sees while a file has one text replaced by another."""
     before = path.read_text()

@@ -148,7 +148,11 @@ def run_key(source: Path, parameters: dict[str, Any]) -> str:
     cells = [cell.source for cell in nbformat.read(source, as_version=4).cells if cell.cell_type == "code"]
     lock = root() / "requirements.lock"
     locked = store.file_sha256(lock) if lock.is_file() else None
-    adapters = [store.file_sha256(path) for path in sorted((root() / "weights").rglob("*.safetensors"))]
+    # Of checkpoints only those that the page follows: the other trainings' may be in the checkout or not.
+    followed = root() / str(parameters.get("checkpoints"))
+    read = lambda path: "checkpoints" not in path.parts or path.is_relative_to(followed)
+    weights = sorted(filter(read, (root() / "weights").rglob("*.safetensors")))
+    adapters = [store.file_sha256(path) for path in weights]
     return store.digest([cells, parameters, store.code_version(*sorted(modules() - SHOWING)), locked, adapters])
 
 
