@@ -33,7 +33,9 @@ def made_nouns():
         "bat": ("mammal", "tool"),
         "alone": (),
     }
-    synsets = {name: wordnet.Synset((name,), "", hypernyms, (), False, False, "03") for name, hypernyms in above.items()}
+    synsets = {
+        name: wordnet.Synset((name,), "", hypernyms, (), False, False, "03") for name, hypernyms in above.items()
+    }
     return wordnet.Nouns(synsets, {}, {}, {})
 
 
