@@ -62,6 +62,7 @@ def test_every_notebook_of_the_paper_preset_runs(folders, checkout):
         "n_subjects": len(SUBJECTS),
         "n_per_subject": SIZES["test"],
         "n_controls": 12,
+        "n_between": 12,
         "n_control_subjects": len(SUBJECTS),
         "n_order_subjects": 6,
         "n_dynamics_subjects": len(SUBJECTS),
