@@ -54,16 +54,25 @@ def test_a_record_made_elsewhere_is_shown_but_run_again_when_asked(smoke, monkey
     assert job.state == "done"
 
 
-def test_only_the_checkpoints_that_a_page_follows_count(tmp_path, monkeypatch):
+def test_only_the_weights_that_a_page_reads_count(tmp_path, monkeypatch):
     source = book.notebooks()["fine_tuning_dynamics"]
     monkeypatch.setattr(book, "root", lambda: tmp_path)
-    key = lambda: book.run_key(source, {"checkpoints": "weights/a"})
+    key = lambda: book.run_key(source, {"checkpoints": "weights/a", "fine_tuned": ["smollm2-135m-fine-tuned-1"]})
     keys = [key()]
-    for path in ("a/checkpoints/step-1/x.safetensors", "b/x.safetensors", "b/checkpoints/step-1/x.safetensors"):
-        (tmp_path / "weights" / path).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / "weights" / path).write_text(path)
+    for path in ("a/checkpoints/step-1", "fine-tuned-1", "fine-tuned-1/checkpoints/step-1", "b"):
+        (tmp_path / "weights" / path).mkdir(parents=True, exist_ok=True)
+        (tmp_path / "weights" / path / "x.safetensors").write_text(path)
         keys.append(key())
-    assert len(set(keys)) == 3 and keys[3] == keys[2]  # the last one is another training's
+    assert len(set(keys[:3])) == 3
+    assert keys[2] == keys[3] == keys[4]  # another training's steps, another page's model
+
+
+def test_a_page_depends_on_what_it_imports_and_that_imports():
+    assert book.imported("from peaks_and_gates import cartoon") >= {"cartoon", "geometry", "neighbours", "store"}
+    assert "finetune" not in book.imported("from peaks_and_gates import cartoon")
+    assert book.imported("import peaks_and_gates as pg") >= {"__init__", "peaks", "extraction"}
+    assert book.imported("from peaks_and_gates.glosses import is_unwanted") == {"glosses"}
+    assert book.imported("import numpy, pandas as pd") == set()
 
 
 def edited(path, old, new, look):

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ import nbformat
 import papermill
 from traitlets.config import Config
 
-from . import claims, presets, store
+from . import claims, models, presets, store
 from .errors import BadParameter, BookError, MissingFile, UnknownName
 
 CHAPTERS = {
@@ -141,19 +142,57 @@ def plan(preset: str, only: Iterable[str] = (), changes: dict[str, Any] | None =
 
 
 def run_key(source: Path, parameters: dict[str, Any]) -> str:
-    """Hash of everything a page's numbers depend on: the notebook's code, parameters, package, lock, adapters.
+    """Hash of everything a page's numbers depend on: its code, parameters, the package, the lock, its weights.
 
-    The modules that only show numbers are left out: a new colour makes no record stale, the page is just redrawn.
+    Of the package the modules count that the notebook imports, and those that they import. The ones that only show
+    numbers are left out: a new colour makes no record stale, the page is just redrawn.
     """
     cells = [cell.source for cell in nbformat.read(source, as_version=4).cells if cell.cell_type == "code"]
+    code = store.code_version(*sorted(imported("\n".join(cells)) - SHOWING))
     lock = root() / "requirements.lock"
-    locked = store.file_sha256(lock) if lock.is_file() else None
-    # Of checkpoints only those that the page follows: the other trainings' may be in the checkout or not.
-    followed = root() / str(parameters.get("checkpoints"))
-    read = lambda path: "checkpoints" not in path.parts or path.is_relative_to(followed)
-    weights = sorted(filter(read, (root() / "weights").rglob("*.safetensors")))
-    adapters = [store.file_sha256(path) for path in weights]
-    return store.digest([cells, parameters, store.code_version(*sorted(modules() - SHOWING)), locked, adapters])
+    files = [lock] * lock.is_file() + weights(parameters)
+    return store.digest([cells, parameters, code, [sha256_at(path, path.stat().st_mtime_ns) for path in files]])
+
+
+def imported(code: str) -> set[str]:
+    """Names of this package's modules that some code imports, and that those import."""
+    found: set[str] = set()
+    new = imports(code)
+    while new:
+        found |= new
+        new = {name for module in new for name in imports((store.SOURCE / f"{module}.py").read_text())} - found
+    return found
+
+
+def imports(code: str) -> set[str]:
+    """Names of this package's modules that some code imports itself."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(code)):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            module = ".".join(filter(None, [__package__ if node.level else None, node.module]))
+            names |= {module, *(f"{module}.{alias.name}" for alias in node.names)} - {__package__}
+    known = {__package__: "__init__"} | {f"{__package__}.{name}": name for name in modules()}
+    return {known[name] for name in names if name in known}
+
+
+def weights(parameters: dict[str, Any]) -> list[Path]:
+    """The shipped weights that a page reads: an adapter's by its name; a whole folder's, checkpoints included."""
+    found = []
+    for value in parameters.values():
+        for name in value if isinstance(value, list) else [value]:
+            if adapter := models.MODELS.get(str(name), {}).get("adapter"):
+                found += (root() / adapter).glob("*.safetensors")
+            elif str(name).startswith("weights/"):
+                found += (root() / name).rglob("*.safetensors")
+    return sorted(set(found))
+
+
+@cache
+def sha256_at(path: Path, changed: int) -> str:
+    """A file's hash, read again only after the file was written to: a plan asks for each page."""
+    return store.file_sha256(path)
 
 
 def page_key(job: Job) -> str:
