@@ -163,7 +163,7 @@ def test_a_loss_is_judged_by_its_running_mean(tmp_path):
     finetune.check_loss([1.0] * 10 + [3.0], 9.0, tmp_path)
     finetune.check_loss([9.2] * 10 + [9.1, 9.0] * 5, 9.0, tmp_path)  # began without knowledge
     (tmp_path / "step-4").mkdir()
-    for losses in ([1.0, float("nan")], [1.0] * 10 + [5.0] * 10, [7.0] * 10 + [9.0] * 10, [12.0] + [9.0] * 10):
+    for losses in ([1.0, float("nan")], [1.0] * 10 + [5.0] * 10, [9.0] * 11, [7.0] * 10 + [9.0] * 10):
         with pytest.raises(TrainingDiverged, match="step-4"):
             finetune.check_loss(losses, 9.0, tmp_path)
 
@@ -359,6 +359,7 @@ def test_the_shipped_models_can_answer():
     assert scores["format-tuned"]["0-shot"] >= 0.45
     assert scores["format-tuned"]["5-shot"] >= scores["format-tuned"]["0-shot"] - 0.02
     tuned = [score["0-shot"] for name, score in scores.items() if name.startswith("fine-tuned")]
+    assert min(tuned) > scores["format-tuned"]["0-shot"] + 0.03
     assert len(tuned) == 3 and sum(tuned) / 3 >= 0.8
 
 
