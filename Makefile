@@ -5,9 +5,9 @@
 VENV   := .venv
 PG     := $(VENV)/bin/pg
 PRESET ?= laptop
-# The first Python that DADApy can be installed on.
+# The first Python that DADApy and the lock can be installed on.
 PYTHON ?= $(shell for p in python3.11 python3.12 python3; do \
-	$$p -c 'import sys, venv; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))' 2>/dev/null && echo $$p && break; done)
+	$$p -c 'import sys, venv; sys.exit(not (3, 11, 5) <= sys.version_info[:3] < (3, 13))' 2>/dev/null && echo $$p && break; done)
 READY  := $(VENV)/ready
 
 .PHONY: book site test lab lint lock bench clean
@@ -34,7 +34,7 @@ bench: $(READY)
 # The lock pins everything; the project itself is installed on top without touching it. On Linux the CPU build of
 # torch is enough for the laptop preset; pip takes whichever build of the pinned version its index offers.
 $(READY): requirements.lock pyproject.toml
-	@test -n "$(PYTHON)" || { echo "Python 3.11 or 3.12 is needed: install it, or call make PYTHON=/path/to/python."; exit 1; }
+	@test -n "$(PYTHON)" || { echo "Python 3.11 (from 3.11.5) or 3.12 is needed: install it, or call make PYTHON=/path/to/python."; exit 1; }
 	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python -m pip install --quiet --requirement requirements.lock
 	$(VENV)/bin/python -m pip install --quiet --no-deps --editable .

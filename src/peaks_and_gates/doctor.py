@@ -24,9 +24,9 @@ def report() -> tuple[list[str], bool]:
     device = models.best_device()
     checks = [
         (
-            (3, 11) <= sys.version_info[:2] < (3, 13),
+            (3, 11, 5) <= sys.version_info[:3] < (3, 13),
             f"Python {sys.version.split()[0]}",
-            "3.11 or 3.12 is needed",
+            "3.11 (from 3.11.5) or 3.12 is needed",
         ),
         (
             memory >= 7,
