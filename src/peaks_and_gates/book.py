@@ -142,7 +142,7 @@ def plan(preset: str, only: Iterable[str] = (), changes: dict[str, Any] | None =
 
 
 def run_key(source: Path, parameters: dict[str, Any]) -> str:
-    """Hash of everything a page's numbers depend on: its code, parameters, the package, the lock, its weights.
+    """Hash of everything a page's numbers depend on: code, parameters, package, the libraries' versions, weights.
 
     Of the package the modules count that the notebook imports, and those that they import. The ones that only show
     numbers are left out: a new colour makes no record stale, the page is just redrawn.
@@ -150,8 +150,10 @@ def run_key(source: Path, parameters: dict[str, Any]) -> str:
     cells = [cell.source for cell in nbformat.read(source, as_version=4).cells if cell.cell_type == "code"]
     code = store.code_version(*sorted(imported("\n".join(cells)) - SHOWING))
     lock = root() / "requirements.lock"
-    files = [lock] * lock.is_file() + weights(parameters)
-    return store.digest([cells, parameters, code, [sha256_at(path, path.stat().st_mtime_ns) for path in files]])
+    lines = lock.read_text().splitlines() if lock.is_file() else []
+    versions = [line for line in lines if line.split("==")[0].strip() in store.PACKAGES]
+    hashes = [sha256_at(path, path.stat().st_mtime_ns) for path in weights(parameters)]
+    return store.digest([cells, parameters, code, versions, hashes])
 
 
 def imported(code: str) -> set[str]:

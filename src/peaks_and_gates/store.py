@@ -35,7 +35,9 @@ from .errors import StorageFull
 T = TypeVar("T")
 
 SOURCE = Path(__file__).parent
-PACKAGES = ("torch", "transformers", "peft", "datasets", "dadapy", "numpy", "scikit-learn", "safetensors")
+# The libraries that make numbers.
+PACKAGES = ("torch", "transformers", "tokenizers", "peft", "datasets", "dadapy", "numpy", "scipy", "scikit-learn")
+PACKAGES += ("pandas", "safetensors", "gguf")
 
 
 def project_folder() -> Path | None:
