@@ -28,6 +28,10 @@ class BadQuestions(BookError):
     """A question set that cannot be used: an empty subject, a missing answer, too few shots."""
 
 
+class BadImage(BookError):
+    """An image that is missing, unreadable or animated, or one too many."""
+
+
 class BadStates(BookError):
     """Hidden states that are not finite or not of the expected shape."""
 
