@@ -1,0 +1,254 @@
+"""Where the image, the gate and the text sit among the tokens of a prompt.
+
+tokens = vlms.encode(model, images, texts).tokens
+tokens.where("end")              # (B, T) bool, the gate
+tokens.where("text", "special")  # more than one group together
+tokens.random("image", 10, seed=0)
+
+Everything is read from the processor and the config of the model, nothing from constants. Per row there is one image,
+written as one block of tokens:
+
+    <s> a text  <begin>  image image <special> image image  <end>  more text
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import PreTrainedConfig, ProcessorMixin
+
+from .errors import BadImage, BadParameter, ModelUnavailable, UnknownName
+
+KINDS = ("padding", "text", "begin", "image", "special", "end")
+BLOCK = ("begin", "image", "special", "end")
+GROUPS = (*KINDS, "block", "prompt", "last", "last image", "after")
+FIRST_AFTER = "first token after the image"
+
+
+@dataclass(frozen=True)
+class Family:
+    """How the models of one kind write an image among their tokens.
+
+    native: whether its models were trained to produce images too.
+    image, begin, end: attributes of the processor that hold the token of an image's features, the one the block begins
+    with and the one it ends with; None where the family has none.  If begin and end are one token, it also stands
+    before every tile of the image.
+    """
+
+    name: str
+    native: bool
+    image: str = "image_token"
+    begin: str | None = None
+    end: str | None = None
+
+
+# By the model type in the config; Pixtral's models are of the type llava, see `family_of`.
+FAMILIES: dict[str, Family] = {
+    "chameleon": Family("Chameleon", native=True, begin="image_start_token", end="image_end_token"),
+    "emu3": Family("Emu3", native=True, begin="image_start_token", end="image_end_token"),
+    "janus": Family("Janus", native=True, begin="image_start_token", end="image_end_token"),
+    "llava": Family("LLaVA", native=False),
+    "llava_onevision": Family("LLaVA-OneVision", native=False),
+    "pixtral": Family("Pixtral", native=False, end="image_end_token"),
+    "idefics3": Family("Idefics3", native=False, begin="fake_image_token", end="fake_image_token"),
+}
+
+
+@dataclass(frozen=True)
+class TokenMap:
+    """What every token of a batch is.
+
+    kinds: (B, T) uint8, indices into KINDS:
+        padding  not part of the prompt
+        begin    the token that the image's block begins with
+        image    the tokens that carry the image's features or codes
+        special  everything else inside the block: row breaks, tags of tiles, the digits of the size
+        end      the token that the block ends with; in a family that has none, the first token after the image
+        text     everything outside the block: words, but also the start of the text, separators and chat marks
+    end_name, begin_name: what the end and begin tokens are, for a legend.
+    """
+
+    kinds: Tensor
+    end_name: str
+    begin_name: str | None
+
+    def where(self, *groups: str, required: bool = False) -> Tensor:
+        """Which tokens are in any of the groups, (B, T) bool.
+
+        groups: kinds, or `block` (begin to end), `prompt` (all but padding), `last` (the last token of the prompt),
+        `last image` (the last image token) and `after` (the text after the end token).
+        required: raise BadParameter if a row has no token of them.  Raises UnknownName, BadParameter.
+        """
+        if not groups:
+            raise BadParameter(f"Name at least one group of tokens: {', '.join(GROUPS)}.")
+        found = torch.stack([self._group(group) for group in groups]).any(0)
+        if required and not found.any(1).all():
+            row = int((~found.any(1)).nonzero()[0])
+            raise BadParameter(
+                f"Row {row} has no token of {' or '.join(groups)}: it has {', '.join(self._present(row))}."
+            )
+        return found
+
+    def random(self, group: str, n: int, seed: int | Sequence[int]) -> Tensor:
+        """n tokens of a group in each row, drawn without replacement, (B, T) bool.
+
+        seed: one for all rows, or one per row.  A row's choice depends on its seed and on how many tokens of the group
+        it has, and on neither its padding nor the other rows: rows alike in length get the same choice under one seed.
+        Raises UnknownName, BadParameter.
+        """
+        members = self.where(group)
+        seeds = [seed] * len(members) if isinstance(seed, int | np.integer) else list(seed)
+        if len(seeds) != len(members):
+            raise BadParameter(f"There are {len(seeds)} seeds for {len(members)} rows. Give one, or one per row.")
+        chosen = torch.zeros_like(members)
+        for row, row_seed in enumerate(seeds):
+            places = members[row].nonzero().flatten().cpu()
+            if not 1 <= n <= len(places):
+                raise BadParameter(f"Row {row} has {len(places)} tokens of {group}; {n} of them cannot be drawn.")
+            drawn = np.random.default_rng(row_seed).choice(len(places), n, replace=False)
+            chosen[row, places[drawn]] = True
+        return chosen
+
+    def _group(self, group: str) -> Tensor:
+        prompt = self.kinds != KINDS.index("padding")
+        match group:
+            case "block":
+                return torch.isin(self.kinds, self.kinds.new_tensor([KINDS.index(kind) for kind in BLOCK]))
+            case "prompt":
+                return prompt
+            case "last":
+                return _last(prompt)
+            case "last image":
+                return _last(self._group("image"))
+            case "after":
+                return self._group("text") & (self._group("end").int().cumsum(1) > 0)
+        if group not in KINDS:
+            raise UnknownName("group of tokens", group, GROUPS)
+        return self.kinds == KINDS.index(group)
+
+    def _present(self, row: int) -> list[str]:
+        return [KINDS[kind] for kind in self.kinds[row].unique().tolist()]
+
+
+def _last(members: Tensor) -> Tensor:
+    """The last member of each row of a (B, T) bool."""
+    return members & (members.flip(1).int().cumsum(1).flip(1) == 1)
+
+
+def family_of(config: PreTrainedConfig) -> str:
+    """The key in FAMILIES of a model, from its config.  Raises ModelUnavailable."""
+    vision = getattr(getattr(config, "vision_config", None), "model_type", None)
+    key = "pixtral" if (config.model_type, vision) == ("llava", "pixtral") else config.model_type
+    if key not in FAMILIES:
+        raise ModelUnavailable(
+            f"Models of the type '{config.model_type}' are not known here; {', '.join(FAMILIES)} are. To add them, "
+            "write a tokens.Family into tokens.FAMILIES (its name, whether it produces images, and the processor's "
+            "attributes that hold the image, begin and end tokens) and its processor into vlm_processors.PROCESSORS, "
+            "and see whether the tests of tokens hold for it."
+        )
+    return key
+
+
+def token_map(
+    family: Family,
+    processor: ProcessorMixin,
+    config: PreTrainedConfig,
+    input_ids: Tensor,
+    attention_mask: Tensor,
+    with_image: bool = True,
+) -> TokenMap:
+    """Say what every token of a batch of prompts is, padded on either side.
+
+    input_ids, attention_mask: (B, T).  with_image: False for prompts of text alone.
+    Raises BadImage: no image in a row, more than one, or one in a prompt of text.  BadParameter: a mask with holes,
+    an incomplete block, or no token after an image whose family has no end token.  ModelUnavailable: a processor
+    whose tokens are not those of the model.
+    Two images with nothing between them cannot be told from one in a family without begin and end tokens.
+    """
+    image = _token_id(family, processor, family.image)
+    begin, end = (attribute and _token_id(family, processor, attribute) for attribute in (family.begin, family.end))
+    if image != getattr(config, "image_token_id", image):
+        raise ModelUnavailable(
+            f"The processor writes an image as token {image}, the model reads it at token {config.image_token_id}: "
+            "they are not of the same model."
+        )
+    kinds = torch.stack([
+        _row(row, ids[mask], mask, image, begin, end, with_image)
+        for row, (ids, mask) in enumerate(zip(input_ids.cpu(), attention_mask.cpu().bool(), strict=True))
+    ])  # fmt: skip
+    name = lambda attribute: getattr(processor, attribute) if attribute else None
+    return TokenMap(kinds.to(input_ids.device), name(family.end) or FIRST_AFTER, name(family.begin))
+
+
+def _token_id(family: Family, processor: ProcessorMixin, attribute: str) -> int:
+    """The id of a token that a processor names.  Raises ModelUnavailable."""
+    token = getattr(processor, attribute, None)
+    found = None if token is None else processor.tokenizer.convert_tokens_to_ids(str(token))
+    if found is None or found == processor.tokenizer.unk_token_id:
+        raise ModelUnavailable(
+            f"The {type(processor).__name__} has no token '{token}' at `{attribute}`, where {family.name} has one: "
+            "it is not a processor of this family, or its tokenizer is incomplete."
+        )
+    return found
+
+
+def _row(
+    row: int, ids: Tensor, mask: Tensor, image: int, begin: int | None, end: int | None, with_image: bool
+) -> Tensor:
+    """Kinds of one row, (T,) uint8.  ids: (n,), those of the prompt alone.  mask: (T,) bool, where they sit."""
+    if (mask.int().diff() == 1).sum() + mask[0].int() != 1:
+        raise BadParameter(f"Row {row}: the attention mask is not one run of ones: the prompt is empty or has holes.")
+    kinds = torch.full(ids.shape, KINDS.index("text"), dtype=torch.uint8)
+    images = _places(ids, image)
+    if with_image:
+        first, last = _block(row, ids, images, begin, end)
+        kinds[first : last + 1] = KINDS.index("special")
+        kinds[images] = KINDS.index("image")
+        kinds[last] = KINDS.index("end")
+        if begin is not None:
+            kinds[first] = KINDS.index("begin")
+    elif images:
+        raise BadImage(f"Row {row} is to be text alone, but has {len(images)} image tokens.")
+    spread = torch.full(mask.shape, KINDS.index("padding"), dtype=torch.uint8)
+    spread[mask] = kinds
+    return spread
+
+
+def _places(ids: Tensor, token: int | None) -> list[int]:
+    """Where a token is in a prompt, ascending; nowhere if the family has no such token."""
+    return [] if token is None else (ids == token).nonzero().flatten().tolist()
+
+
+def _block(row: int, ids: Tensor, images: list[int], begin: int | None, end: int | None) -> tuple[int, int]:
+    """First and last place of the image's block in a prompt; the last is that of the end token, or what serves as it.
+
+    ids: (n,).  images: where the image tokens are among them.  Raises BadImage, BadParameter.
+    """
+    if not images:
+        raise BadImage(f"Row {row} has no image token. Put <image> where the image belongs in its text.")
+    begins, ends = _places(ids, begin), _places(ids, end)
+    runs = 1 + sum(after - before > 1 for before, after in pairwise(images))
+    if end is None:
+        n_images = runs
+    elif begin == end:
+        n_images = len(ends) - runs  # one before every tile, and one that closes the image
+    else:
+        n_images = max(len(begins), len(ends))
+    if n_images > 1:
+        raise BadImage(f"Row {row} has {n_images} images, or such a token as ends one in its text. Give it one image.")
+    first = begins[0] if begins else images[0]
+    last = ends[-1] if ends else images[-1] + 1
+    missing = n_images < 1 or (begin is not None and not begins) or (end is not None and not ends)
+    if missing or first > images[0] or last < images[-1]:
+        raise BadParameter(f"Row {row}: the tokens around the image are incomplete or in a wrong order.")
+    if last >= len(ids):
+        raise BadParameter(
+            f"Row {row} ends with the image, but in this family what follows the image serves as its end token. "
+            "Put some text after <image>."
+        )
+    return first, last

@@ -1,0 +1,122 @@
+"""Images and texts as a batch that a vision-language model takes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from .errors import BadImage, BadParameter
+from .tokens import TokenMap, family_of, token_map
+from .vlm_images import open_image
+from .vlm_model import VisionLanguageModel
+
+PLACEHOLDER = "<image>"
+# What a processor must be told so that it writes the prompt and nothing after it.
+PROMPT_ONLY = {"chameleon": {"return_for_text_completion": True}}
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Prompts ready for a forward pass.
+
+    inputs: what the network takes, on its device, floats in its dtype; B rows of T tokens.  tokens: what they are.
+    texts: the B texts as they were written out, image token and template included.
+    """
+
+    inputs: dict[str, Tensor]
+    tokens: TokenMap
+    texts: tuple[str, ...]
+
+
+def encode(
+    model: VisionLanguageModel,
+    images: Sequence[Image.Image | str | Path] | None,
+    texts: Sequence[str],
+    padding_side: str = "left",
+) -> Batch:
+    """Prompts of one image and a text each, or of text alone, as a batch.
+
+    images: B PIL images or files, see `vlm_images.open_image`; None for text alone.  texts: B texts, each with
+    "<image>" once where the image belongs, without it where there is none; the model's template goes around them.
+    padding_side: left or right.  Positions count from each prompt's first token, so neither side nor batch mates
+    change what a model computes.
+    Raises BadImage, BadParameter.
+    """
+    if padding_side not in ("left", "right"):
+        raise BadParameter(f"padding_side must be left or right, not '{padding_side}'.")
+    if isinstance(texts, str) or not len(texts):
+        raise BadParameter("Give a list of at least one text.")
+    if images is not None and (isinstance(images, str | Path | Image.Image) or len(images) != len(texts)):
+        raise BadParameter(f"Give a list of as many images as texts, one for each; there are {len(texts)} texts.")
+    token = model.processor.image_token
+    written = [_write(model.template, text, token, images is not None, row) for row, text in enumerate(texts)]
+    key = family_of(model.network.config)
+    given = {} if images is None else {"images": [open_image(image) for image in images]}
+    # A template may open with the token that the tokenizer would put there too.
+    opened = model.tokenizer.bos_token is not None and model.template.startswith(model.tokenizer.bos_token)
+    try:
+        inputs = model.processor(
+            text=list(written),
+            **given,
+            padding=True,
+            padding_side=padding_side,
+            add_special_tokens=not opened,
+            return_tensors="pt",
+            **PROMPT_ONLY.get(key, {}),
+        )
+    except ValueError as error:
+        raise BadImage(f"The processor of {model.name} refuses this batch: {error}") from error
+    inputs = {name: value for name, value in inputs.items() if name != "token_type_ids"}
+    ids, mask = inputs["input_ids"], inputs["attention_mask"]
+    for row, (row_ids, prompt) in enumerate(zip(ids, mask.bool(), strict=True)):
+        if row_ids[prompt][:2].tolist() == [model.tokenizer.bos_token_id] * 2:
+            raise BadParameter(f"Text {row} begins with {model.tokenizer.bos_token} twice: leave it to the processor.")
+    # No family counts positions from the mask by itself in a plain forward pass.
+    inputs["position_ids"] = (mask.cumsum(1) - 1).clamp(min=0)
+    place = lambda value: value.to(model.device, model.dtype if value.is_floating_point() else None)
+    inputs = {name: place(value) for name, value in inputs.items()}
+    tokens = token_map(model.family, model.processor, model.network.config, ids.to(model.device), mask, bool(given))
+    if key == "emu3" and given and len(inputs["image_sizes"].unique(dim=0)) > 1:
+        inputs = _codes_one_by_one(model, inputs, tokens)
+    return Batch(inputs, tokens, tuple(written))
+
+
+def _codes_one_by_one(model: VisionLanguageModel, inputs: dict[str, Tensor], tokens: TokenMap) -> dict[str, Tensor]:
+    """The inputs of Emu3 with the codes of each image written in place of its image tokens.
+
+    In a batch, images of other sizes are padded to the largest, and the encoder's norms see the padding: the codes of
+    an image would depend on its batch mates.  So each image goes through the encoder alone, unpadded.
+    """
+    sizes, pixels = inputs["image_sizes"], inputs["pixel_values"]
+    with torch.inference_mode():
+        codes = [
+            model.network.model.get_image_tokens(pixels[i : i + 1, :, : int(height), : int(width)], sizes[i : i + 1])
+            for i, (height, width) in enumerate(sizes)
+        ]
+    ids = inputs["input_ids"].clone()
+    ids[tokens.where("image")] = torch.cat(codes).to(ids)
+    return {name: value for name, value in inputs.items() if name not in ("pixel_values", "image_sizes")} | {
+        "input_ids": ids
+    }
+
+
+def _write(template: str, text: str, token: str, with_image: bool, row: int) -> str:
+    """A text in the model's template, the placeholder replaced by the processor's image token.
+
+    Raises BadImage, BadParameter.
+    """
+    found = text.count(PLACEHOLDER)
+    if with_image and found == 0:
+        raise BadImage(f"Text {row} has no {PLACEHOLDER}, but an image was given: {text!r}. Put it where it belongs.")
+    if with_image and found > 1:
+        raise BadImage(f"Text {row} has {found} {PLACEHOLDER}; the methods here are for one image a prompt: {text!r}.")
+    if not with_image and found:
+        raise BadImage(f"Text {row} has {PLACEHOLDER}, but no images were given: {text!r}.")
+    if token != PLACEHOLDER and token in text:
+        raise BadParameter(f"Text {row} has {token} in it: write {PLACEHOLDER} for the image, whatever the model.")
+    return template.replace("{prompt}", text.replace(PLACEHOLDER, token))

@@ -1,0 +1,159 @@
+"""Vision-language models from a hub, a local folder, or made on the spot; checked before they are used.
+
+model = vlms.load("tiny-chameleon")
+batch = vlms.encode(model, ["a.png", "b.png"], ["<image> This animal is a", "<image> What is it?"])
+logits = model.network(**batch.inputs).logits
+batch.tokens.where("end")          # the gate, see `tokens`
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from PIL import Image
+from transformers import AutoConfig, AutoModelForImageTextToText
+from transformers.utils import logging as transformers_logging
+
+from .errors import BadParameter, BookError, MissingFile, ModelUnavailable, UnknownName
+from .models import best_device, best_dtype, folder_sha256, hub_advice, hub_revision
+from .store import code_version, digest
+from .tiny_vlms import MADE_BY, tiny_vlm
+from .tokens import FAMILIES, family_of
+from .vlm_inputs import Batch, encode
+from .vlm_model import VisionLanguageModel
+from .vlm_processors import load_processor
+
+__all__ = ["CODE", "VLMS", "Batch", "VisionLanguageModel", "check", "describe", "encode", "load"]
+
+VLMS: dict[str, dict[str, Any]] = yaml.safe_load((Path(__file__).parent / "vlms.yml").read_text())
+ATTENTION = ("sdpa", "eager")
+# The modules whose change makes what is stored of a model's run stale.
+CODE = ("vlms", "vlm_model", "vlm_inputs", "vlm_images", "vlm_processors", "tokens", "tiny_vlms")
+
+
+def describe(name: str) -> dict[str, Any]:
+    """What identifies a model's weights and prompts, without loading them: goes into the key of what is made from it.
+
+    name: a name in VLMS, `owner/name` or `owner/name@commit` on the hub, or a local folder.
+    Raises UnknownName, MissingFile, ModelUnavailable.
+    """
+    return dict(_described(name))
+
+
+@cache
+def _described(name: str) -> dict[str, Any]:
+    if name in VLMS:
+        entry = dict(VLMS[name])
+        if entry["provider"] == "tiny":
+            entry["code"] = code_version(*MADE_BY)
+        elif entry["revision"] is None:
+            entry["revision"] = hub_revision(entry["repo"])
+        return entry
+    if Path(name).is_dir():
+        return {"provider": "path", "folder": str(Path(name).resolve()), "sha256": folder_sha256(Path(name))}
+    if name.count("/") == 1 and not name.startswith((".", "/", "~")):
+        repo, _, commit = name.partition("@")
+        known = next((entry for entry in VLMS.values() if entry.get("repo") == repo), {})
+        return {**known, "provider": "hub", "repo": repo, "revision": commit or hub_revision(repo)}
+    if "/" in name:
+        raise MissingFile(f"There is no model folder {name}. Give a folder with config.json and safetensors files.")
+    raise UnknownName("vision-language model", name, VLMS)
+
+
+def load(
+    name: str,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str | None = None,
+    attention: str = "sdpa",
+) -> VisionLanguageModel:
+    """Load a model by name (see `describe`), its processor without torchvision, and check both.
+
+    dtype, device: chosen by hardware if None.  attention: sdpa or eager.
+    Raises UnknownName, MissingFile, ModelUnavailable, BadParameter.
+    """
+    if attention not in ATTENTION:
+        raise BadParameter(f"attention must be one of {', '.join(ATTENTION)}, not '{attention}'.")
+    described = describe(name)
+    device = torch.device(device) if device else best_device()
+    dtype = dtype or best_dtype(device)
+    transformers_logging.disable_progress_bar()
+    source = {
+        "tiny": lambda: str(tiny_vlm(described["family"])),
+        "path": lambda: described["folder"],
+        "hub": lambda: described["repo"],
+    }[described["provider"]]()
+    revision = described.get("revision")
+    try:
+        config = AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=False)
+        key = family_of(config)
+        processor = load_processor(key, source, revision)
+        network = AutoModelForImageTextToText.from_pretrained(
+            source,
+            config=config,
+            revision=revision,
+            dtype=dtype,
+            attn_implementation=attention,
+            use_safetensors=True,
+            trust_remote_code=False,
+        )
+    except BookError:
+        raise
+    except Exception as error:
+        if described["provider"] == "hub":
+            raise ModelUnavailable(hub_advice(described["repo"], error)) from error
+        raise ModelUnavailable(f"{name} could not be loaded from {source}: {error}") from error
+    network = network.to(device).eval().requires_grad_(False)
+    fingerprint = digest({part: value for part, value in described.items() if part != "folder"})
+    template = described.get("template", "{prompt}")
+    model = VisionLanguageModel(name, network, processor, FAMILIES[key], template, fingerprint)
+    check(model)
+    parameters = sum(p.numel() for p in network.parameters())
+    print(f"{name}: {parameters / 1e6:.1f} M parameters, {model.n_layers} layers, {dtype}, {device}")
+    return model
+
+
+def check(model: VisionLanguageModel) -> None:
+    """One short forward pass with a small image: what the tools of the book take hold of is where they look for it.
+
+    Raises ModelUnavailable: blocks or attention modules not found, not run once each, not sharing one config; an
+    attention other than SDPA or eager; a final norm that is not what the head reads; image tokens that do not fit the
+    image's features; logits that are not finite.
+    """
+    blame = lambda what: ModelUnavailable(f"{model.name} ({type(model.network).__name__}) cannot be used: {what}")
+    decoder = model.network.get_decoder()
+    blocks, norm = getattr(decoder, "layers", None), getattr(decoder, "norm", None)
+    attentions = [getattr(block, "self_attn", None) for block in blocks or []]
+    if norm is None or not attentions or any(getattr(module, "config", None) is None for module in attentions):
+        raise blame(
+            "its language model's blocks are not found at `layers[i].self_attn` and `norm`, as Llama's are. "
+            "Add its layout to VisionLanguageModel."
+        )
+    config = attentions[0].config
+    if any(module.config is not config for module in attentions) or config.num_hidden_layers != len(attentions):
+        raise blame("its attention modules do not share one config with as many layers as there are blocks.")
+    if config._attn_implementation not in ATTENTION:
+        raise blame(f"its attention is '{config._attn_implementation}'. Load it with attention='sdpa' or 'eager'.")
+    called, normed = [], []
+    hooks = [module.register_forward_hook(lambda module, *_: called.append(module)) for module in attentions]
+    hooks.append(norm.register_forward_hook(lambda module, inputs, output: normed.append(output)))
+    try:
+        batch = encode(model, [Image.linear_gradient("L")], ["<image> What is this?"])
+        with torch.inference_mode():
+            logits = model.network(**batch.inputs).logits
+            expected = model.network.get_output_embeddings()(normed[-1])
+    except (ValueError, RuntimeError, BookError) as error:
+        raise blame(f"a prompt with an image fails, so its processor may be of another model: {error}") from error
+    finally:
+        for hook in hooks:
+            hook.remove()
+    if [id(module) for module in called] != [id(module) for module in attentions] or len(normed) != 1:
+        raise blame(f"{len(called)} attention modules ran for {len(attentions)} blocks.")
+    if not torch.isfinite(logits).all():
+        raise blame(f"its logits are not finite in {model.dtype}; try float32.")
+    allowed = logits > torch.finfo(logits.dtype).min  # Chameleon forbids its image codes in this way
+    if not torch.allclose(logits[allowed], expected[allowed], rtol=1e-2, atol=1e-2):
+        raise blame("its head does not read the output of its final norm.")

@@ -1,0 +1,293 @@
+"""The token map of every family against layouts written out by hand, and what is refused."""
+
+import dataclasses
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from peaks_and_gates import tokens, vlms
+from peaks_and_gates.errors import BadImage, BadParameter, ModelUnavailable, UnknownName
+from peaks_and_gates.tokens import FAMILIES, KINDS, TokenMap, family_of, token_map
+
+LETTERS = {"p": "padding", "t": "text", "b": "begin", "i": "image", "s": "special", "e": "end"}
+TEXTS = ["ab<image> cd", "<image>?", "a longer one: <image> x"]
+SIZES = [(64, 64), (64, 32), (20, 50)]  # width and height in pixels
+
+
+def tiles(rows, columns):
+    """Idefics3: a mark, a tag and 16 features per tile, a line break per row, one more, and the whole image."""
+    one_row = ("ss" + 16 * "i") * columns + "s"
+    return "b" + (one_row * rows + "sss" + 16 * "i")[1:] + "e"
+
+
+def rows_of(rows, columns):
+    """Pixtral: rows of features, a break after each, the last one the end."""
+    return (("i" * columns + "s") * rows)[:-1] + "e"
+
+
+# Written from each processor's layout at SIZES: 32 pixels a side and 8 a token, see `tiny_vlms`.
+BLOCKS = {
+    "chameleon": ["b" + 16 * "i" + "e"] * 3,
+    # Size as H*W, wrapper, H rows of W codes and a line end, end of frame.  1,024 pixels: 4*4, 2*5 and 7*3.
+    "emu3": ["b" + "ssss" + n * "i" + "se" for n in (4 * 5, 2 * 6, 7 * 4)],
+    "janus": ["b" + 16 * "i" + "e"] * 3,
+    "llava": [16 * "i"] * 3,
+    # The image as 4 x 4, and its tiles with a line end per row: 4 x 4, 4 x 8, 8 x 4.
+    "llava_onevision": [n * "i" for n in (16 + 4 * 5, 16 + 4 * 9, 16 + 8 * 5)],
+    "pixtral": [rows_of(4, 4), rows_of(2, 4), rows_of(4, 2)],
+    "idefics3": [tiles(2, 2), tiles(1, 2), tiles(2, 1)],
+}
+STARTED = {"chameleon", "emu3", "janus", "llava", "pixtral"}  # with a token before the text
+GATELESS = {"llava", "llava_onevision"}
+
+
+def expected(family, row):
+    """Kinds of one prompt, without padding, one letter a token: the tiny tokenizers have one token a character."""
+    before, after = (len(part) for part in TEXTS[row].split("<image>"))
+    end = "e" if family in GATELESS else "t"
+    return "t" * (before + (family in STARTED)) + BLOCKS[family][row] + end + "t" * (after - 1)
+
+
+def spelled(kinds):
+    """Kinds of one row as letters."""
+    return "".join(next(k for k, v in LETTERS.items() if v == KINDS[kind]) for kind in kinds.tolist())
+
+
+def picture(seed, size):
+    blocks = np.random.default_rng(seed).integers(0, 256, (4, 4, 3), dtype=np.uint8)
+    return Image.fromarray(blocks).resize(size, Image.Resampling.NEAREST)
+
+
+@pytest.fixture(scope="session", params=sorted(FAMILIES))
+def model(request):
+    return vlms.load(f"tiny-{request.param.replace('_', '-')}", torch.float32, "cpu")
+
+
+@pytest.fixture(scope="session")
+def family(model):
+    return family_of(model.network.config)
+
+
+@pytest.fixture(scope="session")
+def batches(model):
+    """The three prompts as a batch padded on either side, and each alone."""
+    images = [picture(i, size) for i, size in enumerate(SIZES)]
+    both = {side: vlms.encode(model, images, TEXTS, side).tokens for side in ("left", "right")}
+    return both | {"alone": [vlms.encode(model, images[i : i + 1], TEXTS[i : i + 1]).tokens for i in range(3)]}
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_every_token_is_what_the_layout_says(family, batches, side):
+    rows = [expected(family, row) for row in range(3)]
+    width = max(map(len, rows))
+    pad = str.rjust if side == "left" else str.ljust
+    assert [spelled(kinds) for kinds in batches[side].kinds] == [pad(row, width, "p") for row in rows]
+    assert [spelled(alone.kinds[0]) for alone in batches["alone"]] == rows
+    assert batches[side].kinds.dtype == torch.uint8
+
+
+def test_an_image_in_one_piece_is_one_block(family, model, monkeypatch):
+    if family == "idefics3":
+        monkeypatch.setattr(model.processor.image_processor, "do_image_splitting", False)
+        found = vlms.encode(model, [picture(0, (64, 64))], ["a<image>b"]).tokens
+        assert spelled(found.kinds[0]) == "t" + "bs" + 16 * "i" + "e" + "t"
+
+
+def test_the_gate_is_named(family, batches):
+    names = {
+        "chameleon": ("<racm3:break>", "<eoss>"),
+        "emu3": ("<|image start|>", "<|image end|>"),
+        "janus": ("<begin_of_image>", "<end_of_image>"),
+        "pixtral": (None, "[IMG_END]"),
+        "idefics3": ("<fake_token_around_image>", "<fake_token_around_image>"),
+    }
+    found = batches["left"]
+    assert (found.begin_name, found.end_name) == names.get(family, (None, "first token after the image"))
+
+
+FAULTS = {
+    "begin one late": lambda first, last: (first + 1, last),
+    "begin one early": lambda first, last: (first - 1, last),
+    "end one late": lambda first, last: (first, last + 1),
+    "end one early, or the last image token": lambda first, last: (first, last - 1),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_block_off_by_one_is_seen(family, model, fault, monkeypatch):
+    if fault == "begin one late" and FAMILIES[family].begin is None:
+        return  # a block that begins with an image token is marked by its image tokens
+    right = tokens._block
+    monkeypatch.setattr(tokens, "_block", lambda *args: FAULTS[fault](*right(*args)))
+    found = vlms.encode(model, [picture(0, SIZES[0])], TEXTS[:1]).tokens
+    assert spelled(found.kinds[0]) != expected(family, 0)
+
+
+def test_padding_that_counts_as_text_is_seen(family, model, monkeypatch):
+    right = tokens._row
+    monkeypatch.setattr(tokens, "_row", lambda *args: right(*args).clamp(min=KINDS.index("text")))
+    found = vlms.encode(model, [picture(i, size) for i, size in enumerate(SIZES)], TEXTS).tokens
+    assert [spelled(kinds).lstrip("p") for kinds in found.kinds] != [expected(family, row) for row in range(3)]
+
+
+def one(letters):
+    """A map from letters, one string a row."""
+    kinds = [[KINDS.index(LETTERS[letter]) for letter in row] for row in letters]
+    return TokenMap(torch.tensor(kinds, dtype=torch.uint8), "end", "begin")
+
+
+@pytest.mark.parametrize(
+    ("groups", "left", "right"),
+    [
+        (["padding"], "110000000000", "000000000011"),
+        (["text"], "001100000111", "110000011100"),
+        (["begin"], "000010000000", "001000000000"),
+        (["image"], "000001011000", "000101000000"),
+        (["special"], "000000100000", "000010000000"),
+        (["end"], "000000000000", "000000100000"),
+        (["block"], "000011111000", "001111100000"),
+        (["prompt"], "001111111111", "111111111100"),
+        (["last"], "000000000001", "000000000100"),
+        (["last image"], "000000001000", "000001000000"),
+        (["after"], "000000000000", "000000011100"),
+        (["begin", "special"], "000010100000", "001010000000"),
+    ],
+)
+def test_groups_on_maps_written_by_hand(groups, left, right):
+    found = one(["ppttbisiittt", "ttbisiettt" + "pp"]).where(*groups)
+    assert found.dtype == torch.bool
+    assert ["".join("01"[int(x)] for x in row) for row in found] == [left, right]
+
+
+def test_after_begins_behind_the_gate(family, batches):
+    for side in ("left", "right"):
+        after = [expected(family, row).rpartition("e")[2] for row in range(3)]
+        assert batches[side].where("after").sum(1).tolist() == [len(text) for text in after]
+        assert not (batches[side].where("after") & batches[side].where("block")).any()
+
+
+def test_a_group_that_must_not_be_empty(batches, family):
+    found = batches["left"]
+    assert found.where("end", required=True).sum(1).tolist() == [1, 1, 1]
+    if FAMILIES[family].begin is None:
+        assert not found.where("begin").any()
+        with pytest.raises(BadParameter, match="Row 0 has no token of begin"):
+            found.where("begin", required=True)
+    with pytest.raises(BadParameter, match="Row 1 has no token of end or special: it has text, image"):
+        one(["tbiet", "tiiii"]).where("end", "special", required=True)
+
+
+def test_unknown_groups_are_refused():
+    with pytest.raises(UnknownName, match="Did you mean 'image'"):
+        one(["tbie"]).where("images")
+    with pytest.raises(BadParameter, match="at least one group"):
+        one(["tbie"]).where()
+
+
+def relative(found, chosen):
+    """Where the chosen tokens are in each prompt, counted from its first token."""
+    prompts = found.where("prompt").int().argmax(1)
+    return [(row.nonzero().flatten() - start).tolist() for row, start in zip(chosen, prompts, strict=True)]
+
+
+def test_random_tokens_do_not_depend_on_padding_or_batch_mates(batches):
+    left, right = (relative(batches[side], batches[side].random("image", 5, 3)) for side in ("left", "right"))
+    alone = [relative(found, found.random("image", 5, 3))[0] for found in batches["alone"]]
+    assert left == right == alone
+    assert all(len(set(row)) == 5 for row in left)
+    assert not (batches["left"].random("image", 5, 3) & ~batches["left"].where("image")).any()
+    assert left != relative(batches["left"], batches["left"].random("image", 5, 4))
+
+
+def test_random_tokens_with_a_seed_per_row():
+    found = one(["tb" + 30 * "i" + "et"] * 2)
+    same, other = found.random("image", 3, 0), found.random("image", 3, [0, 1])
+    assert torch.equal(same[0], same[1]) and torch.equal(other[0], same[0])
+    assert not torch.equal(other[0], other[1])
+    with pytest.raises(BadParameter, match="3 seeds for 2 rows"):
+        found.random("image", 3, [0, 1, 2])
+
+
+def test_random_tokens_are_drawn_evenly():
+    found = one(["t" + 4 * "i" + "e"])
+    counts = sum(found.random("image", 1, seed).int() for seed in range(800))[0]
+    assert counts[0] == counts[5] == 0
+    assert (counts[1:5] - 200).abs().max() < 60  # five standard deviations
+
+
+@pytest.mark.parametrize("n", [0, -1, 17])
+def test_more_tokens_than_there_are_cannot_be_drawn(n):
+    with pytest.raises(BadParameter, match=r"Row 0 has 16 tokens of image"):
+        one(["t" + 16 * "i" + "e"]).random("image", n, 0)
+
+
+def mapped(model, words, mask=None, with_image=True):
+    """The map of a prompt given token by token, in the family's own tokens."""
+    processor, own = model.processor, model.family
+    named = {"I": processor.image_token, "B": own.begin and getattr(processor, own.begin)}
+    named |= {"E": own.end and getattr(processor, own.end)}
+    ids = torch.tensor([[processor.tokenizer.convert_tokens_to_ids(named.get(word, word)) for word in words]])
+    mask = torch.ones_like(ids) if mask is None else torch.tensor([mask])
+    return token_map(own, processor, model.network.config, ids, mask, with_image)
+
+
+def block(model):
+    """The shortest block that a family's tokens can make."""
+    return [*(["B"] if model.family.begin else []), "I", "I", *(["E"] if model.family.end else [])]
+
+
+def test_a_prompt_token_by_token(model):
+    found = mapped(model, ["x", *block(model), "y", "z"])
+    layouts = {(True, True): "tbiiett", (False, True): "tiiett", (False, False): "tiiet"}
+    assert spelled(found.kinds[0]) == layouts[bool(model.family.begin), bool(model.family.end)]
+
+
+def test_refused_prompts(model):
+    whole = block(model)
+    with pytest.raises(BadImage, match="Row 0 has no image token"):
+        mapped(model, ["x", "y"])
+    with pytest.raises(BadImage, match="Row 0 has 2 images"):
+        mapped(model, ["x", *whole, "y", *whole, "z"])
+    with pytest.raises(BadImage, match="text alone, but has 2 image tokens"):
+        mapped(model, ["x", *whole, "y"], with_image=False)
+    for mask in ([1, 0, 1, 1, 1, 1, 1][: len(whole) + 2], [0] * (len(whole) + 2)):
+        with pytest.raises(BadParameter, match="not one run of ones"):
+            mapped(model, ["x", *whole, "y"], mask)
+    assert not mapped(model, ["x", "y"], with_image=False).where("block").any()
+
+
+def test_refused_blocks(model):
+    if model.family.end is None:
+        with pytest.raises(BadParameter, match="Put some text after <image>"):
+            mapped(model, ["x", "I", "I"])
+        with pytest.raises(BadParameter, match="Put some text after <image>"):
+            mapped(model, ["x", "I", "I", "x"], [1, 1, 1, 0])  # what follows is padding
+        return
+    with pytest.raises(BadParameter, match="incomplete or in a wrong order"):
+        mapped(model, ["x", *block(model)[:-1], "y"])
+    with pytest.raises(BadParameter, match="incomplete or in a wrong order"):
+        mapped(model, ["x", "E", "I", "I", "y"])
+    with pytest.raises(BadImage, match="Row 0 has 2 images, or such a token"):
+        mapped(model, ["x", *block(model), "y", "E", "z"])
+    assert mapped(model, ["x", *block(model)]).where("end")[0, -1]  # a gate at the very end is a gate
+
+
+def test_a_processor_of_another_model_is_refused(model):
+    moved = SimpleNamespace(image_token_id=-1)
+    with pytest.raises(ModelUnavailable, match="not of the same model"):
+        token_map(model.family, model.processor, moved, torch.ones(1, 4).long(), torch.ones(1, 4).long())
+    strange = dataclasses.replace(model.family, end="image_gate_token")
+    with pytest.raises(ModelUnavailable, match="has no token 'None' at `image_gate_token`"):
+        token_map(strange, model.processor, model.network.config, torch.ones(1, 4).long(), torch.ones(1, 4).long())
+
+
+def test_families_by_config(model, family):
+    assert FAMILIES[family] is model.family
+    assert model.family.native == (family in {"chameleon", "emu3", "janus"})
+    with pytest.raises(ModelUnavailable, match=r"type 'blip-2' .* tokens\.Family into tokens\.FAMILIES"):
+        family_of(SimpleNamespace(model_type="blip-2"))
+    with pytest.raises(ModelUnavailable, match="mistral3"):  # a relative of Pixtral, laid out in another way
+        family_of(SimpleNamespace(model_type="mistral3", vision_config=SimpleNamespace(model_type="pixtral")))
