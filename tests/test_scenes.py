@@ -36,7 +36,7 @@ MIDDLE = (Place(1, 1),)
 
 @pytest.fixture(scope="module")
 def many():
-    """960 scenes of each split: 20 of each class."""
+    """960 scenes of each split: 20 of each class in training, 40 in validation and test."""
     return {split: sample(split, 960, seed=0) for split in SPLITS}
 
 
@@ -71,7 +71,7 @@ def test_a_leak_would_be_seen(monkeypatch):
 
 def test_every_value_and_every_class_is_in_every_split_equally_often(many):
     for split, found in many.items():
-        assert set(Counter(map(label, found)).items()) == {(name, 20) for name in labels()}
+        assert Counter(map(label, found)) == {name: 960 // len(labels(split)) for name in labels(split)}
         for place, values in enumerate((COLOURS, SHAPES, TEXTURES)):
             counts = Counter(kind[place] for kind in combinations(split))
             assert set(counts) == set(values) and len(set(counts.values())) == 1
@@ -83,7 +83,16 @@ def test_every_value_and_every_class_is_in_every_split_equally_often(many):
         assert {scene.background for scene in found} == set(BACKGROUNDS)
         cells = Counter((place.row, place.column) for thing in things for place in thing.places)
         assert len(cells) == 9 and max(cells.values()) < 1.3 * min(cells.values())
-    assert len(labels()) == 48
+    assert [len(labels(split)) for split in SPLITS] == [48, 24, 24]
+    assert not set(labels("test")) & set(labels("validation"))
+
+
+def test_training_shows_every_pair_of_values():
+    for one, other in itertools.combinations(range(3), 2):
+        values = (COLOURS, SHAPES, TEXTURES)
+        assert {(kind[one], kind[other]) for kind in combinations("train")} == {
+            *itertools.product(values[one], values[other])
+        }
 
 
 def test_a_sample_depends_on_its_seed_and_on_nothing_else(many):
@@ -94,7 +103,7 @@ def test_a_sample_depends_on_its_seed_and_on_nothing_else(many):
     assert len(set(many["test"])) == 960
     text = "\n".join(caption(scene) for split in SPLITS for scene in many[split])
     # The shipped weights were trained on these scenes: another hash means that they must be trained again.
-    assert hashlib.sha256(text.encode()).hexdigest()[:16] == "c6b0a92c59f366bc"
+    assert hashlib.sha256(text.encode()).hexdigest()[:16] == "7f7b0de1d5352b12"
 
 
 def test_the_main_thing_is_the_only_large_one_or_alone(many):
@@ -118,6 +127,7 @@ def test_the_main_thing_is_the_only_large_one_or_alone(many):
         (lambda: Scene((), "white"), "0 things"),
         (lambda: Scene(one().things + one(texture="dotted", places=(Place(0, 0),)).things, "tan"), "same colour and"),
         (lambda: sample("dev", 1, 0), "no split 'dev'"),
+        (lambda: labels("dev"), "no split 'dev'"),
         (lambda: sample("test", 0, 0), "n=0"),
         (lambda: sample("test", 1, -1), "seed=-1"),
         (lambda: draw(one(), 31), "size=31"),
@@ -187,7 +197,7 @@ def test_equal_bytes_for_equal_scenes(many):
     assert all(picture.mode == "RGB" and picture.size == (64, 64) for picture in shown)
     assert draw(many["train"][0], 96).size == (96, 96)
     digest = hashlib.sha256(b"".join(picture.tobytes() for picture in shown)).hexdigest()[:16]
-    assert digest == "58214e8da4356eb1"  # as above: other pixels are other training data
+    assert digest == "4eae6766c16fa65b"  # as above: other pixels are other training data
     assert [draw(scene).tobytes() for scene in many["train"][:48]] == [picture.tobytes() for picture in shown]
 
 

@@ -19,7 +19,7 @@ import nbformat
 import papermill
 from traitlets.config import Config
 
-from . import claims, models, presets, store
+from . import claims, models, presets, store, vlms
 from .errors import BadParameter, BookError, MissingFile, UnknownName
 
 CHAPTERS = {
@@ -34,11 +34,19 @@ CHAPTERS = {
         "robustness",
         "probes",
     ),
+    "gate": (
+        "modality_gap",
+        "cross_attention",
+        "class_overlap",
+        "knockout_table",
+        "progressive_knockout",
+        "patching",
+    ),
     "beyond": ("shots", "hierarchy", "landscape_map"),
 }
 # Modules that show or steer, and make no number.
 SHOWING = {"book", "claims", "cli", "doctor", "errors", "figures", "map_figures", "progress", "site", "table_figures"}
-SHOWING |= {"training_figures", "tree_figures"}
+SHOWING |= {"gate_figures", "training_figures", "tree_figures"}
 # Kernels talk over local sockets where there are some, not over open TCP ports.
 KERNEL = Config({"KernelManager": {"transport": "ipc" if os.name == "posix" else "tcp"}})
 
@@ -135,6 +143,10 @@ def plan(preset: str, only: Iterable[str] = (), changes: dict[str, Any] | None =
     for name in only or paths:
         source = paths[name]
         wanted = declared(source)
+        if "native" in wanted and not (values["native"] or values["adapted"]):
+            if name in only:
+                raise BadParameter(f"The preset '{preset}' has no vision-language model: name one with --model.")
+            continue
         parameters = {key: value for key, value in values.items() if key in wanted} | {"preset": preset}
         output = root() / "_build" / "notebooks" / label / source.parent.name / source.name
         jobs.append(Job(name, preset, source, output, kept / label, parameters, run_key(source, parameters)))
@@ -298,6 +310,14 @@ def write_scorecard(jobs: list[Job]) -> list[claims.Verdict]:
     about |= {"seeds": [values["seed"]], "run_key": store.digest([each.key for each in jobs])}
     store.write_json(job.record / "scorecard.json", claims.scorecard(verdicts, about))
     return verdicts
+
+
+def model_parameters(name: str) -> dict[str, Any]:
+    """The parameters by which the notebooks are given a model: a vision-language model the book knows, or another."""
+    if name not in vlms.VLMS:
+        return {"model": name}
+    roles = ("native", "adapted") if vlms.is_native(name) else ("adapted", "native")
+    return {roles[0]: name, roles[1]: None}
 
 
 def check_parameters(jobs: list[Job], changes: dict[str, Any]) -> None:

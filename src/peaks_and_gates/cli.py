@@ -27,12 +27,14 @@ def cli() -> None:
 @preset_option
 @only_option
 @click.option("-p", "changes", multiple=True, metavar="KEY=VALUE", help="Change one of the preset's parameters.")
+@click.option("--model", help="A language model, or a vision-language model the book knows, to run the pages on.")
 @click.option("--force", is_flag=True, help="Run again what is done; stored hidden states are still reused.")
-def run(preset: str, only: tuple[str, ...], changes: tuple[str, ...], force: bool) -> None:
+def run(preset: str, only: tuple[str, ...], changes: tuple[str, ...], model: str | None, force: bool) -> None:
     """Run the notebooks at one size and record their tables."""
     from . import book, claims
 
-    changed = dict(presets.parse_assignment(text) for text in changes)
+    changed = book.model_parameters(model) if model else {}
+    changed |= dict(presets.parse_assignment(text) for text in changes)
     jobs = book.plan(preset, only, changed)
     book.check_parameters(jobs, changed)
     failures = book.run(jobs, force)

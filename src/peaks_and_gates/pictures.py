@@ -85,7 +85,7 @@ def load(
         n: how many; for "classes" how many of each class.
         seed: of the choice. Rows of a data set are `random.Random(seed).sample(range(rows), n)`, sorted. Images of a
             class are its first in files that are walked in an order drawn by the seed.
-        n_classes: of "classes"; None takes all 48 of the scenes, 100 of ImageNet (the 20 of `pairs` come first).
+        n_classes: of "classes"; None takes all of the scenes (24 in test), 100 of ImageNet (those of `pairs` first).
         within: choose among the first so many rows only; `within=n` takes the first n.
         folder: a local copy of the data set, laid out as on the hub.
         split: another split than the data set's in pictures.yml, or the scenes' "test".
@@ -157,9 +157,10 @@ def pairs(
     """
     _check("classes", n_per_pair, seed)
     if source == "scenes":
-        names = _scene_pairs(seed)
+        split = split or "test"
+        names = _scene_pairs(split, seed)
         wanted = {name for pair in names for name in pair}
-        shown = _scene_classes(wanted, n_per_pair, seed, split or "test", size)
+        shown = _scene_classes(wanted, n_per_pair, seed, split, size)
     else:
         names = [tuple(pair) for pair in SETTINGS["pairs"]]
         chosen = find("classes", source, folder, split)
@@ -244,10 +245,10 @@ def _pictures(source: Source, frame: pd.DataFrame) -> list[Picture]:
 def _scenes(task: str, n: int, seed: int, n_classes: int | None, split: str, size: int) -> list[Picture]:
     """Drawn scenes for a task."""
     if task == "classes":
-        known = scenes.labels()
+        known = scenes.labels(split)
         n_classes = len(known) if n_classes is None else n_classes
         if not 2 <= n_classes <= len(known):
-            raise BadParameter(f"n_classes={n_classes}: the scenes have 2 to {len(known)} classes.")
+            raise BadParameter(f"n_classes={n_classes}: the {split} scenes have 2 to {len(known)} classes.")
         drawn = np.random.default_rng(seed).permutation(len(known))[:n_classes]
         return _scene_classes({known[i] for i in drawn}, n, seed, split, size)
     drawn = scenes.sample(split, n, seed)
@@ -259,7 +260,7 @@ def _scenes(task: str, n: int, seed: int, n_classes: int | None, split: str, siz
 
 def _scene_classes(wanted: set[str], n: int, seed: int, split: str, size: int) -> list[Picture]:
     """`n` scenes of each class: a sample has every class once in as many scenes as there are classes."""
-    drawn = enumerate(scenes.sample(split, n * len(scenes.labels()), seed))
+    drawn = enumerate(scenes.sample(split, n * len(scenes.labels(split)), seed))
     return [_scene(scene, f"{split}-{seed}-{i}", None, size) for i, scene in drawn if scenes.label(scene) in wanted]
 
 
@@ -273,14 +274,11 @@ def _scene(scene: scenes.Scene, key: str, question: scene_words.Question | None,
     return Picture(encoded.getvalue(), _key(f"scene-{key}", image.tobytes()), scenes.label(scene), told, *asked)
 
 
-def _scene_pairs(seed: int) -> list[tuple[str, str]]:
+def _scene_pairs(split: str, seed: int) -> list[tuple[str, str]]:
     """Ten pairs of classes without a colour or shape in common, no class twice."""
-    known = scenes.labels()
-    left = [known[i] for i in np.random.default_rng(seed).permutation(len(known))]
-    found = []
-    for _ in SETTINGS["pairs"]:
-        one = left.pop()
-        other = next(name for name in left if not set(name.split()) & set(one.split()))
-        left.remove(other)
-        found.append((one, other))
-    return found
+    known, rng = scenes.labels(split), np.random.default_rng(seed)
+    while True:  # about a dozen draws
+        drawn = [known[i] for i in rng.permutation(len(known))[: 2 * len(SETTINGS["pairs"])]]
+        found = list(zip(drawn[::2], drawn[1::2], strict=True))
+        if not any(set(one.split()) & set(other.split()) for one, other in found):
+            return found

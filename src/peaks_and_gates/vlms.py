@@ -35,6 +35,13 @@ ATTENTION = ("sdpa", "eager")
 CODE = ("vlms", "vlm_model", "vlm_inputs", "vlm_images", "vlm_processors", "tokens", "tiny_vlms")
 
 
+def is_native(name: str) -> bool:
+    """Whether a model of vlms.yml was trained to produce images too.  Raises UnknownName."""
+    if name not in VLMS:
+        raise UnknownName("vision-language model", name, VLMS)
+    return FAMILIES[VLMS[name]["family"]].native
+
+
 def describe(name: str) -> dict[str, Any]:
     """What identifies a model's weights and prompts, without loading them: goes into the key of what is made from it.
 

@@ -1,0 +1,344 @@
+"""Paper 2, *The narrow gate*, as tidy tables: what a vision-language model's states and attention show.
+
+    study = gate.Study(model="chameleon-7b", source="paper")
+    gate.modality_gap(study)       # are image and text apart?
+    gate.cross_attention(study)    # where does text look?
+    gate.class_overlap(study)      # which token knows the class?
+
+Rows are those of `peaks`; here
+    condition   which token, or what was knocked out
+    layer       0 … L: the residual stream that block `layer` reads (L: the final norm); for attention the block
+    setting     what else the number depends on: the published setting, the head
+What changes the model while it runs is in `interventions`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from . import modality, pictures, record, store, vlms
+from .attention import attention_shares
+from .errors import BadParameter
+from .patching import recorded
+from .pictures import Picture
+from .progress import bar
+from .tokens import TokenMap
+from .uncertainty import Estimate, mean_estimate
+from .vlms import Batch, VisionLanguageModel
+
+# The paper's prompts, and those of the drawn scenes. The image comes first, except where it is to follow the text.
+PROMPTS = {
+    "paper": {
+        "classes": "<image> This animal is a",
+        "questions": "<image>{question}\nAnswer the question using a single word or phrase. Answer:",
+        "captions": "<image>Provide a one-sentence caption for the provided image.",
+    },
+    "scenes": {
+        "classes": "<image> The largest thing is a",
+        "questions": "<image> {question}",
+        "captions": "<image> Describe it.",
+    },
+}
+CODE = ("gate", "attention", "patching", "pictures", "picture_rows", "scenes", "scene_words", "scene_drawing")
+CODE += (*vlms.CODE,)
+Choice = Callable[[TokenMap, list[int]], Tensor]  # a token map and a seed a row, to one token a row, (B, T) bool
+K = 30  # neighbours of the class overlap
+SHARD = 64  # pictures an artifact holds: what a killed run may lose
+
+
+@dataclass(frozen=True)
+class Study:
+    """Which model looks at which pictures.
+
+    source: "scenes", drawn on the spot, or "paper", the paper's data sets. n_gap, n_per_class, n_questions, n_captions,
+    n_per_pair: pictures, per class or pair where the name says so; n_classes: classes.  how: the knockout's semantics.
+    n_random: image tokens of the random knockout; n_repeats: draws of them.  new_tokens: at most, of an answer and of
+    a caption.  dtype: "bfloat16" or "float32"; None lets the hardware decide.
+    """
+
+    model: str
+    source: str = "scenes"
+    n_gap: int = 1000
+    n_classes: int = 16
+    n_per_class: int = 20
+    n_questions: int = 300
+    n_captions: int = 300
+    n_per_pair: int = 20
+    how: str = "zero"
+    n_random: int = 10
+    n_repeats: int = 3
+    new_tokens: tuple[int, int] = (20, 60)
+    batch_size: int = 16
+    seed: int = 0
+    dtype: str | None = None
+
+    def network(self) -> VisionLanguageModel:
+        """The model, loaded once."""
+        return _loaded(self.model, self.dtype)
+
+    def pictures(self, task: str, source: str | None = None) -> list[Picture]:
+        """The pictures of a task: "classes", "questions" or "captions"; "gap" has captions, too.
+
+        source: of pictures.yml, in place of the study's.
+        """
+        n = {"classes": self.n_per_class, "questions": self.n_questions, "captions": self.n_captions, "gap": self.n_gap}
+        name = "captions" if task == "gap" else task
+        return pictures.load(name, source or self.source, n[task], self.seed, n_classes=self.n_classes)
+
+    def prompt(self, task: str, picture: Picture) -> str:
+        """What the model is asked about a picture."""
+        return PROMPTS[self.source][task].format(question=picture.question)
+
+
+@lru_cache(maxsize=1)  # models are big: only the last one stays in memory
+def _loaded(name: str, dtype: str | None) -> VisionLanguageModel:
+    return vlms.load(name, dtype and getattr(torch, dtype))
+
+
+def each(
+    study: Study,
+    models: Mapping[str, str | None],
+    table: Callable[..., pd.DataFrame],
+    name: str,
+    **settings: object,
+) -> dict[str, pd.DataFrame]:
+    """One table for every model, by its role ("native", "adapted"); a role without a model is left out.
+
+    Raises BadParameter if there is no model at all.
+    """
+    given = {role: model for role, model in models.items() if model}
+    if not given:
+        raise BadParameter("This page needs a vision-language model: name one with --model or -p native=NAME.")
+    return {role: table(replace(study, model=model), f"{name}_{role}", **settings) for role, model in given.items()}
+
+
+def named(tables: Mapping[str, pd.DataFrame], name: str) -> dict[str, pd.DataFrame]:
+    """The tables of `each` by the names they are recorded under."""
+    return {f"{name}_{role}": table for role, table in tables.items()}
+
+
+def row(
+    study: Study, condition: str, layer: int, depth: float, metric: str, setting: str, estimate: Estimate
+) -> dict[str, object]:
+    """One row of a tidy table."""
+    where = {"condition": condition, "model": study.model, "layer": layer, "depth": depth}
+    return where | {"metric": metric, "setting": setting} | asdict(estimate)
+
+
+def batches(
+    study: Study, shown: Sequence[Picture], texts: Sequence[str], title: str
+) -> Iterator[tuple[VisionLanguageModel, Batch, list[int]]]:
+    """The prompts as batches for the model, with a seed for each row, and a progress bar.
+
+    A row's seed is its picture's and the study's alone: what is drawn with it does not depend on the batch.
+    """
+    model = study.network()
+    with bar(total=len(shown), desc=f"{study.model}, {title}", unit="picture") as progress:
+        for start in range(0, len(shown), study.batch_size):
+            part = slice(start, start + study.batch_size)
+            seeds = [int(store.digest([picture.key, study.seed])[:8], 16) for picture in shown[part]]
+            yield model, vlms.encode(model, [picture.image for picture in shown[part]], texts[part]), seeds
+            progress.update(len(shown[part]))
+
+
+def only(tokens: Tensor) -> Tensor:
+    """Positions (B,) of a set (B, T) that has one token in every row; of several, the first."""
+    return tokens.int().argmax(1)
+
+
+class TokenStates:
+    """Residual streams of some tokens of many prompts, in shards on the disk; read layer by layer."""
+
+    def __init__(self, shards: Sequence):
+        self.shards = shards
+
+    def layer(self, token: str, layer: int) -> Tensor:
+        """(N, D) float32: the states of a token in all prompts.  layer: 0 … L."""
+        return torch.cat([shard.get_slice(token)[:, layer] for shard in self.shards]).float()
+
+    @property
+    def n_layers(self) -> int:
+        """L."""
+        return self.shards[0].get_slice(next(iter(self.shards[0].keys()))).get_shape()[1] - 1
+
+
+def token_states(
+    study: Study,
+    shown: Sequence[Picture],
+    texts: Sequence[str],
+    tokens: Mapping[str, Choice],
+    title: str,
+    inside: Callable[[VisionLanguageModel, TokenMap, list[int]], object] | None = None,
+    inputs: Mapping[str, object] | None = None,
+) -> TokenStates:
+    """Residual streams, before every block and after the last one, of chosen tokens of every prompt.
+
+    Args:
+        study: of the model.
+        shown: N pictures.
+        texts: N prompts.
+        tokens: by name, what picks one token a row from a token map and a seed a row, as a set (B, T) bool.
+        title: of the progress bar.
+        inside: a context to run the model in, such as a knockout; named in `inputs`.
+        inputs: what else the states depend on, for the store's key.
+    """
+    described = vlms.describe(study.model) | {"dtype": study.dtype, "batch_size": study.batch_size}
+    shards = []
+    for start in range(0, len(shown), SHARD):
+        part = slice(start, start + SHARD)
+
+        def compute(part: slice = part) -> dict[str, Tensor]:
+            found: dict[str, list[Tensor]] = {name: [] for name in tokens}
+            for model, batch, seeds in batches(study, shown[part], texts[part], title):
+                with ExitStack() as stack, torch.inference_mode():
+                    if inside is not None:
+                        stack.enter_context(inside(model, batch.tokens, seeds))
+                    states = {
+                        name: stack.enter_context(recorded(model, only(choose(batch.tokens, seeds))))
+                        for name, choose in tokens.items()
+                    }
+                    model.network(**batch.inputs, logits_to_keep=1, use_cache=False)
+                for name, read in states.items():
+                    found[name].append(read.residual.cpu())
+            return {name: torch.cat(parts) for name, parts in found.items()}
+
+        key = {"model": described, "pictures": [p.key for p in shown[part]], "texts": list(texts[part])}
+        shards.append(store.tensors("token_states", key | {"tokens": list(tokens)} | dict(inputs or {}), compute, CODE))
+    return TokenStates(shards)
+
+
+def modality_gap(study: Study, name: str = "modality_gap") -> pd.DataFrame:
+    """Whether the states of image tokens and of text tokens lie apart, layer by layer (Fig 2).
+
+    A random image token of "caption, then image" and a random text token of "image, then caption" for every picture.
+
+    metrics: `cosine` (median |cos| between the two kinds, its quartiles as rows with setting "quartile 1" and
+    "quartile 3"), `homogeneity` of density peaks with regard to modality, by published setting.
+    """
+    return record.table(name, asdict(study), lambda: modality_gap_table(study))
+
+
+def modality_gap_table(study: Study) -> pd.DataFrame:
+    """Compute what `modality_gap` returns."""
+    shown = study.pictures("gap")
+    told = [" ".join(picture.captions) for picture in shown]
+    pick = lambda group: lambda tokens, seeds: tokens.random(group, 1, seeds)
+    image_first = [f"<image>{text}" for text in told]
+    text_first = [f"{text}<image>\n" for text in told]  # what follows cannot be seen by the image
+    words = token_states(study, shown, image_first, {"text": pick("after")}, "image, then text")
+    patches = token_states(study, shown, text_first, {"image": pick("image")}, "text, then image")
+    rows = []
+    for layer in range(words.n_layers + 1):
+        depth = layer / words.n_layers
+        text, image = words.layer("text", layer), patches.layer("image", layer)
+        where = f"{study.model}, layer {layer}"
+        gap = modality.cosine_gap(text, image, seed=study.seed, where=where)
+        cosines = {"median": gap.median, "quartile 1": exactly(gap.lower_quartile, gap.median.n)}
+        cosines |= {"quartile 3": exactly(gap.upper_quartile, gap.median.n)}
+        rows += [row(study, "image, text", layer, depth, "cosine", *found) for found in cosines.items()]
+        if layer:  # what block 0 reads are the embeddings, the same for every token of a kind
+            mixing = modality.modality_homogeneity(text, image, seed=study.seed, where=where)
+            rows += [row(study, "image, text", layer, depth, "homogeneity", *found) for found in mixing.items()]
+    return pd.DataFrame(rows)
+
+
+def exactly(value: float, n: int) -> Estimate:
+    """A number that describes the data at hand, without an interval."""
+    return Estimate(value, value, value, n)
+
+
+def cross_attention(study: Study, name: str = "cross_attention") -> pd.DataFrame:
+    """How the attention of text after the image falls on the tokens of the image's block, by block and head (Fig 3).
+
+    metrics: `share` by condition (the group of tokens): of the attention that the block gets, which part goes to the
+    group, as in the paper; and `mass`: of all attention, which part goes to the block.  setting: "all heads", or
+    "head h". Intervals resample pictures.
+    """
+    return record.table(name, asdict(study), lambda: cross_attention_table(study))
+
+
+def groups(tokens: TokenMap) -> dict[str, Tensor]:
+    """The tokens of the block, told apart as in the paper: its ends, the last image token, the rest."""
+    last = tokens.where("last image")
+    kinds = {"begin": tokens.where("begin"), "end": tokens.where("end"), "special": tokens.where("special")}
+    return kinds | {"last image": last, "image": tokens.where("image") & ~last}
+
+
+def cross_attention_table(study: Study) -> pd.DataFrame:
+    """Compute what `cross_attention` returns."""
+    shown = study.pictures("classes")
+    texts = [study.prompt("classes", picture) for picture in shown]
+    parts = []
+    for model, batch, _ in batches(study, shown, texts, "attention"):
+        measured = attention_shares(model, groups(batch.tokens), batch.tokens.where("after"))
+        with measured as shares, torch.inference_mode():
+            model.network(**batch.inputs, logits_to_keep=1, use_cache=False)
+        parts.append(shares.values)
+    values = torch.cat(parts).double().numpy()  # (N, L, H, G)
+    rows = []
+    n_layers, _n_heads = values.shape[1:3]
+    for layer in range(n_layers):
+        for setting, mass in heads_of(values[:, layer]):  # (N, G)
+            block = mass.sum(1)
+            rows.append(row(study, "block", layer, layer / n_layers, "mass", setting, mean_estimate(block)))
+            for i, group in enumerate(shares.groups):
+                # Means of the shares' two parts: a picture that hardly draws attention must not count as one that does.
+                found = ratio(mass[:, i], block, study.seed)
+                rows.append(row(study, group, layer, layer / n_layers, "share", setting, found))
+    return pd.DataFrame(rows)
+
+
+def heads_of(values: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
+    """(N, H, G) as (N, G): the mean over heads, then each head, by name."""
+    yield "all heads", values.mean(1)
+    for head in range(values.shape[1]):
+        yield f"head {head}", values[:, head]
+
+
+def ratio(part: np.ndarray, whole: np.ndarray, seed: int, n_bootstrap: int = 200) -> Estimate:
+    """Mean of a part over the mean of its whole, both (N,), bootstrapped over the examples."""
+    counts = np.random.default_rng(seed).multinomial(len(part), np.full(len(part), 1 / len(part)), size=n_bootstrap)
+    low, high = np.percentile((counts @ part) / (counts @ whole), (2.5, 97.5))
+    return Estimate(float(part.mean() / whole.mean()), float(low), float(high), len(part))
+
+
+# The tokens whose states are read for the class, by name.
+TOKENS: dict[str, Choice] = {
+    "end": lambda tokens, seeds: tokens.where("end"),
+    "last image": lambda tokens, seeds: tokens.where("last image"),
+    "random image": lambda tokens, seeds: tokens.random("image", 1, seeds),
+    "last text": lambda tokens, seeds: tokens.where("last"),
+}
+
+
+def class_overlap(study: Study, name: str = "class_overlap") -> pd.DataFrame:
+    """Which tokens' states have neighbours of the same class, layer by layer (Fig 4).
+
+    metrics: `class_overlap`, by condition (the token) and setting (the neighbours: "k = 30", or fewer where the
+    classes are smaller). Null: shuffled classes.
+    """
+    return record.table(name, asdict(study), lambda: class_overlap_table(study))
+
+
+def class_overlap_table(study: Study) -> pd.DataFrame:
+    """Compute what `class_overlap` returns."""
+    shown = study.pictures("classes")
+    texts = [study.prompt("classes", picture) for picture in shown]
+    states = token_states(study, shown, texts, TOKENS, "states")
+    labels = np.array([picture.label for picture in shown])
+    k = min(K, study.n_per_class - 1)
+    rows = []
+    for token in TOKENS:
+        for layer in range(states.n_layers + 1):
+            where = f"{study.model}, {token}, layer {layer}"
+            found = modality.class_overlap(states.layer(token, layer), labels, k, where=where)
+            rows.append(row(study, token, layer, layer / states.n_layers, "class_overlap", f"k = {k}", found))
+    return pd.DataFrame(rows)

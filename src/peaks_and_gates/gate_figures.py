@@ -1,0 +1,254 @@
+"""The figures of paper 2: a panel for each model of this run, beside them the paper's own curves."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cache
+
+import numpy as np
+import pandas as pd
+from IPython.display import HTML
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from .errors import MissingFile
+from .peaks import select
+from .store import project_folder
+
+# Paul Tol's bright palette with a marker each: the same token, or cut, looks the same on every page.
+LOOKS = {
+    "end": ("#EE6677", "D"),
+    "begin": ("#CCBB44", "P"),
+    "special": ("#228833", "^"),
+    "last image": ("#66CCEE", "s"),
+    "image": ("#4477AA", "o"),
+    "random image": ("#4477AA", "o"),
+    "last text": ("#AA3377", "v"),
+    "none": ("#888888", "*"),
+    "end → text": ("#EE6677", "D"),
+    "image → text": ("#4477AA", "o"),
+    "random image → text": ("#66CCEE", "s"),
+    "block → text": ("#AA3377", "v"),
+    "image → image": ("#228833", "^"),
+    "residual": ("#EE6677", "D"),
+    "attention": ("#4477AA", "o"),
+    "image, text": ("#4477AA", "o"),
+    "block": ("#AA3377", "v"),
+}
+LABELS = {
+    "cosine": "median |cosine| of image and text",
+    "homogeneity": "homogeneity of peaks in modality",
+    "share": "share of the attention on the image's block",
+    "class_overlap": "class overlap χ",
+    "vqa": "VQA accuracy",
+    "cider_ptb": "caption CIDEr",
+    "cider_whitespace": "caption CIDEr, split at spaces",
+    "mass": "attention on the image's block",
+    "similarity": "similarity to the other's output",
+    "flips": "share of pairs that flip",
+    "flips_of_right": "share of right pairs that flip",
+}
+# What the paper's files call what we call so.
+SERIES = {
+    "EOI": "end",
+    "last_image": "last image",
+    "internal_image": "image",
+    "EOL": "special",
+    "32nd_token": "32nd image token",
+    "1025th_token": "1025th image token",
+    "img_to_text": "image → text",
+    "attention_cumulative": "attention",
+    "residual": "residual",
+}
+QUANTITIES = {
+    "cosine": "image_text_cosine_median",
+    "homogeneity": "modality_homogeneity",
+    "share": "text_on_image_attention_share",
+    "class_overlap": "class_overlap",
+    "progressive": "progressive_knockout_class_overlap_at_output",
+    "similarity": "patching_similarity_median",
+}
+
+
+@cache
+def reference(name: str) -> pd.DataFrame:
+    """The paper's numbers: "gate_curves" or "gate_table".  Raises MissingFile."""
+    root = project_folder()
+    path = root / "book" / "reference" / f"{name}.csv" if root else None
+    if path is None or not path.is_file():
+        raise MissingFile("The paper's numbers are in book/reference of the repository: clone it to show them.")
+    return pd.read_csv(path)
+
+
+def paper_curve(quantity: str, model: str) -> pd.DataFrame:
+    """One quantity of one of the paper's models: condition, layer, depth, value."""
+    curves = reference("gate_curves")
+    rows = curves[(curves["quantity"] == QUANTITIES[quantity]) & (curves["model"] == model)].dropna(subset=["layer"])
+    names = (
+        {"EOI": "end → text"} | {k: v for k, v in SERIES.items() if k != "EOI"} if quantity == "progressive" else SERIES
+    )
+    condition = rows["series"].map(lambda series: names.get(series, series)).fillna("image, text")
+    return rows.assign(condition=condition, depth=rows["layer"] / rows["layer"].max())
+
+
+def curves(
+    tables: Mapping[str, pd.DataFrame],
+    metric: str,
+    setting: str | None = None,
+    paper: Sequence[str] = (),
+    quantity: str | None = None,
+    limits: tuple[float, float | None] = (0, 1.03),
+) -> Figure:
+    """One metric against relative depth by condition: a panel for each table, then for each of the paper's models.
+
+    Bands are 95 % intervals, or with a median its quartiles; the dotted line is what shuffled labels give.
+    """
+    panels = len(tables) + len(paper)
+    figure, axes = plt.subplots(
+        panels, 1, figsize=(6.6, 0.6 + 2.4 * panels), sharex=True, sharey=True, squeeze=False, layout="constrained"
+    )
+    shown = {}
+    for ax, (title, table) in zip(axes[:, 0], tables.items(), strict=False):
+        rows = select(table, metric, setting)
+        for condition, part in rows.groupby("condition", sort=False):
+            shown[condition] = curve(ax, part, condition)
+            ax.fill_between(part["depth"], part["low"], part["high"], color=LOOKS[condition][0], alpha=0.2, lw=0)
+            if metric == "cosine":
+                quartiles = [table[(table["metric"] == metric) & (table["setting"] == f"quartile {q}")] for q in (1, 3)]
+                edges = [each["value"].to_numpy() for each in quartiles]
+                ax.fill_between(part["depth"], *edges, color=LOOKS[condition][0], alpha=0.15, lw=0)
+        chance = rows.dropna(subset=["null"]).groupby("depth")["null"].mean()
+        if len(chance):
+            ax.plot(chance.index, chance, ls=":", lw=1.2, color=plt.rcParams["text.color"])
+        model = ", ".join(dict.fromkeys(rows["model"]))
+        ax.set_title(f"{title}: {model}, N = {rows['n'].max():,.0f}", fontsize=10)
+    for ax, model in zip(axes[len(tables) :, 0], paper, strict=True):
+        for condition, part in paper_curve(quantity or metric, model).groupby("condition", sort=False):
+            shown[condition] = curve(ax, part, condition)
+        ax.set_title(f"the paper: {model}", fontsize=10)
+    for ax in axes.flat:
+        ax.set(xlim=(-0.02, 1.02), ylim=limits)
+    figure.supylabel(LABELS[metric], fontsize=10)
+    axes[-1, 0].set_xlabel("relative depth (layer / number of layers)")
+    figure.legend(shown.values(), shown, loc="outside lower center", ncols=3)
+    return figure
+
+
+def curve(ax: Axes, rows: pd.DataFrame, condition: str):
+    """One condition's curve; returns its line."""
+    colour, marker = LOOKS.get(condition, ("#BBBBBB", "X"))
+    (drawn,) = ax.plot(rows["depth"], rows["value"], color=colour, marker=marker, ms=4, mew=0, lw=1.7)
+    return drawn
+
+
+def stacked(tables: Mapping[str, pd.DataFrame], paper: Sequence[str] = ()) -> Figure:
+    """Shares of text's attention on the image's block by group of tokens and block, as stacked bars (Fig 3)."""
+    panels = len(tables) + len(paper)
+    figure, axes = plt.subplots(
+        panels, 1, figsize=(6.6, 0.8 + 2.2 * panels), sharey=True, squeeze=False, layout="constrained"
+    )
+    handles = {}
+    ours = {
+        f"{title}: {table['model'].iloc[0]}, N = {table['n'].max():,.0f}": table[
+            (table["metric"] == "share") & (table["setting"] == "all heads")
+        ]
+        for title, table in tables.items()
+    }
+    theirs = {f"the paper: {model}": paper_curve("share", model) for model in paper}
+    for ax, (title, rows) in zip(axes[:, 0], (ours | theirs).items(), strict=True):
+        wide = rows.pivot(index="layer", columns="condition", values="value").fillna(0)
+        bottom = np.zeros(len(wide))
+        for i, condition in enumerate(sorted(wide.columns, key=lambda name: (name != "end", name))):
+            colour = LOOKS.get(condition, ("#BBBBBB", "X"))[0]
+            hatch = ("", "//", "..", "\\\\", "xx")[i % 5]
+            bar = ax.bar(
+                wide.index, wide[condition], bottom=bottom, width=0.85, color=colour, hatch=hatch, edgecolor="none"
+            )
+            handles.setdefault(condition, bar)
+            bottom = bottom + wide[condition].to_numpy()
+        ax.set_title(title, fontsize=10)
+        ax.set(ylim=(0, 1.02))
+    axes[-1, 0].set_xlabel("block")
+    figure.supylabel(LABELS["share"], fontsize=10)
+    figure.legend(handles.values(), handles, loc="outside lower center", ncols=3)
+    return figure
+
+
+def losses(tables: Mapping[str, pd.DataFrame]) -> Figure:
+    """What each cut leaves of every metric, with intervals: a panel for each metric, models side by side (Table 1)."""
+    every = pd.concat(tables.values())
+    shown = every[every["metric"].isin(["vqa", "cider_ptb", "class_overlap"])]
+    panels = list(shown[["metric", "setting"]].drop_duplicates().itertuples(index=False, name=None))
+    figure, axes = plt.subplots(
+        1,
+        len(panels),
+        figsize=(1.6 + 1.9 * len(panels), 1.0 + 0.42 * 6),
+        sharey=True,
+        squeeze=False,
+        layout="constrained",
+    )
+    handles = {}
+    for ax, (metric, setting) in zip(axes[0], panels, strict=True):
+        for i, (title, table) in enumerate(tables.items()):
+            rows = table[(table["metric"] == metric) & (table["setting"] == setting)]
+            y = np.arange(len(rows)) + (i - (len(tables) - 1) / 2) * 0.22
+            spread = np.abs(rows[["low", "high"]].to_numpy().T - rows["value"].to_numpy())
+            colour, marker = (("#EE6677", "D"), ("#4477AA", "o"), ("#228833", "^"), ("#CCBB44", "P"), ("#AA3377", "v"))[
+                i
+            ]
+            handles[f"{title}: {rows['model'].iloc[0]}"] = ax.errorbar(
+                rows["value"], y, xerr=spread, fmt=marker, color=colour, ms=5, capsize=2
+            )
+            ax.set_yticks(range(len(rows)), rows["condition"])
+        ax.set_title(LABELS[metric] + (f", {setting}" if metric.startswith("cider") else ""), fontsize=10)
+        ax.set_xlim(left=0)
+        ax.grid(axis="x")
+    axes[0, 0].invert_yaxis()
+    figure.legend(handles.values(), handles, loc="outside lower center", ncols=1)
+    return figure
+
+
+def table(tables: Mapping[str, pd.DataFrame]) -> HTML:
+    """Table 1: every cut by model and metric, with intervals; the paper's own numbers in `paper_table`."""
+    parts = []
+    for title, rows in tables.items():
+        text = rows["value"].map("{:.2f}".format) + rows.apply(lambda r: f" [{r['low']:.2f}, {r['high']:.2f}]", axis=1)
+        column = rows["metric"].map(LABELS) + rows["setting"].where(rows["metric"].str.startswith("cider"), "").map(
+            lambda data: f", {data}" * bool(data)
+        )
+        wide = rows.assign(text=text, column=column).pivot(index="condition", columns="column", values="text")
+        order = list(dict.fromkeys(rows["condition"]))
+        model = rows["model"].iloc[0]
+        parts.append(wide.loc[order].assign(model=f"{title}: {model}").reset_index().set_index(["model", "condition"]))
+    return HTML(pd.concat(parts).rename_axis(columns=None).to_html(classes="pg-table", border=0))
+
+
+def paper_table(version: str = "v2+") -> HTML:
+    """The paper's Table 1, as far as it is known, in one of its versions."""
+    rows = reference("gate_table")
+    rows = rows[rows["version"] == version]
+    wide = rows.pivot(index=["model", "knockout"], columns="task", values="value")
+    order = rows[["model", "knockout"]].drop_duplicates().apply(tuple, axis=1)
+    return HTML(wide.loc[list(order)].rename_axis(columns=None).to_html(classes="pg-table", border=0))
+
+
+def summary(tables: Mapping[str, pd.DataFrame], metric: str, setting: str | None = None) -> str:
+    """The highest value of every condition and where it is, by model, in a sentence; for captions and alt text."""
+    said = []
+    for title, table in tables.items():
+        rows = select(table, metric, setting)
+        tops = rows.loc[rows.groupby("condition", sort=False)["value"].idxmax()]
+        parts = [f"{r['condition']} {r['value']:.2f} (layer {r['layer']:.0f})" for _, r in tops.iterrows()]
+        said.append(f"{title}: {', '.join(parts)}.")
+    return f"Highest {LABELS[metric]}. {' '.join(said)}"
+
+
+def loss_summary(tables: Mapping[str, pd.DataFrame], metric: str) -> str:
+    """What every cut leaves of a metric, by model, in a sentence."""
+    said = []
+    for title, table in tables.items():
+        rows = table[table["metric"] == metric]
+        parts = [f"{r['condition']} {r['value']:.2f} [{r['low']:.2f}, {r['high']:.2f}]" for _, r in rows.iterrows()]
+        said.append(f"{title}: {', '.join(parts)}.")
+    return f"{LABELS[metric]}. {' '.join(said)}"

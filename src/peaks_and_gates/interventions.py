@@ -1,0 +1,261 @@
+"""Paper 2, *The narrow gate*, as tidy tables: what a vision-language model does when its wiring is cut or patched.
+
+    study = gate.Study(model="chameleon-7b", source="paper")
+    interventions.knockout_table(study)        # who must not read whom, and what is lost
+    interventions.progressive_knockout(study)  # from which depth on
+    interventions.patching(study)              # another picture's state, put into the end-of-image token
+
+Rows are those of `gate`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict, dataclass, replace
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from . import captions, gate, modality, record, similarity, store, vlms, vqa
+from . import pictures as picture_sets
+from .attention import knockout
+from .errors import BadParameter
+from .gate import Study, only, row
+from .patching import patched, patched_attention, recorded
+from .pictures import Pair, Picture
+from .tokens import TokenMap
+from .uncertainty import Estimate, mean_estimate
+from .vlms import VisionLanguageModel
+
+CODE = (*gate.CODE, "interventions")
+CAPTIONED = {"scenes": ("scenes",), "paper": ("flickr30k", "coco")}
+
+
+@dataclass(frozen=True)
+class Cut:
+    """Who must not read whom: groups of tokens, as `TokenMap.where` names them.
+
+    n_random: only so many tokens of the sources, drawn with `seed`.  first: the first block it is done in.
+    """
+
+    sources: tuple[str, ...] = ()
+    targets: tuple[str, ...] = ("after",)
+    n_random: int | None = None
+    seed: int = 0
+    first: int = 0
+
+    def of(self, tokens: TokenMap, seeds: Sequence[int]) -> Tensor:
+        """The sources in a batch, (B, T) bool.  seeds: one a row, for what is drawn."""
+        if self.n_random is None:
+            return tokens.where(*self.sources)
+        return tokens.random(*self.sources, self.n_random, [self.seed + seed for seed in seeds])
+
+
+# Table 1: the end-of-image token hidden from the text; the image itself; a few image tokens; all of it.
+CUTS = {
+    "none": Cut(),
+    "end → text": Cut(("end",)),
+    "image → text": Cut(("begin", "image", "special")),
+    "random image → text": Cut(("image",), n_random=10),
+    "block → text": Cut(("block",)),
+    "image → image": Cut(("image",), ("image",)),
+}
+
+
+@contextmanager
+def cutting(model: VisionLanguageModel, tokens: TokenMap, seeds: Sequence[int], cut: Cut, how: str) -> Iterator[None]:
+    """Run the model with a cut.  Without sources it is not changed, yet runs through the same code."""
+    sources = cut.of(tokens, seeds) if cut.sources else None
+    layers = range(cut.first, model.n_layers)
+    with knockout(model, sources, tokens.where(*cut.targets), how, layers, generated="after" in cut.targets):
+        yield
+
+
+def repeated(study: Study, cut: Cut) -> list[Cut]:
+    """A cut of random tokens once for every draw; any other once."""
+    if cut.n_random is None:
+        return [cut]
+    return [replace(cut, n_random=study.n_random, seed=study.seed + i) for i in range(study.n_repeats)]
+
+
+def answers(study: Study, task: str, shown: Sequence[Picture], cut: Cut) -> list[str]:
+    """What the model says about each picture with a cut: greedy, in shards that are kept."""
+    texts = [study.prompt(task, picture) for picture in shown]
+    n_new = study.new_tokens[task == "captions"]
+    described = vlms.describe(study.model) | {"dtype": study.dtype, "batch_size": study.batch_size}
+    said: list[str] = []
+    for start in range(0, len(shown), gate.SHARD):
+        part = slice(start, start + gate.SHARD)
+
+        def compute(part: slice = part) -> list[str]:
+            found = []
+            for model, batch, seeds in gate.batches(study, shown[part], texts[part], f"{task}, {name_of(cut)}"):
+                with cutting(model, batch.tokens, seeds, cut, study.how), torch.inference_mode():
+                    ids = model.network.generate(**batch.inputs, max_new_tokens=n_new, do_sample=False, num_beams=1)
+                new = ids[:, batch.inputs["input_ids"].shape[1] :]
+                found += model.tokenizer.batch_decode(new, skip_special_tokens=True)
+            return found
+
+        key = {"model": described, "pictures": [p.key for p in shown[part]], "texts": texts[part], "cut": asdict(cut)}
+        said += store.document("vlm_answers", key | {"n_new": n_new, "how": study.how}, compute, CODE)
+    return [text.strip() for text in said]
+
+
+def name_of(cut: Cut) -> str:
+    """A cut's name for a progress bar."""
+    return f"{', '.join(cut.sources)} hidden" if cut.sources else "nothing hidden"
+
+
+def knockout_table(study: Study, name: str = "knockout_table") -> pd.DataFrame:
+    """What is lost when tokens are hidden from the text (Table 1).
+
+    metrics: `vqa` (accuracy by the VQAv2 rule), `cider_ptb` and `cider_whitespace`, `class_overlap` of the last prompt
+    token after the last block.  condition: the cut.  setting: of CIDEr the data set, else the knockout's semantics.
+    Random cuts are means over their draws.
+    """
+    return record.table(name, asdict(study), lambda: knockout_rows(study))
+
+
+def knockout_rows(study: Study) -> pd.DataFrame:
+    """Compute what `knockout_table` returns."""
+    asked = study.pictures("questions")
+    captioned = {data: study.pictures("captions", data) for data in CAPTIONED[study.source]}
+    rows = []
+    for condition, cut in CUTS.items():
+        draws = repeated(study, cut)
+        right = [vqa.vqa_accuracy(answers(study, "questions", asked, c), [p.answers for p in asked]) for c in draws]
+        rows.append(row(study, condition, 0, 0.0, "vqa", study.how, mean_estimate(np.mean(right, 0))))
+        for data, shown in captioned.items():
+            said = [answers(study, "captions", shown, c) for c in draws]
+            references = [list(picture.captions) for picture in shown]
+            for tokenizer in ("ptb", "whitespace"):
+                scores = np.mean([captions.cider(texts, references, tokenizer)[0] for texts in said], 0)
+                rows.append(row(study, condition, 0, 0.0, f"cider_{tokenizer}", data, mean_estimate(scores)))
+        overlap = averaged([output_overlap(study, c) for c in draws])
+        rows.append(row(study, condition, 0, 0.0, "class_overlap", study.how, overlap))
+    return pd.DataFrame(rows)
+
+
+def averaged(found: Sequence[Estimate]) -> Estimate:
+    """The mean of estimates on the same pictures, its interval the mean of theirs."""
+    ends = {name: float(np.mean([getattr(e, name) for e in found])) for name in ("value", "low", "high")}
+    return replace(found[0], **ends)
+
+
+def output_overlap(study: Study, cut: Cut) -> Estimate:
+    """Class overlap of the last prompt token after the last block, with a cut."""
+    shown = study.pictures("classes")
+    texts = [study.prompt("classes", picture) for picture in shown]
+    inside = lambda model, tokens, seeds: cutting(model, tokens, seeds, cut, study.how)
+    last = {"last text": gate.TOKENS["last text"]}
+    made = {"cut": asdict(cut), "how": study.how}
+    states = gate.token_states(study, shown, texts, last, f"states, {name_of(cut)}", inside, made)
+    labels = np.array([picture.label for picture in shown])
+    k = min(gate.K, study.n_per_class - 1)
+    where = f"{study.model}, {name_of(cut)}"
+    return modality.class_overlap(states.layer("last text", states.n_layers), labels, k, where=where)
+
+
+def progressive_knockout(study: Study, name: str = "progressive_knockout", step: int = 1) -> pd.DataFrame:
+    """Class overlap of the output when a cut is made from block x to the last (Fig A3).
+
+    step: of x.  layer: x; L stands for no cut.  condition: the cut.
+    """
+    return record.table(name, asdict(study) | {"step": step}, lambda: progressive_rows(study, step))
+
+
+def progressive_rows(study: Study, step: int) -> pd.DataFrame:
+    """Compute what `progressive_knockout` returns."""
+    n_layers = study.network().n_layers
+    untouched = output_overlap(study, CUTS["none"])
+    rows = []
+    for condition in ("end → text", "image → text"):
+        for first in range(0, n_layers, step):
+            found = output_overlap(study, replace(CUTS[condition], first=first))
+            rows.append(row(study, condition, first, first / n_layers, "class_overlap", study.how, found))
+        rows.append(row(study, condition, n_layers, 1.0, "class_overlap", study.how, untouched))
+    return pd.DataFrame(rows)
+
+
+def patching(study: Study, name: str = "patching", step: int = 1) -> pd.DataFrame:
+    """What the model says next when its end-of-image token gets another picture's state (Fig 5).
+
+    step: of the layers.  metrics: `similarity` of the patched output to the other picture's; `flips` (all pairs) and
+    `flips_of_right` (those where the unpatched model prefers its own picture's word): how often the preference of
+    the own word over the other's changes sides.  condition: "residual" at a layer; "attention" from a block on;
+    "none" is the unpatched output (layer 0).
+    """
+    return record.table(name, asdict(study) | {"step": step}, lambda: patching_rows(study, step))
+
+
+def patching_rows(study: Study, step: int) -> pd.DataFrame:
+    """Compute what `patching` returns."""
+    model = study.network()
+    classes = told_apart(model, picture_sets.pairs(study.source, study.n_per_pair, study.seed))
+    pairs = [both for each in classes for both in zip(*each.pictures, strict=True)]
+    words = [tuple(first_token(model, name) for name in each.names) for each in classes for _ in each.pictures[0]]
+    for a, b in pairs:
+        if a.key == b.key:
+            raise BadParameter(f"The picture {a.key} would be patched with itself.")
+    ids = torch.tensor(words)
+    steps = [("none", 0)]
+    steps += [("residual", layer) for layer in range(0, model.n_layers + 1, step)]
+    steps += [("attention", first) for first in range(0, model.n_layers, step)]
+    outputs: dict[tuple[str, int], list[Tensor]] = {each: [] for each in steps}
+    targets = []
+    sides = [[study.prompt("classes", picture) for picture in side] for side in zip(*pairs, strict=True)]
+    base, other = (list(side) for side in zip(*pairs, strict=True))
+    both = zip(
+        gate.batches(study, base, sides[0], "patching"),
+        gate.batches(study, other, sides[1], "patched from"),
+        strict=True,
+    )
+    for (_, batch, _), (_, source, _) in both:
+        end, their_end = only(batch.tokens.where("end")), only(source.tokens.where("end"))
+        run = lambda inputs: model.network(**inputs, logits_to_keep=1, use_cache=False).logits[:, -1].float().cpu()
+        with torch.inference_mode():
+            with recorded(model, their_end) as states:
+                targets.append(run(source.inputs))
+            for kind, layer in steps:
+                match kind:
+                    case "none":
+                        context = nullcontext()
+                    case "residual":
+                        context = patched(model, states.residual[:, layer], end, layer)
+                    case _:
+                        context = patched_attention(model, states.attention_input, end, layer)
+                with context:
+                    outputs[kind, layer].append(run(batch.inputs))
+    target = torch.cat(targets)
+    untouched = torch.cat(outputs["none", 0])
+    rows = []
+    for (kind, layer), parts in outputs.items():
+        depth, logits = layer / model.n_layers, torch.cat(parts)
+        alike = mean_estimate(similarity.similarity(logits, target).numpy())
+        rows.append(row(study, kind, layer, depth, "similarity", "", alike))
+        flips = similarity.flips(untouched, logits, ids[:, 0], ids[:, 1])
+        counted = {"flips": flips.of_all, "flips_of_right": flips.of_right, "sign_changes": flips.sign_changes}
+        rows += [row(study, kind, layer, depth, metric, "", found) for metric, found in counted.items() if found]
+        if kind == "none":
+            rows.append(row(study, kind, layer, depth, "base_right", "", flips.base_right))
+    return pd.DataFrame(rows)
+
+
+def told_apart(model: VisionLanguageModel, pairs: Sequence[Pair]) -> list[Pair]:
+    """The pairs whose names begin with different tokens; says which do not.  Raises BadParameter if none do."""
+    kept = [pair for pair in pairs if first_token(model, pair.names[0]) != first_token(model, pair.names[1])]
+    if not kept:
+        raise BadParameter(f"All {len(pairs)} pairs of names begin with one token of {model.name}: nothing can flip.")
+    if left := [" and ".join(pair.names) for pair in pairs if pair not in kept]:
+        print(f"Left out, since {model.name} begins both names with one token: {', '.join(left)}.")
+    return kept
+
+
+def first_token(model: VisionLanguageModel, word: str) -> int:
+    """The first token of a word in the middle of a text."""
+    ids = model.tokenizer.encode(f" {word}", add_special_tokens=False)
+    # Tokenizers of the SentencePiece kind may write the space as a token of its own.
+    return next(i for i in ids if model.tokenizer.decode([i]).strip())
