@@ -132,6 +132,17 @@ def test_the_record_alone_redraws_the_same_figures(smoke, monkeypatch, tmp_path)
     assert all_html(job.output) == drawn
 
 
+def test_a_page_without_a_model_is_left_out_until_it_is_given_one(capsys):
+    jobs = book.plan("paper", ["knockout_table"], {"native": None, "adapted": None})
+    assert book.run(jobs) == []
+    assert "no vision-language model" in capsys.readouterr().out
+    for name, role in {"chameleon-7b": "native", "llava-1.5-7b": "adapted"}.items():
+        (job,) = book.plan("paper", ["knockout_table"], book.model_parameters(name))
+        assert {job.parameters["native"], job.parameters["adapted"]} == {name, None}
+        assert job.parameters[role] == name and job.runnable
+    assert book.model_parameters("llama-3-8b") == {"model": "llama-3-8b"}
+
+
 def test_a_changed_parameter_runs_beside_the_record(checkout):
     (job,) = book.plan("laptop", ["subjects"], {"n_orders": 1})
     assert "results" not in job.record.relative_to(checkout).parts[:1]

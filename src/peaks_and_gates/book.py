@@ -85,6 +85,11 @@ class Job:
             return {}
 
     @property
+    def runnable(self) -> bool:
+        """Whether the size has a model for the page: not every one has a vision-language model."""
+        return "native" not in self.parameters or bool(self.parameters["native"] or self.parameters["adapted"])
+
+    @property
     def drawn(self) -> bool:
         """Whether the executed notebook here shows the recorded tables as the code of today draws them."""
         if not self.output.is_file():
@@ -143,10 +148,6 @@ def plan(preset: str, only: Iterable[str] = (), changes: dict[str, Any] | None =
     for name in only or paths:
         source = paths[name]
         wanted = declared(source)
-        if "native" in wanted and not (values["native"] or values["adapted"]):
-            if name in only:
-                raise BadParameter(f"The preset '{preset}' has no vision-language model: name one with --model.")
-            continue
         parameters = {key: value for key, value in values.items() if key in wanted} | {"preset": preset}
         output = root() / "_build" / "notebooks" / label / source.parent.name / source.name
         jobs.append(Job(name, preset, source, output, kept / label, parameters, run_key(source, parameters)))
@@ -225,6 +226,9 @@ def run(jobs: list[Job], force: bool = False) -> list[str]:
     failures, executed = [], []
     for number, job in enumerate(jobs, 1):
         title = f"[{number}/{len(jobs)}] {job.name} ({job.preset})"
+        if not job.runnable:
+            print(f"{title}: left out, this size has no vision-language model (name one with --model)")
+            continue
         if job.state == "done" and not force:
             print(f"{title}: done")
             continue

@@ -113,6 +113,8 @@ def check_record(folder: Path) -> None:
 def not_run(job: Job) -> str:
     """What a page without results says instead."""
     command = f"<code>pg run --preset {job.preset} --only {job.name}</code>"
+    if not job.runnable:
+        command = f"<code>pg run --preset paper --model chameleon-7b --only {job.name}</code>, on a GPU"
     return f'<aside class="pg-run-box"><p>Not run at this size. Run it with {command}.</p></aside>'
 
 
