@@ -138,6 +138,8 @@ def curves(
 def curve(ax: Axes, rows: pd.DataFrame, condition: str):
     """One condition's curve; returns its line."""
     colour, marker = LOOKS.get(condition, ("#BBBBBB", "X"))
+    if len(rows) == 1:  # it belongs to no layer
+        return ax.axhline(rows["value"].item(), color=colour, ls="--", lw=1.2)
     (drawn,) = ax.plot(rows["depth"], rows["value"], color=colour, marker=marker, ms=4, mew=0, lw=1.7)
     return drawn
 
@@ -161,7 +163,7 @@ def stacked(tables: Mapping[str, pd.DataFrame], paper: Sequence[str] = ()) -> Fi
         bottom = np.zeros(len(wide))
         for i, condition in enumerate(sorted(wide.columns, key=lambda name: (name != "end", name))):
             colour = LOOKS.get(condition, ("#BBBBBB", "X"))[0]
-            hatch = ("", "//", "..", "\\\\", "xx")[i % 5]
+            hatch = ("", "//", "", "\\\\", "xx")[i % 5]
             bar = ax.bar(
                 wide.index, wide[condition], bottom=bottom, width=0.85, color=colour, hatch=hatch, edgecolor="none"
             )
