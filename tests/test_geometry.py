@@ -4,10 +4,9 @@ import torch
 from dadapy import Data
 from sklearn.metrics import adjusted_rand_score
 
-from peaks_and_gates import clustering, geometry
-from peaks_and_gates.clustering import density_peaks
+from peaks_and_gates import geometry
 from peaks_and_gates.errors import BadParameter, BadStates, BookError, TooFewPoints, UnknownName
-from peaks_and_gates.geometry import RECIPES, landscape, landscapes, reclustered
+from peaks_and_gates.geometry import RECIPES, density_peaks, landscape, landscapes, reclustered
 from peaks_and_gates.neighbours import nearest_neighbours, neighbour_overlap, point_overlap
 from peaks_and_gates.uncertainty import normal_estimate
 
@@ -227,9 +226,9 @@ def test_points_that_dadapy_leaves_without_a_peak(seed, n, d, k, recognised, mon
     data = with_pak_density(seed, n, d, k)
     data.compute_clustering_ADP(Z=1.0)
     assert sum(map(len, data.cluster_indices)) < n, "DADApy has mended its bug: the guard can go"
-    assert clustering.needs_links(data)
+    assert geometry._needs_links(data)
     if not recognised:  # the check after the call finds it too
-        monkeypatch.setattr(clustering, "needs_links", lambda data: False)
+        monkeypatch.setattr(geometry, "_needs_links", lambda data: False)
     assignment, _ = density_peaks(data, 1.0)
     np.testing.assert_array_equal(assignment, data.compute_clustering_ADP_pure_python(Z=1.0))
     np.testing.assert_array_equal(np.unique(assignment), np.arange(data.N_clusters))
@@ -243,7 +242,7 @@ def test_links_are_not_needed_with_one_k():
         data = geometry._dadapy_data(*nearest_neighbours(points, 16))
         data.set_id(5)
         data.compute_density_kNN(16)
-        assert not clustering.needs_links(data)
+        assert not geometry._needs_links(data)
 
 
 def test_planted_bad_labels_are_caught(monkeypatch):

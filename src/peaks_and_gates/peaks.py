@@ -33,7 +33,7 @@ from .uncertainty import Estimate, mean_estimate
 
 # Neighbours of the label overlap, as a share of the class: the paper has 0.3 for subjects and plots 0.1 for letters.
 CLASS_FRACTION = {"subject": 0.3, "answer": 0.1}
-GEOMETRY = (*EXTRACTION, "clustering", "geometry", "neighbours", "uncertainty")
+GEOMETRY = (*EXTRACTION, "geometry", "neighbours", "uncertainty")
 
 
 @dataclass(frozen=True)
