@@ -47,6 +47,8 @@ CHAPTERS = {
 # Modules that show or steer, and make no number.
 SHOWING = {"book", "claims", "cli", "doctor", "errors", "figures", "map_figures", "progress", "site", "table_figures"}
 SHOWING |= {"gate_figures", "training_figures", "tree_figures"}
+# The libraries whose versions a page's numbers depend on.
+LIBRARIES = {*store.PACKAGES, "gguf", "pandas", "scipy", "tokenizers"}
 # Kernels talk over local sockets where there are some, not over open TCP ports.
 KERNEL = Config({"KernelManager": {"transport": "ipc" if os.name == "posix" else "tcp"}})
 
@@ -164,7 +166,7 @@ def run_key(source: Path, parameters: dict[str, Any]) -> str:
     code = store.code_version(*sorted(imported("\n".join(cells)) - SHOWING))
     lock = root() / "requirements.lock"
     lines = lock.read_text().splitlines() if lock.is_file() else []
-    versions = [line for line in lines if line.split("==")[0].strip() in store.PACKAGES]
+    versions = [line for line in lines if line.split("==")[0].strip() in LIBRARIES]
     hashes = [sha256_at(path, path.stat().st_mtime_ns) for path in weights(parameters)]
     return store.digest([cells, parameters, code, versions, hashes])
 
@@ -245,6 +247,7 @@ def run(jobs: list[Job], force: bool = False) -> list[str]:
             "preset": job.preset,
             "parameters": job.parameters,
             "run_key": job.key,
+            "dtype": job.parameters.get("dtype") or str(models.best_dtype(models.best_device())).removeprefix("torch."),
             "seconds": round(time.perf_counter() - start, 1),
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "environment": store.environment(),

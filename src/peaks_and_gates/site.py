@@ -128,7 +128,7 @@ def run_box(job: Job) -> str:
         "models": ", ".join(models_of(parameters)),
         "questions": f"up to {recorded_n(job):,}" if models_of(parameters) else "none: synthetic points",
         "seed": parameters.get("seed"),
-        "run": f"{manifest['created'][:10]}, {hardware}",
+        "run": f"{manifest['created'][:10]}, {hardware}, {manifest.get('dtype', 'unknown precision')}",
         "took": f"{manifest['seconds'] / 60:.1f} min after the pages before it",
         "repeat": f"<code>pg run --preset {manifest['preset']} --only {job.name}</code>",
         "key": f"<code>{manifest['run_key']}</code>",

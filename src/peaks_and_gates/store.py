@@ -35,9 +35,7 @@ from .errors import StorageFull
 T = TypeVar("T")
 
 SOURCE = Path(__file__).parent
-# The libraries that make numbers.
-PACKAGES = ("torch", "transformers", "tokenizers", "peft", "datasets", "dadapy", "numpy", "scipy", "scikit-learn")
-PACKAGES += ("pandas", "safetensors", "gguf")
+PACKAGES = ("torch", "transformers", "peft", "datasets", "dadapy", "numpy", "scikit-learn", "safetensors")
 
 
 def project_folder() -> Path | None:
