@@ -28,6 +28,7 @@ from . import modality, pictures, record, store, vlms
 from .attention import attention_shares
 from .errors import BadParameter
 from .patching import recorded
+from .peaks import row
 from .pictures import Picture
 from .progress import bar
 from .tokens import TokenMap
@@ -123,14 +124,6 @@ def each(
 def named(tables: Mapping[str, pd.DataFrame], name: str) -> dict[str, pd.DataFrame]:
     """The tables of `each` by the names they are recorded under."""
     return {f"{name}_{role}": table for role, table in tables.items()}
-
-
-def row(
-    study: Study, condition: str, layer: int, depth: float, metric: str, setting: str, estimate: Estimate
-) -> dict[str, object]:
-    """One row of a tidy table."""
-    where = {"condition": condition, "model": study.model, "layer": layer, "depth": depth}
-    return where | {"metric": metric, "setting": setting} | asdict(estimate)
 
 
 def batches(
@@ -291,7 +284,7 @@ def cross_attention_table(study: Study) -> pd.DataFrame:
             rows.append(row(study, "block", layer, layer / n_layers, "mass", setting, mean_estimate(block)))
             for i, group in enumerate(shares.groups):
                 # Means of the shares' two parts: a picture that hardly draws attention must not count as one that does.
-                found = ratio(mass[:, i], block, study.seed)
+                found = mean_estimate(mass[:, i] / block, weights=block, seed=study.seed)
                 rows.append(row(study, group, layer, layer / n_layers, "share", setting, found))
     return pd.DataFrame(rows)
 
@@ -301,13 +294,6 @@ def heads_of(values: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
     yield "all heads", values.mean(1)
     for head in range(values.shape[1]):
         yield f"head {head}", values[:, head]
-
-
-def ratio(part: np.ndarray, whole: np.ndarray, seed: int, n_bootstrap: int = 200) -> Estimate:
-    """Mean of a part over the mean of its whole, both (N,), bootstrapped over the examples."""
-    counts = np.random.default_rng(seed).multinomial(len(part), np.full(len(part), 1 / len(part)), size=n_bootstrap)
-    low, high = np.percentile((counts @ part) / (counts @ whole), (2.5, 97.5))
-    return Estimate(float(part.mean() / whole.mean()), float(low), float(high), len(part))
 
 
 # The tokens whose states are read for the class, by name.
@@ -330,15 +316,36 @@ def class_overlap(study: Study, name: str = "class_overlap") -> pd.DataFrame:
 
 def class_overlap_table(study: Study) -> pd.DataFrame:
     """Compute what `class_overlap` returns."""
-    shown = study.pictures("classes")
-    texts = [study.prompt("classes", picture) for picture in shown]
-    states = token_states(study, shown, texts, TOKENS, "states")
-    labels = np.array([picture.label for picture in shown])
-    k = min(K, study.n_per_class - 1)
+    states, overlap = class_states(study, TOKENS, "states")
+    setting = f"k = {neighbours_of(study)}"
     rows = []
     for token in TOKENS:
         for layer in range(states.n_layers + 1):
-            where = f"{study.model}, {token}, layer {layer}"
-            found = modality.class_overlap(states.layer(token, layer), labels, k, where=where)
-            rows.append(row(study, token, layer, layer / states.n_layers, "class_overlap", f"k = {k}", found))
+            found = overlap(token, layer)
+            rows.append(row(study, token, layer, layer / states.n_layers, "class_overlap", setting, found))
     return pd.DataFrame(rows)
+
+
+def neighbours_of(study: Study) -> int:
+    """Neighbours of the class overlap: the paper's 30, or as many as the classes allow."""
+    return min(K, study.n_per_class - 1)
+
+
+def class_states(
+    study: Study, tokens: Mapping[str, Choice], title: str, **settings: object
+) -> tuple[TokenStates, Callable[[str, int], Estimate]]:
+    """States of the pictures of classes, and what gives the class overlap of a token at a layer.
+
+    settings: of `token_states`.
+    """
+    shown = study.pictures("classes")
+    texts = [study.prompt("classes", picture) for picture in shown]
+    states = token_states(study, shown, texts, tokens, title, **settings)
+    labels = np.array([picture.label for picture in shown])
+    k = neighbours_of(study)
+
+    def overlap(token: str, layer: int) -> Estimate:
+        where = f"{study.model}, {title}, {token}, layer {layer}"
+        return modality.class_overlap(states.layer(token, layer), labels, k, where=where)
+
+    return states, overlap

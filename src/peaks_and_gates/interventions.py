@@ -19,12 +19,13 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from . import captions, gate, modality, record, similarity, store, vlms, vqa
+from . import captions, gate, record, similarity, store, vlms, vqa
 from . import pictures as picture_sets
 from .attention import knockout
 from .errors import BadParameter
-from .gate import Study, only, row
+from .gate import Study, only
 from .patching import patched, patched_attention, recorded
+from .peaks import row
 from .pictures import Pair, Picture
 from .tokens import TokenMap
 from .uncertainty import Estimate, mean_estimate
@@ -147,16 +148,10 @@ def averaged(found: Sequence[Estimate]) -> Estimate:
 
 def output_overlap(study: Study, cut: Cut) -> Estimate:
     """Class overlap of the last prompt token after the last block, with a cut."""
-    shown = study.pictures("classes")
-    texts = [study.prompt("classes", picture) for picture in shown]
     inside = lambda model, tokens, seeds: cutting(model, tokens, seeds, cut, study.how)
-    last = {"last text": gate.TOKENS["last text"]}
-    made = {"cut": asdict(cut), "how": study.how}
-    states = gate.token_states(study, shown, texts, last, f"states, {name_of(cut)}", inside, made)
-    labels = np.array([picture.label for picture in shown])
-    k = min(gate.K, study.n_per_class - 1)
-    where = f"{study.model}, {name_of(cut)}"
-    return modality.class_overlap(states.layer("last text", states.n_layers), labels, k, where=where)
+    last, made = {"last text": gate.TOKENS["last text"]}, {"cut": asdict(cut), "how": study.how}
+    states, overlap = gate.class_states(study, last, f"states, {name_of(cut)}", inside=inside, inputs=made)
+    return overlap("last text", states.n_layers)
 
 
 def progressive_knockout(study: Study, name: str = "progressive_knockout", step: int = 1) -> pd.DataFrame:
@@ -206,11 +201,11 @@ def patching_rows(study: Study, step: int) -> pd.DataFrame:
     steps += [("attention", first) for first in range(0, model.n_layers, step)]
     outputs: dict[tuple[str, int], list[Tensor]] = {each: [] for each in steps}
     targets = []
-    sides = [[study.prompt("classes", picture) for picture in side] for side in zip(*pairs, strict=True)]
     base, other = (list(side) for side in zip(*pairs, strict=True))
+    asked = lambda side: [study.prompt("classes", picture) for picture in side]
     both = zip(
-        gate.batches(study, base, sides[0], "patching"),
-        gate.batches(study, other, sides[1], "patched from"),
+        gate.batches(study, base, asked(base), "patching"),
+        gate.batches(study, other, asked(other), "patched from"),
         strict=True,
     )
     for (_, batch, _), (_, source, _) in both:
