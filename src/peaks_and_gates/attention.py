@@ -10,22 +10,22 @@ the softmax is the same as a value set to zero, and the share of a group is atte
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor
 from transformers import AttentionInterface, AttentionMaskInterface
-from transformers.masking_utils import eager_mask, sdpa_mask
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from .errors import BadParameter, ModelUnavailable
 from .vlms import VisionLanguageModel
+from .wiring import WIRED, attend_by, full_mask, grown, without
 
 # The attention a model has, and the name under which it is called by ours.
 IMPLEMENTATIONS = {"sdpa": "peaks_and_gates_sdpa", "eager": "peaks_and_gates_eager"}
+KINDS = {name: kind for kind in IMPLEMENTATIONS for name in (kind, WIRED[kind])}
 
 
 @dataclass
@@ -101,8 +101,8 @@ def knockout(
 
     def act(attend: Callable[..., Tensor], module, query, key, value, mask, seen: int) -> Tensor:
         n_keys = key.shape[2]
-        reading = _extended(targets, n_keys, generated)[:, seen:]  # (B, Q)
-        blocked = _extended(sources, n_keys, False)  # (B, K)
+        reading = grown(targets, n_keys, generated)[:, seen:]  # (B, Q)
+        blocked = grown(sources, n_keys, False)  # (B, K)
         if how == "mask":
             pairs = (reading[:, :, None] & blocked[:, None, :])[:, None] & chosen[:, None, None]  # (B, H, Q, K)
             return attend(query, key, value, _without(mask, pairs))
@@ -174,13 +174,13 @@ def _intervening(model: VisionLanguageModel, act: Callable[..., Tensor], n_rows:
     base = config._attn_implementation
     if base in IMPLEMENTATIONS.values():
         raise BadParameter("Interventions on attention do not nest: leave one context before entering the next.")
-    if base not in IMPLEMENTATIONS:
+    if base not in KINDS:
         raise ModelUnavailable(
             f"The attention of {model.name} is '{base}', which keeps its weights to itself. Load the model with "
             "attention='sdpa' or 'eager'."
         )
     run = _running[id(config)] = Run(act, base, n_rows, set(layers))
-    config._attn_implementation_internal = IMPLEMENTATIONS[base]  # of the language model alone
+    config._attn_implementation_internal = IMPLEMENTATIONS[KINDS[base]]  # of the language model alone
     try:
         yield
     finally:
@@ -196,13 +196,9 @@ def _intervening(model: VisionLanguageModel, act: Callable[..., Tensor], n_rows:
 def _attention(module, query, key, value, attention_mask, **settings) -> tuple[Tensor, None]:
     """The attention function that transformers calls; see `AttentionInterface`."""
     run, layer = _running[id(module.config)], module.layer_idx
-    if run.base == "sdpa":
-        function = ALL_ATTENTION_FUNCTIONS["sdpa"]
-    else:
-        function = sys.modules[type(module).__module__].eager_attention_forward
 
     def attend(query, key, value, mask) -> Tensor:
-        return function(module, query, key, value, mask, **settings)[0]
+        return attend_by(KINDS[run.base], module, query, key, value, mask, **settings)[0]
 
     n_queries, n_keys = query.shape[2], key.shape[2]
     before = 0 if n_keys == n_queries else run.seen.get(layer, 0)
@@ -223,14 +219,9 @@ def _attention(module, query, key, value, attention_mask, **settings) -> tuple[T
     return run.act(attend, module, query, key, value, attention_mask, before), None
 
 
-def _mask(*args, **settings) -> Tensor:
-    """SDPA's mask, always made: transformers leaves it out where the kernel can make a causal one itself."""
-    return sdpa_mask(*args, **settings | {"allow_is_causal_skip": False})
-
-
-for base, name in IMPLEMENTATIONS.items():
+for kind, name in IMPLEMENTATIONS.items():
     AttentionInterface.register(name, _attention)
-    AttentionMaskInterface.register(name, _mask if base == "sdpa" else eager_mask)
+    AttentionMaskInterface.register(name, partial(full_mask, kind))
 
 
 def _without(mask: Tensor, pairs: Tensor) -> Tensor:
@@ -242,13 +233,7 @@ def _without(mask: Tensor, pairs: Tensor) -> Tensor:
             "With how='mask', a target would have nothing left to read, not even itself. Keep a token of what it sees "
             "out of the sources, or use how='zero'."
         )
-    return left if mask.dtype == torch.bool else mask.masked_fill(pairs, torch.finfo(mask.dtype).min)
-
-
-def _extended(chosen: Tensor, n_keys: int, later: bool) -> Tensor:
-    """A set over the prompt (B, T) as one over the n_keys tokens there are now; later: whether new tokens are in it."""
-    missing = n_keys - chosen.shape[1]
-    return torch.nn.functional.pad(chosen, (0, missing), value=later) if missing > 0 else chosen[:, :n_keys]
+    return without(mask, pairs)
 
 
 def _check_set(name: str, chosen: Tensor, shape: torch.Size, empty: bool = False) -> int:

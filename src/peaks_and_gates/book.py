@@ -199,8 +199,9 @@ def weights(parameters: dict[str, Any]) -> list[Path]:
     found = []
     for value in parameters.values():
         for name in value if isinstance(value, list) else [value]:
-            if adapter := models.MODELS.get(str(name), {}).get("adapter"):
-                found += (root() / adapter).glob("*.safetensors")
+            known = models.MODELS.get(str(name), {}).get("adapter") or vlms.VLMS.get(str(name), {}).get("folder")
+            if known:
+                found += (root() / known).glob("*.safetensors")
             elif str(name).startswith("weights/"):
                 found += (root() / name).rglob("*.safetensors")
     return sorted(set(found))

@@ -110,6 +110,17 @@ def lift(tables: Tables, part: Mapping[str, Any]) -> Estimate:
     return Estimate(value, value - below, value + above, top.n)
 
 
+def share_lost(tables: Tables, part: Mapping[str, Any]) -> Estimate:
+    """Which part of a baseline's value, maybe of another table, a condition lacks; ends from the ends of the two."""
+    rows = curve(tables, part)
+    found = estimate(rows, len(rows) - 1)
+    rows = curve(tables, {**part, "condition": part["baseline"], "table": part.get("baseline_table", part["table"])})
+    base = estimate(rows, len(rows) - 1)
+    return Estimate(
+        1 - found.value / base.value, 1 - found.high / base.low, 1 - found.low / base.high, min(found.n, base.n)
+    )
+
+
 def depth_of_maximum(tables: Tables, part: Mapping[str, Any]) -> Estimate:
     """Relative depth of the highest value; the interval spans the layers not told apart from it by their own."""
     rows = curve(tables, part)
@@ -155,6 +166,7 @@ def above_chance(tables: Tables, part: Mapping[str, Any]) -> Estimate:
 MEASURES: dict[str, Callable[[Tables, Mapping[str, Any]], Estimate]] = {
     "maximum": maximum,
     "lift": lift,
+    "share lost": share_lost,
     "depth of maximum": depth_of_maximum,
     "late share": late_share,
     "first layer": first_layer,

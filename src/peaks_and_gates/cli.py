@@ -78,6 +78,17 @@ def finetune(preset: str, only: tuple[str, ...], seeds: tuple[int, ...]) -> None
 
 
 @cli.command()
+@preset_option
+@click.argument("names", nargs=-1)
+@click.option("--seed", "seeds", multiple=True, type=int, help="A seed of the recipe; may be repeated.")
+def train(preset: str, names: tuple[str, ...], seeds: tuple[int, ...]) -> None:
+    """Train minis (mini-native, ...; all if none is named) into weights/; a killed run goes on where it was."""
+    from . import mini_training
+
+    mini_training.train_all(preset, [name.removeprefix("mini-") for name in names], seeds)
+
+
+@cli.command()
 def doctor() -> None:
     """Say what this machine can run, and what it lacks."""
     from .doctor import report

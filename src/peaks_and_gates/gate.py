@@ -24,7 +24,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from . import modality, pictures, record, store, vlms
+from . import modality, pictures, record, scene_words, store, vlms
 from .attention import attention_shares
 from .errors import BadParameter
 from .patching import recorded
@@ -43,9 +43,9 @@ PROMPTS = {
         "captions": "<image>Provide a one-sentence caption for the provided image.",
     },
     "scenes": {
-        "classes": "<image> The largest thing is a",
+        "classes": f"<image> {scene_words.CLASS_QUESTION}",
         "questions": "<image> {question}",
-        "captions": "<image> Describe it.",
+        "captions": f"<image> {scene_words.REQUEST}",
     },
 }
 CODE = ("gate", "attention", "patching", "pictures", "picture_rows", "scenes", "scene_words", "scene_drawing")

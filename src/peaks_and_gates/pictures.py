@@ -38,7 +38,7 @@ class Picture:
     """An image and what is known of it; what a source does not tell is None or empty.
 
     encoded: PNG or JPEG.  key: the same in every run for the same picture, another if a pixel changes.  label: name of
-    its class.
+    its class.  kind: of a scene's question.
     """
 
     encoded: bytes = field(repr=False)
@@ -47,6 +47,7 @@ class Picture:
     captions: tuple[str, ...] = ()
     question: str | None = None
     answers: tuple[str, ...] = ()
+    kind: str | None = None
 
     @property
     def image(self) -> Image.Image:
@@ -269,7 +270,7 @@ def _scene(scene: scenes.Scene, key: str, question: scene_words.Question | None,
     encoded = io.BytesIO()
     image = draw(scene, size)
     image.save(encoded, "PNG")
-    asked = (question.text, (question.answer,)) if question else (None, ())
+    asked = (question.text, (question.answer,), question.kind) if question else ()
     told = tuple(scene_words.captions(scene))
     return Picture(encoded.getvalue(), _key(f"scene-{key}", image.tobytes()), scenes.label(scene), told, *asked)
 

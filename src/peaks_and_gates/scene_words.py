@@ -20,10 +20,12 @@ import numpy as np
 
 from .scenes import BACKGROUNDS, COLOURS, COLUMNS, MOST_OBJECTS, ROWS, SHAPES, SIZES, TEXTURES, Scene, Thing
 
+CLASS_QUESTION = "what is the largest thing?"  # its answer: a label of `scenes`
+REQUEST = "describe it."  # its answer: a caption
 NUMBERS = ("zero", "one", "two", "three", "four")[: MOST_OBJECTS + 1]
 KINDS = ("colour", "shape", "size", "texture", "count", "column", "row", "relation", "presence", "background")
 GLUE = "a an and at background colour column how in is are many of on picture row seen from shape shows size"
-GLUE += " texture the there thing what where which with yes no above below"
+GLUE += " texture the there thing what where which with yes no above below largest describe it"
 
 
 @dataclass(frozen=True)

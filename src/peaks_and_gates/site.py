@@ -156,6 +156,7 @@ def scorecard_html(verdicts: list[claims.Verdict]) -> str:
     if not verdicts:
         return "<p>Nothing has been run at this size yet.</p>"
     titles = {"landscape": "Part I: the representation landscape", "gate": "Part II: the narrow gate"}
+    titles["control"] = "Controls: models whose wiring is known"
     tables = []
     for paper, title in titles.items():
         rows = "".join(scorecard_row(v) for v in verdicts if v.claim["paper"] == paper)

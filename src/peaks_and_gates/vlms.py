@@ -19,20 +19,21 @@ from transformers import AutoConfig, AutoModelForImageTextToText
 from transformers.utils import logging as transformers_logging
 
 from .errors import BadParameter, BookError, MissingFile, ModelUnavailable, UnknownName
-from .models import best_device, best_dtype, folder_sha256, hub_advice, hub_revision
+from .models import best_device, best_dtype, folder_sha256, hub_advice, hub_revision, in_checkout
 from .store import code_version, digest
 from .tiny_vlms import MADE_BY, tiny_vlm
 from .tokens import FAMILIES, family_of
 from .vlm_inputs import Batch, encode
 from .vlm_model import VisionLanguageModel
 from .vlm_processors import load_processor
+from .wiring import WIRED, wire
 
 __all__ = ["CODE", "VLMS", "Batch", "VisionLanguageModel", "check", "describe", "encode", "load"]
 
 VLMS: dict[str, dict[str, Any]] = yaml.safe_load((Path(__file__).parent / "vlms.yml").read_text())
 ATTENTION = ("sdpa", "eager")
 # The modules whose change makes what is stored of a model's run stale.
-CODE = ("vlms", "vlm_model", "vlm_inputs", "vlm_images", "vlm_processors", "tokens", "tiny_vlms")
+CODE = ("vlms", "vlm_model", "vlm_inputs", "vlm_images", "vlm_processors", "tokens", "tiny_vlms", "wiring")
 
 
 def is_native(name: str) -> bool:
@@ -57,6 +58,8 @@ def _described(name: str) -> dict[str, Any]:
         entry = dict(VLMS[name])
         if entry["provider"] == "tiny":
             entry["code"] = code_version(*MADE_BY)
+        elif entry["provider"] == "mini":
+            entry["sha256"] = folder_sha256(mini_folder(entry["folder"]))
         elif entry["revision"] is None:
             entry["revision"] = hub_revision(entry["repo"])
         return entry
@@ -71,25 +74,36 @@ def _described(name: str) -> dict[str, Any]:
     raise UnknownName("vision-language model", name, VLMS)
 
 
+def mini_folder(folder: str) -> Path:
+    """The folder of a mini that the book ships.  Raises MissingFile."""
+    found = in_checkout(folder)
+    if not found.with_suffix(".json").is_file():
+        name = found.name.rpartition("-")[0]
+        raise MissingFile(f"{found} is not there, or was not finished: make it with `pg train mini-{name}`.")
+    return found
+
+
 def load(
     name: str,
     dtype: torch.dtype | None = None,
     device: torch.device | str | None = None,
     attention: str = "sdpa",
 ) -> VisionLanguageModel:
-    """Load a model by name (see `describe`), its processor without torchvision, and check both.
+    """Load a model by name (see `describe`), its processor without torchvision, its wiring if it has one, and check it.
 
-    dtype, device: chosen by hardware if None.  attention: sdpa or eager.
+    dtype, device: chosen by hardware if None (of minis the dtype is float32).  attention: sdpa or eager.
     Raises UnknownName, MissingFile, ModelUnavailable, BadParameter.
     """
     if attention not in ATTENTION:
         raise BadParameter(f"attention must be one of {', '.join(ATTENTION)}, not '{attention}'.")
     described = describe(name)
     device = torch.device(device) if device else best_device()
-    dtype = dtype or best_dtype(device)
+    # The minis are small, and the codes of an image can turn on the last bit: they run in float32 everywhere.
+    dtype = dtype or (torch.float32 if described["provider"] == "mini" else best_dtype(device))
     transformers_logging.disable_progress_bar()
     source = {
         "tiny": lambda: str(tiny_vlm(described["family"])),
+        "mini": lambda: str(mini_folder(described["folder"])),
         "path": lambda: described["folder"],
         "hub": lambda: described["repo"],
     }[described["provider"]]()
@@ -114,6 +128,8 @@ def load(
             raise ModelUnavailable(hub_advice(described["repo"], error)) from error
         raise ModelUnavailable(f"{name} could not be loaded from {source}: {error}") from error
     network = network.to(device).eval().requires_grad_(False)
+    if getattr(config, "wiring", None):
+        wire(network, processor, FAMILIES[key])
     fingerprint = digest({part: value for part, value in described.items() if part != "folder"})
     template = described.get("template", "{prompt}")
     model = VisionLanguageModel(name, network, processor, FAMILIES[key], template, fingerprint)
@@ -142,7 +158,7 @@ def check(model: VisionLanguageModel) -> None:
     config = attentions[0].config
     if any(module.config is not config for module in attentions) or config.num_hidden_layers != len(attentions):
         raise blame("its attention modules do not share one config with as many layers as there are blocks.")
-    if config._attn_implementation not in ATTENTION:
+    if config._attn_implementation not in (*ATTENTION, *WIRED.values()):
         raise blame(f"its attention is '{config._attn_implementation}'. Load it with attention='sdpa' or 'eager'.")
     called, normed = [], []
     hooks = [module.register_forward_hook(lambda module, *_: called.append(module)) for module in attentions]

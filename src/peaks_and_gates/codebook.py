@@ -1,0 +1,152 @@
+"""Train the image tokenizer of the native minis: an encoder, a codebook, and a decoder that only training needs.
+
+Source: van den Oord et al. 2017 (VQ-VAE), the loss as in transformers' `ChameleonVQVAE`; dead codes are moved to badly
+described patches, as in Dhariwal et al. 2020 (Jukebox).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torch.nn.functional import l1_loss, mse_loss
+from transformers import ChameleonVQVAEConfig
+from transformers.models.chameleon.modeling_chameleon import ChameleonVQVAE
+
+from . import scenes, store
+from .finetune import learning_rate
+from .minis import SIDE, vq_settings
+from .progress import bar
+from .scene_drawing import draw
+
+CODE = ("codebook", "minis", "scenes", "scene_drawing")
+WARM_STEPS = 100  # without quantisation, so that there is something to place the codes among
+MOVE_EVERY, UNUSED = 50, 0.3  # steps; a code used less than this (decaying mean count) is moved
+SETTLED = 0.7  # share of the steps after which no code is moved
+
+
+class Decoder(nn.Sequential):
+    """From codes (B, D, 8, 8) to pixels (B, 3, 64, 64)."""
+
+    def __init__(self, code_size: int, width: int = 128):
+        super().__init__(
+            nn.Conv2d(code_size, width, 3, padding=1),
+            Residual(width),
+            Residual(width),
+            nn.Conv2d(width, 2 * width, 1),
+            nn.PixelShuffle(2),
+            Residual(width // 2),
+            nn.Conv2d(width // 2, 48, 3, padding=1),
+            nn.PixelShuffle(4),
+        )
+
+
+class Residual(nn.Module):
+    """Two convolutions beside a shortcut."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        parts = [(nn.GroupNorm(8, width), nn.SiLU(), nn.Conv2d(width, width, 3, padding=1)) for _ in range(2)]
+        self.inner = nn.Sequential(*(part for each in parts for part in each))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) to the same shape."""
+        return x + self.inner(x)
+
+
+def pixels(shown: Sequence[scenes.Scene]) -> Tensor:
+    """(N, 3, 64, 64) uint8."""
+    drawn = [np.asarray(draw(scene, SIDE)) for scene in shown]
+    return torch.from_numpy(np.stack(drawn)).permute(0, 3, 1, 2).contiguous()
+
+
+def scaled(images: Tensor) -> Tensor:
+    """Bytes as the model's processor gives them: float32 from -1 to 1, channels last in memory."""
+    return (images.float() / 127.5 - 1).contiguous(memory_format=torch.channels_last)
+
+
+def codebook(settings: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The weights of the image tokenizer and of its decoder ("vq.", "decoder."), trained once and kept."""
+    stored = store.tensors("codebook", dict(settings), lambda: train(settings), CODE)
+    return {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 - no mapping, a file
+
+
+def train(settings: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Train an image tokenizer to describe scenes so that they can be drawn again; see `codebook`."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(settings["seed"])
+        vq = ChameleonVQVAE(ChameleonVQVAEConfig(**vq_settings(settings))).train()
+        decoder = Decoder(settings["code_size"])
+        both = nn.ModuleDict({"vq": vq, "decoder": decoder}).to(memory_format=torch.channels_last)
+        images = pixels(scenes.sample("train", settings["n_scenes"], settings["seed"]))
+        optimizer = torch.optim.AdamW(both.parameters(), weight_decay=0.0)
+        used = torch.zeros(settings["n_codes"])
+        steps = settings["steps"]
+        with bar(total=steps, desc="image tokenizer", unit="step") as progress:
+            for step in range(steps):
+                for group in optimizer.param_groups:
+                    group["lr"] = learning_rate(step, steps, settings["learning_rate"], 0.02)
+                x = scaled(images[torch.randint(len(images), (settings["batch"],))])
+                z = vq.quant_conv(vq.encoder(x))
+                if step == WARM_STEPS:
+                    place(vq, z)
+                quantized, loss, codes = (z, 0.0, None) if step < WARM_STEPS else vq.quantize(z)
+                y = decoder(vq.post_quant_conv(quantized))
+                loss = loss + l1_loss(y, x) + mse_loss(y, x)
+                optimizer.zero_grad()
+                loss.backward()
+                nn.utils.clip_grad_norm_(both.parameters(), 1.0)
+                optimizer.step()
+                if codes is not None:
+                    used = 0.98 * used + torch.bincount(codes, minlength=len(used))
+                    if step % MOVE_EVERY == 0 and step < SETTLED * steps:
+                        move(vq, z, quantized, used)
+                progress.update()
+                progress.set_postfix(loss=f"{loss.item():.4f}")
+    return {name: tensor.detach().contiguous() for name, tensor in both.state_dict().items()}
+
+
+@torch.no_grad()
+def place(vq: ChameleonVQVAE, z: Tensor) -> None:
+    """Put the codes on patches far from each other (k-means++).  z: (B, D, 8, 8)."""
+    points, codes = flat(z), vq.quantize.embedding.weight
+    chosen = points[:1]
+    nearest = ((points - chosen) ** 2).sum(1)
+    while len(chosen) < len(codes):
+        new = points[torch.multinomial(nearest + 1e-9, 1)]
+        chosen = torch.cat([chosen, new])
+        nearest = torch.minimum(nearest, ((points - new) ** 2).sum(1))
+    codes.copy_(chosen)
+
+
+@torch.no_grad()
+def move(vq: ChameleonVQVAE, z: Tensor, quantized: Tensor, used: Tensor) -> None:
+    """Move codes that nothing uses to patches that no code describes well; `used` is updated."""
+    unused = (used < UNUSED).nonzero().flatten()
+    if len(unused):
+        points = flat(z)
+        error = ((points - flat(quantized)) ** 2).sum(1)
+        vq.quantize.embedding.weight[unused] = points[torch.multinomial(error + 1e-9, len(unused), replacement=True)]
+        used[unused] = 1.0
+
+
+def flat(z: Tensor) -> Tensor:
+    """(B, D, H, W) as (B * H * W, D)."""
+    return z.permute(0, 2, 3, 1).reshape(-1, z.shape[1])
+
+
+@torch.no_grad()
+def decoded(weights: Mapping[str, Tensor], settings: Mapping[str, Any], codes: Tensor) -> list[Image.Image]:
+    """Pictures of images given as codes.  codes: (N, 64) int64, 0 … n_codes - 1."""
+    vq = ChameleonVQVAE(ChameleonVQVAEConfig(**vq_settings(settings))).eval()
+    decoder = Decoder(settings["code_size"]).eval()
+    nn.ModuleDict({"vq": vq, "decoder": decoder}).load_state_dict(weights)
+    side = int(codes.shape[1] ** 0.5)
+    z = vq.quantize.embedding(codes).view(len(codes), side, side, -1).permute(0, 3, 1, 2)
+    y = decoder(vq.post_quant_conv(z)).clamp(-1, 1)
+    drawn = ((y + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
+    return [Image.fromarray(one) for one in drawn]

@@ -1,0 +1,185 @@
+"""The minis: small vision-language models that the book trains itself, of two real architectures.
+
+    network, processor = native(shape, n_codes=512)      # Chameleon: an image is 64 codes of the vocabulary
+    network, processor = adapted(shape)                  # LLaVA: 64 patches through a vision tower and a projector
+
+All read 64 x 64 pixels as 8 x 8 image tokens, and text as whole words.  How they are trained is in `mini_training`, the
+recipes in minis.yml.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from tokenizers import Regex, Tokenizer, decoders, normalizers, pre_tokenizers, processors
+from tokenizers import models as tokenizer_models
+from transformers import (
+    ChameleonConfig,
+    ChameleonForConditionalGeneration,
+    ChameleonImageProcessorPil,
+    CLIPImageProcessorPil,
+    CLIPVisionConfig,
+    LlamaConfig,
+    LlamaForCausalLM,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+    ProcessorMixin,
+)
+
+from . import scene_words
+from .errors import UnknownName
+from .store import project_folder
+from .vlm_processors import PROCESSORS
+
+SIDE, PATCH = 64, 8  # pixels of an image, and of what becomes a token
+N_IMAGE = (SIDE // PATCH) ** 2  # tokens of an image
+MARKS = {"image_token": "<image>", "boi_token": "<begin>", "eoi_token": "<end>"}
+
+
+def recipes(preset: str) -> dict[str, Any]:
+    """What minis.yml says for a preset: the codebook, the shape, the minis by name.  Raises UnknownName."""
+    known = yaml.safe_load((Path(__file__).parent / "minis.yml").read_text())
+    if preset not in known:
+        raise UnknownName("preset with minis", preset, known)
+    return known[preset]
+
+
+def recipe(preset: str, name: str, seed: int | None = None, **changes: Any) -> dict[str, Any]:
+    """All that one mini is made from, with changes put in.  Raises UnknownName.
+
+    seed: one of the recipe's; None for the first.
+    """
+    known = recipes(preset)
+    if name not in known["minis"]:
+        raise UnknownName("mini", name, known["minis"])
+    settings = known["defaults"] | known["minis"][name]
+    for key in changes:
+        if key not in settings:
+            raise UnknownName("setting of a mini", key, settings)
+    seeds = settings.pop("seeds")
+    own = {"seed": seeds[0] if seed is None else seed, "shape": known["shape"], "codebook": known["codebook"]}
+    return settings | own | changes
+
+
+def minis_folder(preset: str) -> Path:
+    """Where minis are kept: `weights/minis/` in the checkout for the book's own; a folder by preset for the others."""
+    root = (project_folder() or Path.cwd()) / "weights"
+    return root / "minis" if preset == "laptop" else root / preset / "minis"
+
+
+def tokenizer(n_codes: int) -> PreTrainedTokenizerFast:
+    """One token per word, punctuation mark and line break; per image code, if there are any, one more.
+
+    Case does not count.  Every text begins with "<s>".
+    """
+    special = ["<pad>", "<s>", "</s>", "<unk>", *MARKS.values()]
+    words = [*special, "\n", *scene_words.vocabulary(), *code_names(n_codes)]
+    made = Tokenizer(tokenizer_models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
+    made.normalizer = normalizers.Lowercase()
+    made.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Split(" ", "removed"), pre_tokenizers.Split(Regex("[^A-Za-z]"), "isolated")]
+    )
+    made.decoder = decoders.WordPiece(prefix="##", cleanup=True)  # words with spaces between, none before a full stop
+    made.add_special_tokens([*special, *code_names(n_codes)])
+    made.post_processor = processors.TemplateProcessing("<s> $A", special_tokens=[("<s>", 1)])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=made,
+        pad_token="<pad>",
+        bos_token="<s>",
+        eos_token="</s>",
+        unk_token="<unk>",
+        sep_token="</s>",
+        extra_special_tokens=MARKS,
+    )
+
+
+def code_names(n: int) -> list[str]:
+    """The tokens of image codes, named as Chameleon wants them: "IMGIMG", digits written as letters, "Z"."""
+    letters = str.maketrans("0123456789", "ABCDEFGHIJ")
+    return [f"IMGIMG{str(code).translate(letters)}Z" for code in range(n)]
+
+
+def text_settings(shape: Mapping[str, Any], words: PreTrainedTokenizerFast) -> dict[str, Any]:
+    """The settings of a language model of a shape that reads these words."""
+    ids = {f"{name}_token_id": getattr(words, f"{name}_token_id") for name in ("pad", "bos", "eos")}
+    return {
+        "hidden_size": shape["width"],
+        "intermediate_size": shape["inner"],
+        "num_hidden_layers": shape["layers"],
+        "num_attention_heads": shape["heads"],
+        "num_key_value_heads": shape["heads"],
+        "max_position_embeddings": 512,
+        "tie_word_embeddings": True,
+        "vocab_size": len(words),
+        **ids,
+    }
+
+
+def native(shape: Mapping[str, Any], codebook: Mapping[str, Any]) -> tuple[PreTrainedModel, ProcessorMixin]:
+    """A Chameleon with random weights: images are codes in the vocabulary of its words."""
+    words = tokenizer(codebook["n_codes"])
+    config = ChameleonConfig(
+        **text_settings(shape, words), vocabulary_map=words.get_vocab(), vq_config=vq_settings(codebook)
+    )
+    images = ChameleonImageProcessorPil(
+        size={"shortest_edge": SIDE}, crop_size={"height": SIDE, "width": SIDE}, rescale_factor=1 / 127.5
+    )  # pixels from -1 to 1
+    processor = PROCESSORS["chameleon"](images, words, image_seq_length=N_IMAGE)
+    return _quiet(ChameleonForConditionalGeneration(config), processor)
+
+
+def vq_settings(codebook: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of Chameleon's image tokenizer: three halvings of the picture, then two blocks that see around."""
+    return {
+        "num_embeddings": codebook["n_codes"],
+        "embed_dim": codebook["code_size"],
+        "latent_channels": codebook["code_size"],
+        "base_channels": codebook["channels"],
+        "channel_multiplier": [1, 1, 1, 1],
+        "num_res_blocks": 0,
+        "resolution": SIDE,
+        "attn_type": "none",
+    }
+
+
+def language_model(shape: Mapping[str, Any]) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
+    """A Llama with random weights: what an adapted mini is before it is given eyes."""
+    words = tokenizer(0)
+    return LlamaForCausalLM(LlamaConfig(**text_settings(shape, words))), words
+
+
+def adapted(shape: Mapping[str, Any]) -> tuple[PreTrainedModel, ProcessorMixin]:
+    """A LLaVA with random weights: a language model, a vision tower and a projector between them."""
+    words = tokenizer(0)
+    vision = CLIPVisionConfig(
+        hidden_size=shape["eye_width"],
+        intermediate_size=4 * shape["eye_width"],
+        num_hidden_layers=shape["eye_layers"],
+        num_attention_heads=shape["eye_heads"],
+        image_size=SIDE,
+        patch_size=PATCH,
+    )
+    config = LlavaConfig(
+        text_config=LlamaConfig(**text_settings(shape, words)),
+        vision_config=vision,
+        image_token_index=words.convert_tokens_to_ids("<image>"),
+        image_seq_length=N_IMAGE,
+        vision_feature_layer=-1,
+        tie_word_embeddings=True,
+    )
+    images = CLIPImageProcessorPil(
+        size={"shortest_edge": SIDE}, crop_size={"height": SIDE, "width": SIDE}, image_mean=[0.5] * 3, image_std=[0.5] * 3
+    )
+    settings = {"patch_size": PATCH, "vision_feature_select_strategy": "default", "num_additional_image_tokens": 1}
+    return _quiet(LlavaForConditionalGeneration(config), PROCESSORS["llava"](images, words, **settings))
+
+
+def _quiet(network: PreTrainedModel, processor: ProcessorMixin) -> tuple[PreTrainedModel, ProcessorMixin]:
+    """The network, kept from writing an image token, for which it would have no features, into an answer."""
+    network.generation_config.suppress_tokens = [processor.tokenizer.convert_tokens_to_ids(processor.image_token)]
+    return network, processor
