@@ -5,7 +5,7 @@ from functools import partial
 
 import pytest
 import torch
-from transformers import AttentionInterface, AttentionMaskInterface
+from transformers import AttentionInterface
 
 from peaks_and_gates import attention, vlms
 from peaks_and_gates.errors import BadParameter, ModelUnavailable
@@ -192,8 +192,8 @@ def test_every_family(check, family):
 
 FAULTS = {
     "sources a token late": (
-        "blocked = _extended(sources, n_keys, False)",
-        "blocked = _extended(sources.roll(1, 1), n_keys, False)",
+        "blocked = grown(sources, n_keys, False)",
+        "blocked = grown(sources.roll(1, 1), n_keys, False)",
         text_is_blind_behind_a_wall,
     ),
     "last block left out": (
@@ -207,13 +207,13 @@ FAULTS = {
         cached_is_uncached,
     ),
     "generated tokens go free": (
-        "reading = _extended(targets, n_keys, generated)",
-        "reading = _extended(targets, n_keys, False)",
+        "reading = grown(targets, n_keys, generated)",
+        "reading = grown(targets, n_keys, False)",
         what_is_generated_is_blind_too,
     ),
     "row 0 for all": (
-        "reading = _extended(targets,",
-        "reading = _extended(targets[:1].expand_as(targets),",
+        "reading = grown(targets,",
+        "reading = grown(targets[:1].expand_as(targets),",
         batched_is_single,
     ),
     "weights shared out again": ('if how == "mask":', "if True:", zero_is_the_slow_reference),
@@ -233,11 +233,6 @@ FAULTS = {
         "return attend(query, key, value, _without(mask, pairs))",
         "return attend(query, key, value, mask)",
         text_is_blind_behind_a_wall,
-    ),
-    "no mask where the kernel makes its own": (
-        '"allow_is_causal_skip": False',
-        '"allow_is_causal_skip": True',
-        batched_is_single,
     ),
     "shares not divided by their queries": ("/ weights.sum(1)[:, None, None]", "/ len(rows)", shares_are_the_pattern),
     "shares of the wrong block": (
@@ -259,9 +254,8 @@ def test_a_fault_is_seen(fault):
             check(copy, "llava")
             check(copy, "idefics3")
     finally:
-        for base, name in attention.IMPLEMENTATIONS.items():
+        for name in attention.IMPLEMENTATIONS.values():
             AttentionInterface.register(name, attention._attention)
-            AttentionMaskInterface.register(name, attention._mask if base == "sdpa" else attention.eager_mask)
 
 
 def test_nothing_is_left_behind():

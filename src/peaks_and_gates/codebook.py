@@ -1,7 +1,9 @@
 """Train the image tokenizer of the native minis: an encoder, a codebook, and a decoder that only training needs.
 
 Source: van den Oord et al. 2017 (VQ-VAE), the loss as in transformers' `ChameleonVQVAE`; dead codes are moved to badly
-described patches, as in Dhariwal et al. 2020 (Jukebox).
+described patches, as in Dhariwal et al. 2020 (Jukebox).  Pixels of objects weigh more than background, and a reader
+must find in the codes what stands in each cell: as in Gafni et al. 2022 (Make-A-Scene, the tokenizer of Chameleon), a
+loss on objects keeps what matters in a picture and takes little room in it.
 """
 
 from __future__ import annotations
@@ -13,19 +15,20 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
-from torch.nn.functional import l1_loss, mse_loss
+from torch.nn.functional import cross_entropy
 from transformers import ChameleonVQVAEConfig
 from transformers.models.chameleon.modeling_chameleon import ChameleonVQVAE
 
 from . import scenes, store
 from .finetune import learning_rate
-from .minis import SIDE, vq_settings
+from .minis import N_IMAGE, SIDE, vq_settings
 from .progress import bar
 from .scene_drawing import draw
 
 CODE = ("codebook", "minis", "scenes", "scene_drawing")
-WARM_STEPS = 100  # without quantisation, so that there is something to place the codes among
+WARM_STEPS = 300  # without quantisation, so that there is something to place the codes among
 MOVE_EVERY, UNUSED = 50, 0.3  # steps; a code used less than this (decaying mean count) is moved
+ATTRIBUTES = tuple(("", *values) for values in (scenes.SHAPES, scenes.COLOURS, scenes.TEXTURES, scenes.SIZES))
 SETTLED = 0.7  # share of the steps after which no code is moved
 
 
@@ -42,6 +45,18 @@ class Decoder(nn.Sequential):
             Residual(width // 2),
             nn.Conv2d(width // 2, 48, 3, padding=1),
             nn.PixelShuffle(4),
+        )
+
+
+class Reader(nn.Sequential):
+    """From codes (B, D, 8, 8) to scores (B, 9 * n) of what stands in each cell of the grid."""
+
+    def __init__(self, code_size: int, width: int = 64):
+        super().__init__(
+            nn.Conv2d(code_size, width, 3, padding=1),
+            nn.SiLU(),
+            nn.Flatten(),
+            nn.Linear(width * N_IMAGE, 9 * sum(map(len, ATTRIBUTES))),
         )
 
 
@@ -64,6 +79,30 @@ def pixels(shown: Sequence[scenes.Scene]) -> Tensor:
     return torch.from_numpy(np.stack(drawn)).permute(0, 3, 1, 2).contiguous()
 
 
+def cells(shown: Sequence[scenes.Scene]) -> Tensor:
+    """(N, 9, 4) int64: shape, colour, texture and size in each cell of the grid, as places in ATTRIBUTES; 0 if empty."""
+    found = torch.zeros(len(shown), 9, len(ATTRIBUTES), dtype=torch.long)
+    for row, scene in enumerate(shown):
+        for thing in scene.things:
+            values = (thing.shape, thing.colour, thing.texture, thing.size)
+            what = torch.tensor([names.index(value) for names, value in zip(ATTRIBUTES, values, strict=True)])
+            for place in thing.places:
+                found[row, 3 * place.row + place.column] = what
+    return found
+
+
+def reading_loss(scores: Tensor, wanted: Tensor) -> Tensor:
+    """Mean cross-entropy of the reader's scores.  wanted: (B, 9, 4), see `cells`."""
+    parts = scores.view(len(scores), 9, -1).split([len(names) for names in ATTRIBUTES], dim=2)
+    return sum(cross_entropy(part.flatten(0, 1), wanted[:, :, i].flatten()) for i, part in enumerate(parts))
+
+
+def drawing_loss(y: Tensor, x: Tensor, weight: float) -> Tensor:
+    """Mean distance of pixels; those that differ from the picture's corner, which is background, weigh more."""
+    objects = ((x - x[:, :, :1, :1]).abs().amax(1, keepdim=True) > 0.1).float()
+    return ((1 + weight * objects) * ((y - x).abs() + (y - x) ** 2)).mean()
+
+
 def scaled(images: Tensor) -> Tensor:
     """Bytes as the model's processor gives them: float32 from -1 to 1, channels last in memory."""
     return (images.float() / 127.5 - 1).contiguous(memory_format=torch.channels_last)
@@ -82,31 +121,36 @@ def train(settings: Mapping[str, Any]) -> dict[str, Tensor]:
         vq = ChameleonVQVAE(ChameleonVQVAEConfig(**vq_settings(settings))).train()
         decoder = Decoder(settings["code_size"])
         both = nn.ModuleDict({"vq": vq, "decoder": decoder}).to(memory_format=torch.channels_last)
-        images = pixels(scenes.sample("train", settings["n_scenes"], settings["seed"]))
-        optimizer = torch.optim.AdamW(both.parameters(), weight_decay=0.0)
+        reader = Reader(settings["code_size"])
+        learning = [*both.parameters(), *reader.parameters()]
+        shown = scenes.sample("train", settings["n_scenes"], settings["seed"])
+        images, contents = pixels(shown), cells(shown)
+        optimizer = torch.optim.AdamW(learning, weight_decay=0.0)
         used = torch.zeros(settings["n_codes"])
         steps = settings["steps"]
         with bar(total=steps, desc="image tokenizer", unit="step") as progress:
             for step in range(steps):
                 for group in optimizer.param_groups:
                     group["lr"] = learning_rate(step, steps, settings["learning_rate"], 0.02)
-                x = scaled(images[torch.randint(len(images), (settings["batch"],))])
+                chosen = torch.randint(len(images), (settings["batch"],))
+                x = scaled(images[chosen])
                 z = vq.quant_conv(vq.encoder(x))
                 if step == WARM_STEPS:
                     place(vq, z)
                 quantized, loss, codes = (z, 0.0, None) if step < WARM_STEPS else vq.quantize(z)
                 y = decoder(vq.post_quant_conv(quantized))
-                loss = loss + l1_loss(y, x) + mse_loss(y, x)
+                drawn, read = drawing_loss(y, x, settings["objects"]), reading_loss(reader(quantized), contents[chosen])
+                loss = loss + drawn + settings["reading"] * read
                 optimizer.zero_grad()
                 loss.backward()
-                nn.utils.clip_grad_norm_(both.parameters(), 1.0)
+                nn.utils.clip_grad_norm_(learning, 1.0)
                 optimizer.step()
                 if codes is not None:
                     used = 0.98 * used + torch.bincount(codes, minlength=len(used))
                     if step % MOVE_EVERY == 0 and step < SETTLED * steps:
                         move(vq, z, quantized, used)
                 progress.update()
-                progress.set_postfix(loss=f"{loss.item():.4f}")
+                progress.set_postfix(drawn=f"{drawn.item():.3f}", read=f"{read.item():.3f}")
     return {name: tensor.detach().contiguous() for name, tensor in both.state_dict().items()}
 
 

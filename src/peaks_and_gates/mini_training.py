@@ -104,6 +104,8 @@ def begin(preset: str, settings: Mapping[str, Any]) -> tuple[PreTrainedModel, Pr
         network.model.vqmodel.load_state_dict(vq)
         network.model.vqmodel.requires_grad_(False)
         network.config.wiring = settings["wiring"]
+    if settings["kind"] == "adapted":
+        network.model.vision_tower.post_layernorm.requires_grad_(False)  # of a pooled output that LLaVA does not read
     if settings["start"]:
         weights = load_file(start_folder(preset, settings) / "model.safetensors")
         part = network.model.language_model if settings["kind"] == "adapted" else network
@@ -156,7 +158,7 @@ def codes_of(network: PreTrainedModel, processor: ProcessorMixin, lessons: Lesso
     @torch.inference_mode()
     def encode() -> dict[str, Tensor]:
         found = []
-        for start in bar(range(0, len(lessons.pool), ENCODED), desc="images to codes", unit="batch"):
+        for start in bar(iterable=range(0, len(lessons.pool), ENCODED), desc="images to codes", unit="batch"):
             drawn = [draw(scene, minis.SIDE) for scene in lessons.pool[start : start + ENCODED]]
             pixels = processor.image_processor(drawn, return_tensors="pt")["pixel_values"]
             found.append(network.model.get_image_tokens(pixels.to(network.device)).cpu())
