@@ -133,13 +133,15 @@ def test_the_record_alone_redraws_the_same_figures(smoke, monkeypatch, tmp_path)
 
 
 def test_a_page_without_a_model_is_left_out_until_it_is_given_one(capsys):
-    jobs = book.plan("paper", ["knockout_table"], {"native": None, "adapted": None})
+    jobs = book.plan("paper", ["knockout_table"], {"native": [], "adapted": []})
     assert book.run(jobs) == []
     assert "no vision-language model" in capsys.readouterr().out
     for name, role in {"chameleon-7b": "native", "llava-1.5-7b": "adapted"}.items():
         (job,) = book.plan("paper", ["knockout_table"], book.model_parameters(name))
-        assert {job.parameters["native"], job.parameters["adapted"]} == {name, None}
-        assert job.parameters[role] == name and job.runnable
+        assert {role: job.parameters[role] for role in ("native", "adapted", "controls")} == (
+            {"native": [], "adapted": [], "controls": []} | {role: [name]}
+        )
+        assert job.runnable
     assert book.model_parameters("llama-3-8b") == {"model": "llama-3-8b"}
 
 

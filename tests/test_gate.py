@@ -109,4 +109,4 @@ def test_names_that_begin_alike_are_left_out(monkeypatch, capsys):
 
 def test_a_page_needs_a_model():
     with pytest.raises(BadParameter, match="--model"):
-        gate.each(STUDY, {"native": None, "adapted": None}, gate.cross_attention, "cross_attention")
+        gate.roles([], [])

@@ -6,12 +6,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from vlm_helpers import broken, close
 
 from peaks_and_gates import codebook, mini_data, mini_training, minis, scene_words, scenes, vlms, wiring
 from peaks_and_gates.errors import MissingFile, TrainingDiverged, UnknownName
 from peaks_and_gates.scene_drawing import draw
 from peaks_and_gates.tokens import FAMILIES
+from vlm_helpers import broken, close
 
 SHAPE, CODES = (minis.recipes("smoke")[part] for part in ("shape", "codebook"))
 
@@ -21,7 +21,7 @@ def native():
     """A native mini with random weights, large enough that tokens matter."""
     torch.manual_seed(0)
     network, processor = minis.native(SHAPE, CODES)
-    for name, p in network.model.layers.named_parameters():
+    for p in network.model.layers.parameters():
         if p.ndim == 2:
             torch.nn.init.normal_(p, std=0.2)
     return vlms.VisionLanguageModel("native", network.eval(), processor, FAMILIES["chameleon"], "{prompt}", "native")
@@ -97,7 +97,7 @@ def test_packing(check, native):
 
 FAULTS = {
     "texts see each other": ("(part[:, :, None] == part[:, None, :]) |", "(part[:, :, None] > 0) |", packed_is_single),
-    "positions run through": ("= len(prefix) + torch.arange(len(text))", "= at + torch.arange(len(text))", packed_is_single),
+    "positions run through": ("= len(prefix) + torch.arange(", "= at + torch.arange(", packed_is_single),
     "the prefix is not seen": ("| (part == 0)[:, None, :]", "| (part == -2)[:, None, :]", packed_is_single),
     "targets a token late": ("(row, at + len(prompt) - 1 + j, token)", "(row, at + len(prompt) + j, token)",
                              targets_are_the_next_tokens),
@@ -124,7 +124,7 @@ def test_steps_are_drawn_by_seed_and_step_alone(native):
 
 
 def test_the_penalty_is_on_the_attention_of_text_to_the_image(native, lessons):
-    """Its value is the mean over layers, heads and text tokens of the attention on image tokens, by attention_shares."""
+    """Its value is the mean over layers, heads and text tokens of the attention on image tokens."""
     native.network.set_attn_implementation("eager")
     try:
         packed = lessons.batch(0, 3, "marked image")

@@ -67,8 +67,8 @@ def test_every_notebook_of_the_paper_preset_runs(folders, checkout):
         "n_order_subjects": 6,
         "n_dynamics_subjects": len(SUBJECTS),
         "dtype": "float32",
-        "native": None,  # the gate's pages have models, and tests, of their own
-        "adapted": None,
+        "native": [],  # the gate's pages have models, and tests, of their own
+        "adapted": [],
     }
     jobs = book.plan("paper", changes=changes)
     assert book.run(jobs) == []

@@ -7,10 +7,10 @@ from functools import partial
 import pytest
 import torch
 from transformers import AttentionMaskInterface
-from vlm_helpers import TEXTS, broken, close, encoded, generated, load, logits, picture
 
 from peaks_and_gates import attention, vlms, wiring
 from peaks_and_gates.errors import UnknownName
+from vlm_helpers import TEXTS, broken, close, encoded, generated, load, logits, picture
 
 FAMILY = {"gated": "chameleon", "open": "emu3"}
 
@@ -92,7 +92,8 @@ FAULTS = {
     "sources and targets swapped": ("return tokens.where(*sources), tokens.where(targets)",
                                     "return tokens.where(targets), tokens.where(*sources)", wired_is_knocked_out),
     "generated text is not closed": ('WIRINGS[wiring][1] == "after")', "False)", cached_is_uncached),
-    "the last prompt is remembered": ("            _closed[id(config)] = None\n", "            pass\n", text_alone_is_not_touched),
+    "the last prompt is remembered": ("            _closed[id(config)] = None\n", "            pass\n",
+                                      text_alone_is_not_touched),
     "queries taken from the front": ("[:, n_keys - n_queries :]", "[:, :n_queries]", cached_is_uncached),
     "no mask where the kernel makes its own": (
         '"allow_is_causal_skip": False',
@@ -106,7 +107,10 @@ FAULTS = {
 def test_a_fault_is_seen(fault):
     old, new, check = FAULTS[fault]
     try:
-        with broken(wiring, old, new) as tools, pytest.raises((AssertionError, AttributeError, RuntimeError, TypeError)):
+        with (
+            broken(wiring, old, new) as tools,
+            pytest.raises((AssertionError, AttributeError, RuntimeError, TypeError)),
+        ):
             check(tools, "gated")
     finally:
         for kind in wiring.WIRED:

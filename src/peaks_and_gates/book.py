@@ -324,8 +324,8 @@ def model_parameters(name: str) -> dict[str, Any]:
     """The parameters by which the notebooks are given a model: a vision-language model the book knows, or another."""
     if name not in vlms.VLMS:
         return {"model": name}
-    roles = ("native", "adapted") if vlms.is_native(name) else ("adapted", "native")
-    return {roles[0]: name, roles[1]: None}
+    roles = {"native": [], "adapted": [], "controls": []}
+    return roles | {"native" if vlms.is_native(name) else "adapted": [name]}
 
 
 def check_parameters(jobs: list[Job], changes: dict[str, Any]) -> None:

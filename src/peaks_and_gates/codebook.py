@@ -21,11 +21,12 @@ from transformers.models.chameleon.modeling_chameleon import ChameleonVQVAE
 
 from . import scenes, store
 from .finetune import learning_rate
-from .minis import N_IMAGE, SIDE, vq_settings
 from .progress import bar
 from .scene_drawing import draw
 
-CODE = ("codebook", "minis", "scenes", "scene_drawing")
+CODE = ("codebook", "scenes", "scene_drawing")
+SIDE, PATCH = 64, 8  # pixels of an image, and of what becomes a token
+N_IMAGE = (SIDE // PATCH) ** 2  # tokens of an image
 WARM_STEPS = 300  # without quantisation, so that there is something to place the codes among
 MOVE_EVERY, UNUSED = 50, 0.3  # steps; a code used less than this (decaying mean count) is moved
 ATTRIBUTES = tuple(("", *values) for values in (scenes.SHAPES, scenes.COLOURS, scenes.TEXTURES, scenes.SIZES))
@@ -80,7 +81,7 @@ def pixels(shown: Sequence[scenes.Scene]) -> Tensor:
 
 
 def cells(shown: Sequence[scenes.Scene]) -> Tensor:
-    """(N, 9, 4) int64: shape, colour, texture and size in each cell of the grid, as places in ATTRIBUTES; 0 if empty."""
+    """(N, 9, 4) int64: shape, colour, texture and size in each cell of the grid, by place in ATTRIBUTES; 0: empty."""
     found = torch.zeros(len(shown), 9, len(ATTRIBUTES), dtype=torch.long)
     for row, scene in enumerate(shown):
         for thing in scene.things:
@@ -106,6 +107,20 @@ def drawing_loss(y: Tensor, x: Tensor, weight: float) -> Tensor:
 def scaled(images: Tensor) -> Tensor:
     """Bytes as the model's processor gives them: float32 from -1 to 1, channels last in memory."""
     return (images.float() / 127.5 - 1).contiguous(memory_format=torch.channels_last)
+
+
+def vq_settings(codebook: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of Chameleon's image tokenizer: three halvings of the picture, then two blocks that see around."""
+    return {
+        "num_embeddings": codebook["n_codes"],
+        "embed_dim": codebook["code_size"],
+        "latent_channels": codebook["code_size"],
+        "base_channels": codebook["channels"],
+        "channel_multiplier": [1, 1, 1, 1],
+        "num_res_blocks": 0,
+        "resolution": SIDE,
+        "attn_type": "none",
+    }
 
 
 def codebook(settings: Mapping[str, Any]) -> dict[str, Tensor]:

@@ -104,25 +104,55 @@ def _loaded(name: str, dtype: str | None) -> VisionLanguageModel:
     return vlms.load(name, dtype and getattr(torch, dtype))
 
 
-def each(
-    study: Study,
-    models: Mapping[str, str | None],
-    table: Callable[..., pd.DataFrame],
-    name: str,
-    **settings: object,
-) -> dict[str, pd.DataFrame]:
-    """One table for every model, by its role ("native", "adapted"); a role without a model is left out.
+def roles(native: Sequence[str], adapted: Sequence[str], controls: Sequence[str] = ()) -> dict[str, list[str]]:
+    """The models of a page by the part they play: the native and the adapted ones, which count as seeds of one model,
+    and each control for itself, by its name without "mini-".  A role without a model is left out.
 
-    Raises BadParameter if there is no model at all.
+    Raises BadParameter if there is no model at all, or a name stands for a list.
     """
-    given = {role: model for role, model in models.items() if model}
+    if any(isinstance(names, str) for names in (native, adapted, controls)):
+        raise BadParameter("native, adapted and controls are lists of models: write native=[NAME].")
+    given = {"native": list(native), "adapted": list(adapted)}
+    given |= {name.removeprefix("mini-"): [name] for name in controls}
+    given = {role: names for role, names in given.items() if names}
     if not given:
-        raise BadParameter("This page needs a vision-language model: name one with --model or -p native=NAME.")
-    return {role: table(replace(study, model=model), f"{name}_{role}", **settings) for role, model in given.items()}
+        raise BadParameter("This page needs a vision-language model: name one with --model or -p native=[NAME].")
+    return given
+
+
+def each(
+    study: Study, models: Mapping[str, Sequence[str]], table: Callable[..., pd.DataFrame], name: str, **settings: object
+) -> dict[str, pd.DataFrame]:
+    """One table for every role of `roles`, recorded as NAME_ROLE.
+
+    Of several models, each one's table is recorded as NAME_ROLE_0 and so on; the role's is their mean, with an
+    interval that spans all of theirs.
+    """
+    found = {}
+    for role, names in models.items():
+        if len(names) == 1:
+            found[role] = table(replace(study, model=names[0]), f"{name}_{role}", **settings)
+            continue
+        tables = [table(replace(study, model=one), f"{name}_{role}_{i}", **settings) for i, one in enumerate(names)]
+        inputs = asdict(study) | settings | {"models": list(names)}
+        found[role] = record.table(f"{name}_{role}", inputs, lambda tables=tables: over_models(tables))
+    return found
+
+
+def over_models(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """Mean over tables of equal rows, with an interval from the lowest low to the highest high."""
+    together = pd.concat(tables)
+    how = {"value": "mean", "low": "min", "high": "max", "null": "mean", "null_high": "mean", "n": "min"}
+    keys = ["condition", "layer", "depth", "metric", "setting"]
+    if together.groupby(keys).size().ne(len(tables)).any():
+        raise BadParameter("The models of one role must have as many layers, and the same tokens around an image.")
+    mean = together.groupby(keys, sort=False, as_index=False).agg(how)
+    name = together["model"].iloc[0].rstrip("0123456789").rstrip("-")
+    return mean.assign(model=f"{name} ({len(tables)} seeds)")[list(together.columns)]
 
 
 def named(tables: Mapping[str, pd.DataFrame], name: str) -> dict[str, pd.DataFrame]:
-    """The tables of `each` by the names they are recorded under."""
+    """The tables of `each` by the names they are recorded under, as the claims name them."""
     return {f"{name}_{role}": table for role, table in tables.items()}
 
 

@@ -36,6 +36,8 @@ LOOKS = {
     "image, text": ("#4477AA", "o"),
     "block": ("#AA3377", "v"),
 }
+# Models side by side, in the order of the tables.
+MODELS = (("#EE6677", "D"), ("#4477AA", "o"), ("#228833", "^"), ("#CCBB44", "P"), ("#AA3377", "v"))
 LABELS = {
     "cosine": "median |cosine| of image and text",
     "homogeneity": "homogeneity of peaks in modality",
@@ -104,12 +106,9 @@ def curves(
 
     Bands are 95 % intervals, or with a median its quartiles; the dotted line is what shuffled labels give.
     """
-    panels = len(tables) + len(paper)
-    figure, axes = plt.subplots(
-        panels, 1, figsize=(6.6, 0.6 + 2.4 * panels), sharex=True, sharey=True, squeeze=False, layout="constrained"
-    )
+    figure, axes = panels(len(tables) + len(paper), 2.4, sharex=True)
     shown = {}
-    for ax, (title, table) in zip(axes[:, 0], tables.items(), strict=False):
+    for ax, (title, table) in zip(axes, tables.items(), strict=False):
         rows = select(table, metric, setting)
         for condition, part in rows.groupby("condition", sort=False):
             shown[condition] = curve(ax, part, condition)
@@ -123,16 +122,27 @@ def curves(
             ax.plot(chance.index, chance, ls=":", lw=1.2, color=plt.rcParams["text.color"])
         model = ", ".join(dict.fromkeys(rows["model"]))
         ax.set_title(f"{title}: {model}, N = {rows['n'].max():,.0f}", fontsize=10)
-    for ax, model in zip(axes[len(tables) :, 0], paper, strict=True):
+    for ax, model in zip(axes[len(tables) :], paper, strict=True):
         for condition, part in paper_curve(quantity or metric, model).groupby("condition", sort=False):
             shown[condition] = curve(ax, part, condition)
         ax.set_title(f"the paper: {model}", fontsize=10)
-    for ax in axes.flat:
+    for ax in axes:
         ax.set(xlim=(-0.02, 1.02), ylim=limits)
     figure.supylabel(LABELS[metric], fontsize=10)
-    axes[-1, 0].set_xlabel("relative depth (layer / number of layers)")
+    figure.supxlabel("relative depth (layer / number of layers)", fontsize=10)
     figure.legend(shown.values(), shown, loc="outside lower center", ncols=3)
     return figure
+
+
+def panels(n: int, height: float, **shared: bool) -> tuple[Figure, list[Axes]]:
+    """n panels with one y axis, below each other; more than three in two columns.  height: of a row, in inches."""
+    columns = 1 if n <= 3 else 2
+    rows = -(-n // columns)
+    size = (6.6 if columns == 1 else 9.0, 0.8 + height * rows)
+    figure, axes = plt.subplots(rows, columns, figsize=size, sharey=True, squeeze=False, layout="constrained", **shared)
+    for ax in axes.flat[n:]:
+        ax.remove()
+    return figure, list(axes.flat[:n])
 
 
 def curve(ax: Axes, rows: pd.DataFrame, condition: str):
@@ -146,10 +156,7 @@ def curve(ax: Axes, rows: pd.DataFrame, condition: str):
 
 def stacked(tables: Mapping[str, pd.DataFrame], paper: Sequence[str] = ()) -> Figure:
     """Shares of text's attention on the image's block by group of tokens and block, as stacked bars (Fig 3)."""
-    panels = len(tables) + len(paper)
-    figure, axes = plt.subplots(
-        panels, 1, figsize=(6.6, 0.8 + 2.2 * panels), sharey=True, squeeze=False, layout="constrained"
-    )
+    figure, axes = panels(len(tables) + len(paper), 2.2)
     handles = {}
     ours = {
         f"{title}: {table['model'].iloc[0]}, N = {table['n'].max():,.0f}": table[
@@ -158,7 +165,7 @@ def stacked(tables: Mapping[str, pd.DataFrame], paper: Sequence[str] = ()) -> Fi
         for title, table in tables.items()
     }
     theirs = {f"the paper: {model}": paper_curve("share", model) for model in paper}
-    for ax, (title, rows) in zip(axes[:, 0], (ours | theirs).items(), strict=True):
+    for ax, (title, rows) in zip(axes, (ours | theirs).items(), strict=True):
         wide = rows.pivot(index="layer", columns="condition", values="value").fillna(0)
         bottom = np.zeros(len(wide))
         for i, condition in enumerate(sorted(wide.columns, key=lambda name: (name != "end", name))):
@@ -171,7 +178,7 @@ def stacked(tables: Mapping[str, pd.DataFrame], paper: Sequence[str] = ()) -> Fi
             bottom = bottom + wide[condition].to_numpy()
         ax.set_title(title, fontsize=10)
         ax.set(ylim=(0, 1.02))
-    axes[-1, 0].set_xlabel("block")
+    figure.supxlabel("block", fontsize=10)
     figure.supylabel(LABELS["share"], fontsize=10)
     figure.legend(handles.values(), handles, loc="outside lower center", ncols=3)
     return figure
@@ -181,24 +188,23 @@ def losses(tables: Mapping[str, pd.DataFrame]) -> Figure:
     """What each cut leaves of every metric, with intervals: a panel for each metric, models side by side (Table 1)."""
     every = pd.concat(tables.values())
     shown = every[every["metric"].isin(["vqa", "cider_ptb", "class_overlap"])]
-    panels = list(shown[["metric", "setting"]].drop_duplicates().itertuples(index=False, name=None))
+    measured = list(shown[["metric", "setting"]].drop_duplicates().itertuples(index=False, name=None))
+    step = min(0.22, 0.8 / len(tables))  # between two models on one line of the figure, a line being 1
     figure, axes = plt.subplots(
         1,
-        len(panels),
-        figsize=(1.6 + 1.9 * len(panels), 1.0 + 0.42 * 6),
+        len(measured),
+        figsize=(1.6 + 1.9 * len(measured), 1.6 + 0.15 * len(tables) * len(shown["condition"].unique())),
         sharey=True,
         squeeze=False,
         layout="constrained",
     )
     handles = {}
-    for ax, (metric, setting) in zip(axes[0], panels, strict=True):
+    for ax, (metric, setting) in zip(axes[0], measured, strict=True):
         for i, (title, table) in enumerate(tables.items()):
             rows = table[(table["metric"] == metric) & (table["setting"] == setting)]
-            y = np.arange(len(rows)) + (i - (len(tables) - 1) / 2) * 0.22
+            y = np.arange(len(rows)) + (i - (len(tables) - 1) / 2) * step
             spread = np.abs(rows[["low", "high"]].to_numpy().T - rows["value"].to_numpy())
-            colour, marker = (("#EE6677", "D"), ("#4477AA", "o"), ("#228833", "^"), ("#CCBB44", "P"), ("#AA3377", "v"))[
-                i
-            ]
+            colour, marker = MODELS[i]
             handles[f"{title}: {rows['model'].iloc[0]}"] = ax.errorbar(
                 rows["value"], y, xerr=spread, fmt=marker, color=colour, ms=5, capsize=2
             )

@@ -20,10 +20,10 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from . import scene_words, scenes
+from .codebook import N_IMAGE
 from .store import digest
 from .tokens import FIRST_AFTER, KINDS, TokenMap
 
-N_IMAGE = 64  # tokens of an image
 N_QUESTIONS = 6  # of a scene, in one row
 
 
@@ -149,7 +149,9 @@ def pack(
             at += len(text)
     earlier = torch.ones(width, width, dtype=torch.bool).tril()
     alike = (part[:, :, None] == part[:, None, :]) | (part == 0)[:, None, :]
-    where, places, targets = (torch.tensor(values) for values in zip(*predicted, strict=True)) if predicted else (
-        torch.zeros(3, 0, dtype=torch.long)
+    where, places, targets = (
+        (torch.tensor(values) for values in zip(*predicted, strict=True))
+        if predicted
+        else (torch.zeros(3, 0, dtype=torch.long))
     )
     return Packed(ids, positions, alike & earlier, where, places, targets, shown, TokenMap(kinds, FIRST_AFTER, None))

@@ -104,6 +104,7 @@ def begin(preset: str, settings: Mapping[str, Any]) -> tuple[PreTrainedModel, Pr
         network.model.vqmodel.load_state_dict(vq)
         network.model.vqmodel.requires_grad_(False)
         network.config.wiring = settings["wiring"]
+        place_codes(network, processor, settings)
     if settings["kind"] == "adapted":
         network.model.vision_tower.post_layernorm.requires_grad_(False)  # of a pooled output that LLaVA does not read
     if settings["start"]:
@@ -116,6 +117,18 @@ def begin(preset: str, settings: Mapping[str, Any]) -> tuple[PreTrainedModel, Pr
             raise MissingFile(f"{start_folder(preset, settings)} is of another shape: {found}. Train it again.")
     network.tie_weights()
     return network.to(best_device()), processor
+
+
+@torch.no_grad()
+def place_codes(network: PreTrainedModel, processor: ProcessorMixin, settings: Mapping[str, Any]) -> None:
+    """Begin with codes that look alike near each other: a random projection of the codebook, as large as words."""
+    codes = network.model.vqmodel.quantize.embedding.weight
+    codes = (codes - codes.mean(0)) / codes.std()
+    table = network.get_input_embeddings().weight
+    rows = processor.tokenizer.convert_tokens_to_ids(minis.code_names(len(codes)))
+    generator = torch.Generator().manual_seed(settings["seed"])
+    projection = torch.randn(codes.shape[1], table.shape[1], generator=generator) / codes.shape[1] ** 0.5
+    table[rows] = table.std() * codes @ projection
 
 
 def descend(network: PreTrainedModel, processor: Any, settings: Mapping[str, Any], work: Path) -> Log:

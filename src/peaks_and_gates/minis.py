@@ -32,12 +32,11 @@ from transformers import (
 )
 
 from . import scene_words
+from .codebook import N_IMAGE, PATCH, SIDE, vq_settings
 from .errors import UnknownName
 from .store import project_folder
 from .vlm_processors import PROCESSORS
 
-SIDE, PATCH = 64, 8  # pixels of an image, and of what becomes a token
-N_IMAGE = (SIDE // PATCH) ** 2  # tokens of an image
 MARKS = {"image_token": "<image>", "boi_token": "<begin>", "eoi_token": "<end>"}
 
 
@@ -133,20 +132,6 @@ def native(shape: Mapping[str, Any], codebook: Mapping[str, Any]) -> tuple[PreTr
     return _quiet(ChameleonForConditionalGeneration(config), processor)
 
 
-def vq_settings(codebook: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings of Chameleon's image tokenizer: three halvings of the picture, then two blocks that see around."""
-    return {
-        "num_embeddings": codebook["n_codes"],
-        "embed_dim": codebook["code_size"],
-        "latent_channels": codebook["code_size"],
-        "base_channels": codebook["channels"],
-        "channel_multiplier": [1, 1, 1, 1],
-        "num_res_blocks": 0,
-        "resolution": SIDE,
-        "attn_type": "none",
-    }
-
-
 def language_model(shape: Mapping[str, Any]) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
     """A Llama with random weights: what an adapted mini is before it is given eyes."""
     words = tokenizer(0)
@@ -173,7 +158,10 @@ def adapted(shape: Mapping[str, Any]) -> tuple[PreTrainedModel, ProcessorMixin]:
         tie_word_embeddings=True,
     )
     images = CLIPImageProcessorPil(
-        size={"shortest_edge": SIDE}, crop_size={"height": SIDE, "width": SIDE}, image_mean=[0.5] * 3, image_std=[0.5] * 3
+        size={"shortest_edge": SIDE},
+        crop_size={"height": SIDE, "width": SIDE},
+        image_mean=[0.5] * 3,
+        image_std=[0.5] * 3,
     )
     settings = {"patch_size": PATCH, "vision_feature_select_strategy": "default", "num_additional_image_tokens": 1}
     return _quiet(LlavaForConditionalGeneration(config), PROCESSORS["llava"](images, words, **settings))

@@ -77,7 +77,9 @@ def wire(network: PreTrainedModel, processor: ProcessorMixin, family: Family) ->
             _closed[id(config)] = None
             if (ids == image).any():
                 mask = inputs.get("attention_mask")
-                tokens = token_map(family, processor, network.config, ids, torch.ones_like(ids) if mask is None else mask)
+                tokens = token_map(
+                    family, processor, network.config, ids, torch.ones_like(ids) if mask is None else mask
+                )
                 _closed[id(config)] = Closed(*_sets(tokens, wiring), WIRINGS[wiring][1] == "after")
 
     network.register_forward_pre_hook(look, with_kwargs=True)
