@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from peaks_and_gates import codebook, mini_data, mini_training, minis, scene_words, scenes, vlms, wiring
-from peaks_and_gates.errors import MissingFile, TrainingDiverged, UnknownName
+from peaks_and_gates.errors import HashMismatch, MissingFile, TrainingDiverged, UnknownName
 from peaks_and_gates.scene_drawing import draw
 from peaks_and_gates.tokens import FAMILIES
 from vlm_helpers import broken, close
@@ -147,8 +147,21 @@ def test_the_penalty_is_on_the_attention_of_text_to_the_image(native, lessons):
     assert 0.01 < share.item() < 1
 
 
-def test_a_codebook_learns_and_describes():
-    weights = codebook.codebook(CODES | {"steps": 40})
+def test_a_codebook_is_trained_once_and_describes(tmp_path):
+    path = tmp_path / "codebook.safetensors"
+    weights = codebook.codebook(CODES, path)
+    assert weights["vq.quantize.embedding.weight"].dtype == torch.float32
+    written = path.read_bytes()
+    again = codebook.codebook(CODES, path)
+    assert path.read_bytes() == written
+    assert all(torch.equal(again[name], tensor) for name, tensor in weights.items())
+    path.write_bytes(written[:-1] + bytes([written[-1] ^ 1]))
+    with pytest.raises(HashMismatch, match="check it out again"):
+        codebook.codebook(CODES, path)
+
+
+def test_a_codebook_describes(tmp_path):
+    weights = codebook.codebook(CODES, tmp_path / "codebook.safetensors")
     shown = scenes.sample("validation", 8, 0)
     codes = torch.randint(0, CODES["n_codes"], (8, minis.N_IMAGE))
     drawn = codebook.decoded(weights, CODES, codes)

@@ -72,6 +72,11 @@ def train_all(preset: str, names: Sequence[str] = (), seeds: Sequence[int] = ())
     ]
 
 
+def codebook_file(preset: str) -> Path:
+    """The image tokenizer that the native minis of a preset share."""
+    return minis.minis_folder(preset) / "codebook.safetensors"
+
+
 def start_folder(preset: str, settings: Mapping[str, Any]) -> Path:
     """The folder of the mini that a recipe starts from: of its own seed, or of that mini's only one."""
     name, known = settings["start"], minis.recipe(preset, settings["start"])
@@ -99,7 +104,7 @@ def begin(preset: str, settings: Mapping[str, Any]) -> tuple[PreTrainedModel, Pr
         else:
             network, processor = minis.native(settings["shape"], settings["codebook"])
     if settings["kind"] == "native":
-        weights = codebook.codebook(settings["codebook"])
+        weights = codebook.codebook(settings["codebook"], codebook_file(preset))
         vq = {name.removeprefix("vq."): tensor for name, tensor in weights.items() if name.startswith("vq.")}
         network.model.vqmodel.load_state_dict(vq)
         network.model.vqmodel.requires_grad_(False)
@@ -135,7 +140,7 @@ def descend(network: PreTrainedModel, processor: Any, settings: Mapping[str, Any
     """The steps themselves, from the stored state on if there is one."""
     words = processor if settings["kind"] == "words" else processor.tokenizer
     lessons = Lessons(words, settings["n_scenes"], settings["seed"])
-    codes = codes_of(network, processor, lessons, settings) if settings["kind"] == "native" else None
+    codes = codes_of(network, processor, lessons) if settings["kind"] == "native" else None
     if settings["penalty"]:
         network.set_attn_implementation("eager")  # the only one that shows its weights
     weights = {name: p for name, p in network.named_parameters() if p.requires_grad}
@@ -165,7 +170,7 @@ def descend(network: PreTrainedModel, processor: Any, settings: Mapping[str, Any
     return log
 
 
-def codes_of(network: PreTrainedModel, processor: ProcessorMixin, lessons: Lessons, settings: Mapping) -> Tensor:
+def codes_of(network: PreTrainedModel, processor: ProcessorMixin, lessons: Lessons) -> Tensor:
     """The image tokens of all training scenes, (N, 64) int64, made once for all minis that share an image tokenizer."""
 
     @torch.inference_mode()
@@ -177,8 +182,9 @@ def codes_of(network: PreTrainedModel, processor: ProcessorMixin, lessons: Lesso
             found.append(network.model.get_image_tokens(pixels.to(network.device)).cpu())
         return {"codes": torch.cat(found)}
 
-    inputs = {"codebook": dict(settings["codebook"]), "n_scenes": settings["n_scenes"]}
-    return store.tensors("mini_codes", inputs, encode, (*codebook.CODE, "mini_data")).get_tensor("codes")
+    made = codebook.identity(network.model.vqmodel)
+    inputs = {"image tokenizer": made, "n_scenes": lessons.n_scenes}
+    return store.tensors("mini_codes", inputs, encode, codebook.DRAWING).get_tensor("codes")
 
 
 def loss_of(
