@@ -35,18 +35,20 @@ CHAPTERS = {
         "probes",
     ),
     "gate": (
+        "scenes",
         "modality_gap",
         "cross_attention",
         "class_overlap",
         "knockout_table",
         "progressive_knockout",
         "patching",
+        "steering",
     ),
     "beyond": ("shots", "hierarchy", "landscape_map"),
 }
 # Modules that show or steer, and make no number.
 SHOWING = {"book", "claims", "cli", "doctor", "errors", "figures", "map_figures", "progress", "site", "table_figures"}
-SHOWING |= {"gate_figures", "training_figures", "tree_figures"}
+SHOWING |= {"gate_figures", "scene_figures", "steering_figures", "training_figures", "tree_figures"}
 # The libraries whose versions a page's numbers depend on.
 LIBRARIES = {*store.PACKAGES, "gguf", "pandas", "scipy", "tokenizers"}
 # Kernels talk over local sockets where there are some, not over open TCP ports.
