@@ -90,7 +90,28 @@ def targets_are_the_next_tokens(data, native):
     assert (after.ids[:, 0] == lessons.start).all()
 
 
-@pytest.mark.parametrize("check", [packed_is_single, targets_are_the_next_tokens])
+def direct_captions_follow_the_image(data, native):
+    """Their first word is predicted by the end-of-image token; the rest as always."""
+    lessons = data.Lessons(native.tokenizer, 96, 0, direct=1.0)
+    packed = lessons.batch(0, 4, "marked image")
+    end = minis.N_IMAGE + 2
+    at_end = packed.targets[packed.places == end]
+    assert len(at_end) == 4
+    elsewhere = packed.places != end
+    rows, places = packed.rows[elsewhere], packed.places[elsewhere]
+    assert torch.equal(packed.ids[rows, places + 1], packed.targets[elsewhere])
+    for row, first in enumerate(at_end.tolist()):
+        openings = {lessons.text(text)[0] for text in scene_words.captions(packed.scenes[row])}
+        assert first in openings
+    short = data.Lessons(native.tokenizer, 96, 0, captions="short", direct=1.0).batch(0, 4, "marked image")
+    firsts = native.tokenizer.convert_ids_to_tokens(short.targets[short.places == end].tolist())
+    assert firsts == [scenes.label(scene).split()[0] for scene in short.scenes]
+
+
+CHECKS = [packed_is_single, targets_are_the_next_tokens, direct_captions_follow_the_image]
+
+
+@pytest.mark.parametrize("check", CHECKS)
 def test_packing(check, native):
     check(mini_data, native)
 
@@ -99,8 +120,9 @@ FAULTS = {
     "texts see each other": ("(part[:, :, None] == part[:, None, :]) |", "(part[:, :, None] > 0) |", packed_is_single),
     "positions run through": ("= len(prefix) + torch.arange(", "= at + torch.arange(", packed_is_single),
     "the prefix is not seen": ("| (part == 0)[:, None, :]", "| (part == -2)[:, None, :]", packed_is_single),
-    "targets a token late": ("(row, at + len(prompt) - 1 + j, token)", "(row, at + len(prompt) + j, token)",
+    "targets a token late": ("(row, at + len(prompt) - 1 + j if", "(row, at + len(prompt) + j if",
                              targets_are_the_next_tokens),
+    "direct captions behind another text": ("if prompt else len(prefix) - 1", "", direct_captions_follow_the_image),
     "questions are predicted": ("enumerate(rest)]", "enumerate(text)]", targets_are_the_next_tokens),
 }  # fmt: skip
 
@@ -166,10 +188,17 @@ def test_a_codebook_describes(tmp_path):
     codes = torch.randint(0, CODES["n_codes"], (8, minis.N_IMAGE))
     drawn = codebook.decoded(weights, CODES, codes)
     assert drawn[0].size == (minis.SIDE, minis.SIDE)
-    contents = codebook.cells(shown)
+    contents, pixels = codebook.contents(shown), codebook.pixels(shown)
     for row, scene in enumerate(shown):
-        assert (contents[row, :, 0] > 0).sum() == sum(thing.count for thing in scene.things)
-    scores = torch.zeros(8, 9 * sum(map(len, codebook.ATTRIBUTES)))
+        for thing in scene.things:
+            found = contents[row, 0] == scenes.SHAPES.index(thing.shape) + 1
+            n = sum(other.count for other in scene.things if other.shape == thing.shape)
+            assert 4 * n <= found.sum() <= 9 * n
+        # Where no object is said to be, there is little but background.
+        plain = (pixels[row] == pixels[row, :, :1, :1]).all(0).unfold(0, 8, 8).unfold(1, 8, 8).float().mean((2, 3))
+        assert plain[contents[row, 0] == 0].min() > 0.5
+        assert plain[contents[row, 0] > 0].min() < 0.9
+    scores = torch.zeros(8, sum(map(len, codebook.ATTRIBUTES)), 8, 8)
     assert codebook.reading_loss(scores, contents).item() == pytest.approx(np.log([7, 9, 5, 3]).sum(), rel=1e-5)
 
 

@@ -81,7 +81,7 @@ def text_alone_is_not_touched(tools, kind):
 CHECKS = [wired_is_knocked_out, cached_is_uncached, a_cut_comes_on_top, text_alone_is_not_touched]
 
 
-@pytest.mark.parametrize("kind", wiring.WIRINGS)
+@pytest.mark.parametrize("kind", FAMILY)
 @pytest.mark.parametrize("check", CHECKS)
 def test_wiring(check, kind):
     check(wiring, kind)
@@ -119,7 +119,7 @@ def test_a_fault_is_seen(fault):
 
 def test_training_closes_what_the_model_closes():
     """The mask that a mini is trained under is the one it runs with."""
-    for kind in wiring.WIRINGS:
+    for kind in FAMILY:
         model, plain = wired(kind)
         batch = vlms.encode(model, [picture(0)], TEXTS[:1])
         ids, tokens = batch.inputs["input_ids"], batch.tokens
@@ -130,6 +130,13 @@ def test_training_closes_what_the_model_closes():
             trained = plain.network.model(**given, attention_mask=earlier[:, None]).last_hidden_state
             expected = model.network(**batch.inputs, output_hidden_states=True)
         assert close(trained, expected.hidden_states[-1])
+
+
+def test_hidden_is_the_end_token_knocked_out():
+    model = load("chameleon")
+    tokens = encoded(model).tokens
+    pairs = tokens.where("after")[:, :, None] & tokens.where("end")[:, None, :]
+    assert torch.equal(wiring.closed_pairs(tokens, "hidden"), pairs)
 
 
 def test_nothing_is_kept_of_a_model_that_is_gone():

@@ -50,11 +50,21 @@ class Lessons:
     """Texts about training scenes, the same for the same seed and step.
 
     tokenizer: of the minis.  n_scenes: how many different scenes there are.  Steps go through all of them, in an order
-    drawn anew for each round; what is asked about a scene is drawn anew at each visit.
+    drawn anew for each round; what is asked about a scene is drawn anew at each visit.  captions: "long", sentences
+    with everything in the scene, or "short", its label.  direct: share of the captions that follow the prefix at once,
+    as in a web page, with no request before them: the end-of-image token must then predict their first word.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, n_scenes: int, seed: int):
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        n_scenes: int,
+        seed: int,
+        captions: str = "long",
+        direct: float = 0.0,
+    ):
         self.tokenizer, self.n_scenes, self.seed = tokenizer, n_scenes, seed
+        self.captions, self.direct = captions, direct
         ids = lambda name: tokenizer.convert_tokens_to_ids(name)
         self.words = {word: ids(word) for word in scene_words.vocabulary()}
         self.start, self.stop = tokenizer.bos_token_id, tokenizer.eos_token_id
@@ -81,6 +91,10 @@ class Lessons:
         ids, kinds = [self.image] * N_IMAGE, ["image"] * N_IMAGE
         return ([self.begin, *ids, self.end], ["begin", *kinds, "end"]) if marked else (ids, kinds)
 
+    def caption(self, scene: scenes.Scene, rng: np.random.Generator) -> str:
+        """One of the ways to tell what a scene shows."""
+        return _one(scene_words.captions(scene), rng) if self.captions == "long" else scenes.label(scene)
+
     def told(self, scene: scenes.Scene, rng: np.random.Generator) -> list[tuple[list[int], list[int]]]:
         """Prompts about a scene and how each goes on: some questions of different kinds, its class, a caption."""
         by_kind: dict[str, list[scene_words.Question]] = {}
@@ -90,7 +104,7 @@ class Lessons:
         asked = [by_kind[kind][rng.integers(len(by_kind[kind]))] for kind in kinds]
         told = [(question.text, question.answer) for question in asked]
         told += [(scene_words.CLASS_QUESTION, scenes.label(scene))]
-        told += [(scene_words.REQUEST, _one(scene_words.captions(scene), rng))]
+        told += [("" if rng.random() < self.direct else scene_words.REQUEST, self.caption(scene, rng))]
         return [(self.text(prompt), [*self.text(answer), self.stop]) for prompt, answer in told]
 
     def batch(self, step: int, size: int, prefix: str) -> Packed:
@@ -103,7 +117,7 @@ class Lessons:
         shown = [self.pool[i] for i in self.chosen(step, size)]
         rows = []
         for scene in shown:
-            caption = self.text(_one(scene_words.captions(scene), rng))
+            caption = self.text(self.caption(scene, rng))
             if prefix == "caption":
                 ids, kinds = [self.start, *caption], ["text"] * (1 + len(caption))
             else:
@@ -145,7 +159,8 @@ def pack(
             ids[row, here], part[row, here] = torch.tensor(text), i + 1
             positions[row, here] = len(prefix) + torch.arange(len(text))
             kinds[row, here] = KINDS.index("text")
-            predicted += [(row, at + len(prompt) - 1 + j, token) for j, token in enumerate(rest)]
+            first = at + len(prompt) - 1 if prompt else len(prefix) - 1  # what predicts the first token
+            predicted += [(row, at + len(prompt) - 1 + j if j else first, token) for j, token in enumerate(rest)]
             at += len(text)
     earlier = torch.ones(width, width, dtype=torch.bool).tril()
     alike = (part[:, :, None] == part[:, None, :]) | (part == 0)[:, None, :]

@@ -139,7 +139,7 @@ def place_codes(network: PreTrainedModel, processor: ProcessorMixin, settings: M
 def descend(network: PreTrainedModel, processor: Any, settings: Mapping[str, Any], work: Path) -> Log:
     """The steps themselves, from the stored state on if there is one."""
     words = processor if settings["kind"] == "words" else processor.tokenizer
-    lessons = Lessons(words, settings["n_scenes"], settings["seed"])
+    lessons = Lessons(words, *(settings[key] for key in ("n_scenes", "seed", "captions", "direct")))
     codes = codes_of(network, processor, lessons) if settings["kind"] == "native" else None
     if settings["penalty"]:
         network.set_attn_implementation("eager")  # the only one that shows its weights
@@ -208,14 +208,14 @@ def loss_of(
         return found, found.item()
     chosen = lessons.chosen(step, size)
     packed = with_codes(lessons.batch(step, size, "marked image"), codes[chosen])
-    hidden, share = states(network, packed, settings["wiring"], bool(settings["penalty"]))
+    hidden, share = states(network, packed, settings["closed"] or settings["wiring"], bool(settings["penalty"]))
     text = predicted(network, hidden, packed)
     found = text + settings["penalty"] * min(1.0, (step + 1) / RAMP) * share
     if settings["image_loss"]:
-        # Half as many images after a text as before one: the text is what tells them apart.
-        half = with_codes(lessons.batch(step, size // 2, "caption, image"), codes[lessons.chosen(step, size // 2)])
-        after, _ = states(network, half, None, False)
-        images = torch.cat([image_losses(network, hidden, packed), image_losses(network, after, half)])
+        # Fewer images after a text than before one: they take as long, and teach little about reading.
+        few = with_codes(lessons.batch(step, size // 4, "caption, image"), codes[lessons.chosen(step, size // 4)])
+        after, _ = states(network, few, None, False)
+        images = torch.cat([image_losses(network, hidden, packed), image_losses(network, after, few)])
         found = found + settings["image_loss"] * images.mean()
     return found, text.item()
 

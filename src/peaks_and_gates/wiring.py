@@ -25,9 +25,11 @@ from .tokens import Family, TokenMap, token_map
 
 # Who is hidden from whom, as groups of tokens.  "gated": the text sees the image through the end-of-image token alone.
 # "open": the end-of-image token is blind to the image, the text sees the image itself.
+# "hidden": the text cannot read the end-of-image token.
 WIRINGS = {
     "gated": (("begin", "image", "special"), "after"),
     "open": (("begin", "image", "special"), "end"),
+    "hidden": (("end",), "after"),
 }
 # The attention of a wired model, by the attention that it is made of.
 WIRED = {"sdpa": "wired_sdpa", "eager": "wired_eager"}

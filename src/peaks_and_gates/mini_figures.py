@@ -1,0 +1,78 @@
+"""Figures of the page on the minis: how they learned, what they can do, what they see and make."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+from IPython.display import HTML
+from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
+from PIL import Image
+
+from .scene_words import KINDS
+
+# By architecture and role: the seeds of one mini share a look.
+LOOKS = {
+    "native": ("#EE6677", "-"),
+    "adapted": ("#4477AA", "-"),
+    "gated": ("#228833", "--"),
+    "open": ("#CCBB44", "--"),
+    "taxed": ("#AA3377", ":"),
+    "opened": ("#66CCEE", ":"),
+}
+SMOOTHED = 25  # steps that a point of a loss curve is the mean of
+LAST = {"all questions": "all questions", "classes": "class", "cider_ptb": "caption CIDEr"}
+
+
+def role(mini: str) -> str:
+    """The recipe of a mini, from its name: "mini-native-0" is "native"."""
+    return mini.removeprefix("mini-").rstrip("0123456789").rstrip("-")
+
+
+def loss_curves(losses: pd.DataFrame) -> Figure:
+    """Loss on text against the step, a line for each mini."""
+    figure, ax = plt.subplots(figsize=(6.6, 3.4), layout="constrained")
+    named: dict[str, object] = {}
+    for mini, rows in losses.groupby("mini", sort=False):
+        colour, style = LOOKS[role(mini)]
+        mean = rows.groupby((rows["step"] - 1) // SMOOTHED)[["step", "loss"]].mean()
+        (line,) = ax.plot(mean["step"], mean["loss"], color=colour, ls=style, lw=1.5)
+        named.setdefault(role(mini), line)
+    ax.set(xlabel="step", ylabel="loss on text (nats per token)", yscale="log")
+    figure.legend(named.values(), named, loc="outside lower center", ncols=3)
+    return figure
+
+
+def abilities(table: pd.DataFrame) -> HTML:
+    """What every mini can do: accuracy by kind of question, class accuracy, CIDEr, each with its interval."""
+    scored = table[table["metric"].isin([*KINDS, *LAST])]
+    text = scored.apply(lambda r: f"{r['value']:.2f} [{r['low']:.2f}, {r['high']:.2f}]", axis=1)
+    wide = scored.assign(text=text).pivot(index="metric", columns="mini", values="text")
+    wide = wide.loc[[*KINDS, *LAST], list(dict.fromkeys(table["mini"]))].rename(index=LAST)
+    return HTML(wide.rename_axis(index=None, columns=None).to_html(classes="pg-table", border=0))
+
+
+def said(table: pd.DataFrame) -> str:
+    """The accuracy on colour and shape of every mini, in a sentence; for captions and alt text."""
+    parts = []
+    for mini, rows in table.groupby("mini", sort=False):
+        at = rows.set_index("metric")["value"]
+        parts.append(f"{mini} {at['colour']:.2f} and {at['shape']:.2f}")
+    return f"Accuracy on colour and shape questions: {', '.join(parts)}."
+
+
+def strips(rows: Mapping[str, Sequence[Image.Image]]) -> Figure:
+    """Pictures in rows, each row with its name."""
+    columns = max(map(len, rows.values()))
+    figure, axes = plt.subplots(
+        len(rows), columns, figsize=(1.1 * columns, 1.3 * len(rows)), squeeze=False, layout="constrained"
+    )
+    for line, (name, pictures) in zip(axes, rows.items(), strict=True):
+        for ax in line:
+            ax.set_axis_off()
+        for ax, picture in zip(line, pictures, strict=False):
+            ax.imshow(np.asarray(picture), interpolation="nearest")
+        line[0].set_title(name, loc="left", fontsize=10)
+    return figure
