@@ -36,6 +36,7 @@ CHAPTERS = {
     ),
     "gate": (
         "scenes",
+        "minis",
         "modality_gap",
         "cross_attention",
         "class_overlap",
@@ -43,12 +44,13 @@ CHAPTERS = {
         "progressive_knockout",
         "patching",
         "steering",
+        "opening_the_gate",
     ),
     "beyond": ("shots", "hierarchy", "landscape_map"),
 }
 # Modules that show or steer, and make no number.
 SHOWING = {"book", "claims", "cli", "doctor", "errors", "figures", "map_figures", "progress", "site", "table_figures"}
-SHOWING |= {"gate_figures", "scene_figures", "steering_figures", "training_figures", "tree_figures"}
+SHOWING |= {"gate_figures", "mini_figures", "scene_figures", "steering_figures", "training_figures", "tree_figures"}
 # The libraries whose versions a page's numbers depend on.
 LIBRARIES = {*store.PACKAGES, "gguf", "pandas", "scipy", "tokenizers"}
 # Kernels talk over local sockets where there are some, not over open TCP ports.
@@ -91,7 +93,8 @@ class Job:
     @property
     def runnable(self) -> bool:
         """Whether the size has a model for the page: not every one has a vision-language model."""
-        return "native" not in self.parameters or bool(self.parameters["native"] or self.parameters["adapted"])
+        asked = [self.parameters[name] for name in ("native", "adapted", "before") if name in self.parameters]
+        return not asked or any(asked)
 
     @property
     def drawn(self) -> bool:

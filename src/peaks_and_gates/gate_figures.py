@@ -129,7 +129,7 @@ def curves(
     for ax in axes:
         ax.set(xlim=(-0.02, 1.02), ylim=limits)
     figure.supylabel(LABELS[metric], fontsize=10)
-    figure.supxlabel("relative depth (layer / number of layers)", fontsize=10)
+    label_below(axes, "relative depth (layer / number of layers)")
     figure.legend(shown.values(), shown, loc="outside lower center", ncols=3)
     return figure
 
@@ -143,6 +143,13 @@ def panels(n: int, height: float, **shared: bool) -> tuple[Figure, list[Axes]]:
     for ax in axes.flat[n:]:
         ax.remove()
     return figure, list(axes.flat[:n])
+
+
+def label_below(axes: Sequence[Axes], text: str) -> None:
+    """Name the x axis under the lowest panel of each column; a label of the whole figure would lie on the legend."""
+    for ax in axes[-axes[0].get_gridspec().ncols :]:
+        ax.set_xlabel(text, fontsize=10)
+        ax.tick_params(labelbottom=True)
 
 
 def curve(ax: Axes, rows: pd.DataFrame, condition: str):
@@ -178,7 +185,7 @@ def stacked(tables: Mapping[str, pd.DataFrame], paper: Sequence[str] = ()) -> Fi
             bottom = bottom + wide[condition].to_numpy()
         ax.set_title(title, fontsize=10)
         ax.set(ylim=(0, 1.02))
-    figure.supxlabel("block", fontsize=10)
+    label_below(axes, "block")
     figure.supylabel(LABELS["share"], fontsize=10)
     figure.legend(handles.values(), handles, loc="outside lower center", ncols=3)
     return figure
