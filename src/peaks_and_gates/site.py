@@ -123,10 +123,11 @@ def run_box(job: Job) -> str:
     manifest, parameters = job.manifest, job.manifest["parameters"]
     environment = manifest["environment"]
     hardware = environment["gpu"] or f"{environment['cores']} cores, {environment['memory_gib']} GiB"
+    seen, synthetic = ("pictures", "drawn scenes") if job.source.parent.name == "gate" else ("questions", "synthetic points")
     facts = {
         "size": manifest["preset"],
         "models": ", ".join(models_of(parameters)),
-        "questions": f"up to {recorded_n(job):,}" if models_of(parameters) else "none: synthetic points",
+        seen: f"up to {recorded_n(job):,}" if models_of(parameters) else f"none of a data set: {synthetic}",
         "seed": parameters.get("seed"),
         "run": f"{manifest['created'][:10]}, {hardware}, {manifest.get('dtype', 'unknown precision')}",
         "took": f"{manifest['seconds'] / 60:.1f} min after the pages before it",
@@ -141,7 +142,9 @@ def run_box(job: Job) -> str:
 
 def models_of(parameters: dict[str, Any]) -> list[str]:
     """The models a page reads, each once."""
-    names = [parameters.get("model"), parameters.get("pretrained"), *parameters.get("fine_tuned", ())]
+    names = [parameters.get("model"), parameters.get("pretrained")]
+    for several in ("fine_tuned", "native", "adapted", "controls", "before", "after"):
+        names += parameters.get(several, ())
     return list(dict.fromkeys(name for name in names if name))
 
 
