@@ -1,9 +1,9 @@
 """Train the image tokenizer of the native minis: an encoder, a codebook, and a decoder that only training needs.
 
 Source: van den Oord et al. 2017 (VQ-VAE), the loss as in transformers' `ChameleonVQVAE`; dead codes are moved to badly
-described patches, as in Dhariwal et al. 2020 (Jukebox).  Pixels of objects weigh more than background, and from each
-code a linear reader must tell what object it is part of: as in Gafni et al. 2022 (Make-A-Scene, the tokenizer of
-Chameleon), losses on objects keep what matters in a picture and takes little room in it.
+described patches, as in Dhariwal et al. 2020 (Jukebox).  Pixels of objects weigh more than background, and a reader
+must find in the codes what stands in each cell: as in Gafni et al. 2022 (Make-A-Scene, the tokenizer of Chameleon), a
+loss on objects keeps what matters in a picture and takes little room in it.
 """
 
 from __future__ import annotations
@@ -56,11 +56,16 @@ class Decoder(nn.Sequential):
         )
 
 
-class Reader(nn.Conv2d):
-    """From codes (B, D, 8, 8) to scores (B, S, 8, 8) of what object each is part of; S values of all attributes."""
+class Reader(nn.Sequential):
+    """From codes (B, D, 8, 8) to scores (B, 9 * n) of what stands in each cell of the grid."""
 
-    def __init__(self, code_size: int):
-        super().__init__(code_size, sum(map(len, ATTRIBUTES)), 1)
+    def __init__(self, code_size: int, width: int = 64):
+        super().__init__(
+            nn.Conv2d(code_size, width, 3, padding=1),
+            nn.SiLU(),
+            nn.Flatten(),
+            nn.Linear(width * N_IMAGE, 9 * sum(map(len, ATTRIBUTES))),
+        )
 
 
 class Residual(nn.Module):
@@ -82,27 +87,22 @@ def pixels(shown: Sequence[scenes.Scene]) -> Tensor:
     return torch.from_numpy(np.stack(drawn)).permute(0, 3, 1, 2).contiguous()
 
 
-def contents(shown: Sequence[scenes.Scene]) -> Tensor:
-    """(N, 4, 8, 8) int64: shape, colour, texture and size of the object whose square covers the middle of a patch, as
-    places in ATTRIBUTES; 0 where there is none."""
-    found = torch.zeros(len(shown), len(ATTRIBUTES), SIDE // PATCH, SIDE // PATCH, dtype=torch.long)
-    middle = torch.arange(PATCH / 2, SIDE, PATCH)
+def cells(shown: Sequence[scenes.Scene]) -> Tensor:
+    """(N, 9, 4) int64: shape, colour, texture and size in each cell of the grid, by place in ATTRIBUTES; 0: empty."""
+    found = torch.zeros(len(shown), 9, len(ATTRIBUTES), dtype=torch.long)
     for row, scene in enumerate(shown):
         for thing in scene.things:
             values = (thing.shape, thing.colour, thing.texture, thing.size)
             what = torch.tensor([names.index(value) for names, value in zip(ATTRIBUTES, values, strict=True)])
-            reach = scenes.SIZES[thing.size] * SIDE / 3 + PATCH / 4  # a patch that is half covered counts
             for place in thing.places:
-                down = (middle - (place.row + 0.5 + place.down / 100) * SIDE / 3).abs() < reach
-                right = (middle - (place.column + 0.5 + place.right / 100) * SIDE / 3).abs() < reach
-                found[row] = torch.where(down[:, None] & right, what[:, None, None], found[row])
+                found[row, 3 * place.row + place.column] = what
     return found
 
 
 def reading_loss(scores: Tensor, wanted: Tensor) -> Tensor:
-    """Sum over attributes of the mean cross-entropy of a reader's scores.  wanted: (B, 4, 8, 8), see `contents`."""
-    parts = scores.split([len(names) for names in ATTRIBUTES], dim=1)
-    return sum(cross_entropy(part, wanted[:, i]) for i, part in enumerate(parts))
+    """Mean cross-entropy of the reader's scores.  wanted: (B, 9, 4), see `cells`."""
+    parts = scores.view(len(scores), 9, -1).split([len(names) for names in ATTRIBUTES], dim=2)
+    return sum(cross_entropy(part.flatten(0, 1), wanted[:, :, i].flatten()) for i, part in enumerate(parts))
 
 
 def drawing_loss(y: Tensor, x: Tensor, weight: float) -> Tensor:
@@ -162,7 +162,7 @@ def train(settings: Mapping[str, Any]) -> dict[str, Tensor]:
         reader = Reader(settings["code_size"])
         learning = [*both.parameters(), *reader.parameters()]
         shown = scenes.sample("train", settings["n_scenes"], settings["seed"])
-        images, objects = pixels(shown), contents(shown)
+        images, contents = pixels(shown), cells(shown)
         optimizer = torch.optim.AdamW(learning, weight_decay=0.0)
         used = torch.zeros(settings["n_codes"])
         steps = settings["steps"]
@@ -177,7 +177,7 @@ def train(settings: Mapping[str, Any]) -> dict[str, Tensor]:
                     place(vq, z)
                 quantized, loss, codes = (z, 0.0, None) if step < WARM_STEPS else vq.quantize(z)
                 y = decoder(vq.post_quant_conv(quantized))
-                drawn, read = drawing_loss(y, x, settings["objects"]), reading_loss(reader(quantized), objects[chosen])
+                drawn, read = drawing_loss(y, x, settings["objects"]), reading_loss(reader(quantized), contents[chosen])
                 loss = loss + drawn + settings["reading"] * read
                 optimizer.zero_grad()
                 loss.backward()
