@@ -252,7 +252,9 @@ def modality_gap(study: Study, name: str = "modality_gap") -> pd.DataFrame:
 def modality_gap_table(study: Study) -> pd.DataFrame:
     """Compute what `modality_gap` returns."""
     shown = study.pictures("gap")
-    told = [" ".join(picture.captions) for picture in shown]
+    # All captions of a picture together, as in the paper; of a scene one, since the minis never read more in a row.
+    n_told = 1 if study.source == "scenes" else None
+    told = [" ".join(picture.captions[:n_told]) for picture in shown]
     pick = lambda group: lambda tokens, seeds: tokens.random(group, 1, seeds)
     image_first = [f"<image>{text}" for text in told]
     text_first = [f"{text}<image>\n" for text in told]  # what follows cannot be seen by the image
