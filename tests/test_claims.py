@@ -15,7 +15,7 @@ def table(curves, spread=0.01, metric="m", setting="s"):
     """A tidy table of ten layers from {condition: values}."""
     frames = [
         pd.DataFrame({
-            "condition": condition, "layer": LAYERS, "depth": LAYERS / 10, "metric": metric, "setting": setting,
+            "condition": condition, "layer": LAYERS[: len(values)], "depth": LAYERS[: len(values)] / 10, "metric": metric, "setting": setting,
             "value": values, "low": np.array(values) - spread, "high": np.array(values) + spread, "n": 100,
         })
         for condition, values in curves.items()
@@ -51,6 +51,14 @@ def test_a_baseline_may_stand_in_another_table():
     assert found.value == pytest.approx(0.3)
     alone = part("lift", baseline="most shots", baseline_table="nowhere", at_least=0)
     assert measure(alone, tables).outcome == "untested"
+
+
+def test_share_lost_is_what_a_condition_lacks_of_a_baseline():
+    tables = {"geometry": table({"none": [0.8], "cut": [0.2]}), "before": table({"none": [1.0]})}
+    asked = part("share lost", condition="cut", baseline="none", at_least=0.5)
+    found = measure(asked, tables).found
+    assert (found.value, found.low, found.high) == pytest.approx((0.75, 1 - 0.21 / 0.79, 1 - 0.19 / 0.81))
+    assert measure(asked | {"baseline_table": "before"}, tables).found.value == pytest.approx(0.8)
 
 
 def test_first_layer_and_the_last_as_its_share():
@@ -144,7 +152,8 @@ def test_broken_rules_are_refused():
 
 def test_the_book_states_every_claim_with_source_rule_and_reason():
     stated = claims.load()
-    assert [claim["id"] for claim in stated] == [f"L{i}" for i in range(1, 10)] + [f"G{i}" for i in range(1, 8)]
+    wanted = [*(f"L{i}" for i in range(1, 10)), *(f"G{i}" for i in range(1, 8)), *(f"K{i}" for i in range(1, 5))]
+    assert [claim["id"] for claim in stated] == wanted
     for claim in stated:
         assert {"paper", "figure", "claim", "paper_value", "paper_source"} <= claim.keys()
         assert claim["page"] is None or claim["page"] in book.notebooks()

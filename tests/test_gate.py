@@ -3,11 +3,13 @@
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 
-from peaks_and_gates import gate, interventions, pictures, vlms
+from peaks_and_gates import gate, interventions, peaks, pictures, vlms
 from peaks_and_gates.errors import BadParameter
 from peaks_and_gates.gate import Study
+from peaks_and_gates.uncertainty import Estimate
 
 STUDY = Study(
     "tiny-llava", n_gap=24, n_classes=4, n_per_class=5, n_questions=4, n_captions=4, n_per_pair=1, n_random=3,
@@ -69,9 +71,40 @@ def test_a_cut_that_comes_too_late_is_no_cut(model):
 
 def test_the_knockout_table_has_every_cut_and_metric():
     table = interventions.knockout_rows(STUDY)
-    assert set(table["metric"]) == {"vqa", "cider_ptb", "cider_whitespace", "class_overlap"}
+    assert set(table["metric"]) == {"vqa", "vqa_lost", "cider_ptb", "cider_whitespace", "class_overlap"}
     assert list(dict.fromkeys(table["condition"])) == list(interventions.CUTS)
-    assert table[["value", "low", "high"]].notna().all().all()
+    measured = table[table["metric"] != "vqa_lost"]  # a random model has nothing to lose
+    assert measured[["value", "low", "high"]].notna().all().all()
+
+
+def test_a_share_lost_is_of_the_same_questions():
+    rng = np.random.default_rng(0)
+    whole = (rng.random(400) < 0.8).astype(float)
+    assert interventions.share_lost(whole, whole) == Estimate(0.0, 0.0, 0.0, 400)
+    half = whole * (rng.random(400) < 0.5)
+    found = interventions.share_lost(whole, half)
+    assert found.value == pytest.approx(1 - half.sum() / whole.sum())
+    assert 0.03 < found.high - found.value < 0.1 and 0.03 < found.value - found.low < 0.1
+    assert interventions.share_lost(half, whole).value < 0
+    assert np.isnan(interventions.share_lost(np.zeros(9), np.zeros(9)).value)
+
+
+def test_several_models_play_one_role():
+    """The role's table is the mean over its models, its interval spans theirs, and each one's is kept."""
+    found = {"mini-a-0": Estimate(0.2, 0.1, 0.3, 9), "mini-a-1": Estimate(0.4, 0.35, 0.45, 9)}
+    row = lambda name: peaks.row(replace(STUDY, model=name), "end", 1, 0.5, "share", "", found[name])
+    tables = {name: pd.DataFrame([row(name)]) for name in found}
+    kept = []
+    table = lambda study, name: kept.append(name) or tables[study.model]
+    found = gate.each(STUDY, gate.roles(list(tables), [], ["mini-gated"]) | {"gated": ["mini-a-0"]}, table, "t")
+    assert kept == ["t_native_0", "t_native_1", "t_gated"]
+    row = found["native"].iloc[0]
+    assert (row["value"], row["low"], row["high"]) == pytest.approx((0.3, 0.1, 0.45))
+    assert row["model"] == "mini-a (2 seeds)"
+    with pytest.raises(BadParameter, match=r"native=\[NAME\]"):
+        gate.roles("mini-a-0", [])
+    with pytest.raises(BadParameter, match="as many layers"):
+        gate.over_models([tables["mini-a-0"], tables["mini-a-1"].assign(layer=2)])
 
 
 def test_a_cut_changes_what_is_said():

@@ -44,6 +44,7 @@ LABELS = {
     "share": "share of the attention on the image's block",
     "class_overlap": "class overlap χ",
     "vqa": "VQA accuracy",
+    "vqa_lost": "share of it lost",
     "cider_ptb": "caption CIDEr",
     "cider_whitespace": "caption CIDEr, split at spaces",
     "mass": "attention on the image's block",

@@ -113,7 +113,8 @@ def name_of(cut: Cut) -> str:
 def knockout_table(study: Study, name: str = "knockout_table") -> pd.DataFrame:
     """What is lost when tokens are hidden from the text (Table 1).
 
-    metrics: `vqa` (accuracy by the VQAv2 rule), `cider_ptb` and `cider_whitespace`, `class_overlap` of the last prompt
+    metrics: `vqa` (accuracy by the VQAv2 rule), `vqa_lost` (the share of the uncut accuracy that a cut takes away, by
+    the same questions), `cider_ptb` and `cider_whitespace`, `class_overlap` of the last prompt
     token after the last block.  condition: the cut.  setting: of CIDEr the data set, else the knockout's semantics.
     Random cuts are means over their draws.
     """
@@ -128,7 +129,12 @@ def knockout_rows(study: Study) -> pd.DataFrame:
     for condition, cut in CUTS.items():
         draws = repeated(study, cut)
         right = [vqa.vqa_accuracy(answers(study, "questions", asked, c), [p.answers for p in asked]) for c in draws]
-        rows.append(row(study, condition, 0, 0.0, "vqa", study.how, mean_estimate(np.mean(right, 0))))
+        scores = np.mean(right, 0)
+        rows.append(row(study, condition, 0, 0.0, "vqa", study.how, mean_estimate(scores)))
+        if condition == "none":
+            whole = scores
+        else:
+            rows.append(row(study, condition, 0, 0.0, "vqa_lost", study.how, share_lost(whole, scores, study.seed)))
         for data, shown in captioned.items():
             said = [answers(study, "captions", shown, c) for c in draws]
             references = [list(picture.captions) for picture in shown]
@@ -138,6 +144,23 @@ def knockout_rows(study: Study) -> pd.DataFrame:
         overlap = averaged([output_overlap(study, c) for c in draws])
         rows.append(row(study, condition, 0, 0.0, "class_overlap", study.how, overlap))
     return pd.DataFrame(rows)
+
+
+def share_lost(whole: np.ndarray, left: np.ndarray, seed: int = 0, n_bootstrap: int = 200) -> Estimate:
+    """Which share of a mean score is lost, with an interval that resamples questions; both scores of one question stay
+    together, so that equal scores are a loss of exactly 0.
+
+    whole, left: (N,) scores before and after.  NaN where there was nothing to lose.
+    """
+    n = len(whole)
+    counts = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=n_bootstrap)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        found = 1 - (counts @ left) / (counts @ whole)
+        value = 1 - left.sum() / whole.sum()
+    if not np.isfinite(value):
+        return Estimate(np.nan, np.nan, np.nan, n)
+    low, high = np.nanquantile(found[np.isfinite(found)], [0.025, 0.975])
+    return Estimate(float(value), float(low), float(high), n)
 
 
 def averaged(found: Sequence[Estimate]) -> Estimate:
