@@ -15,7 +15,8 @@ def table(curves, spread=0.01, metric="m", setting="s"):
     """A tidy table of ten layers from {condition: values}."""
     frames = [
         pd.DataFrame({
-            "condition": condition, "layer": LAYERS[: len(values)], "depth": LAYERS[: len(values)] / 10, "metric": metric, "setting": setting,
+            "condition": condition, "layer": LAYERS[: len(values)], "depth": LAYERS[: len(values)] / 10,
+            "metric": metric, "setting": setting,
             "value": values, "low": np.array(values) - spread, "high": np.array(values) + spread, "n": 100,
         })
         for condition, values in curves.items()

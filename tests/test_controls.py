@@ -1,4 +1,4 @@
-"""The minis with known wiring decide whether the tools tell the truth: what must destroy destroys, the rest does not."""
+"""The minis with known wiring decide whether the tools are right: what must destroy destroys, the rest does not."""
 
 import numpy as np
 import pytest

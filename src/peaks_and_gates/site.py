@@ -123,7 +123,8 @@ def run_box(job: Job) -> str:
     manifest, parameters = job.manifest, job.manifest["parameters"]
     environment = manifest["environment"]
     hardware = environment["gpu"] or f"{environment['cores']} cores, {environment['memory_gib']} GiB"
-    seen, synthetic = ("pictures", "drawn scenes") if job.source.parent.name == "gate" else ("questions", "synthetic points")
+    gate = job.source.parent.name == "gate"
+    seen, synthetic = ("pictures", "drawn scenes") if gate else ("questions", "synthetic points")
     facts = {
         "size": manifest["preset"],
         "models": ", ".join(models_of(parameters)),
