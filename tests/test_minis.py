@@ -7,8 +7,20 @@ import numpy as np
 import pytest
 import torch
 
-from peaks_and_gates import codebook, mini_data, mini_training, minis, scene_words, scenes, vlms, wiring
-from peaks_and_gates.errors import HashMismatch, MissingFile, TrainingDiverged, UnknownName
+from peaks_and_gates import (
+    codebook,
+    mini_cards,
+    mini_data,
+    mini_training,
+    minis,
+    presets,
+    scene_words,
+    scenes,
+    store,
+    vlms,
+    wiring,
+)
+from peaks_and_gates.errors import BadParameter, HashMismatch, MissingFile, TrainingDiverged, UnknownName
 from peaks_and_gates.scene_drawing import draw
 from peaks_and_gates.tokens import FAMILIES
 from vlm_helpers import broken, close
@@ -260,6 +272,41 @@ def test_a_killed_run_ends_with_the_same_weights(place, monkeypatch):
     mini_training.train("smoke", "native", 1)
     assert steps == [4, 5]
     assert (whole / "model.safetensors").read_bytes() == expected
+
+
+def test_pictures_are_imagined_token_by_token(native):
+    """Each image token is drawn from what the model expects after all tokens before it, cached or not."""
+    first = native.tokenizer.convert_tokens_to_ids(minis.code_names(1)[0])
+    n = CODES["n_codes"]
+    table = native.network.get_output_embeddings().weight[first : first + n].detach()
+    text = "a large plain red circle at the top left on a white background."
+    found = mini_cards._imagined(native, text, table, first, torch.Generator().manual_seed(3))
+    assert found.shape == (1, minis.N_IMAGE) and found.min() >= 0 and found.max() < n
+    ids = native.tokenizer(f"{text}<begin>", return_tensors="pt")["input_ids"]
+    with torch.inference_mode():
+        whole = native.network.model(input_ids=torch.cat([ids, found + first], 1)).last_hidden_state
+    generator = torch.Generator().manual_seed(3)
+    for place, code in enumerate(found[0].tolist()):
+        chances = (whole[0, ids.shape[1] - 1 + place] @ table.T).softmax(-1)
+        assert torch.multinomial(chances, 1, generator=generator).item() == code
+    assert [picture.size for picture in mini_cards.imagined(native, [text, text])] == [(minis.SIDE, minis.SIDE)] * 2
+
+
+def test_the_cards_of_the_book_are_those_of_its_weights():
+    """Every mini that the presets name is there, is the file its card describes, and answers what it must."""
+    names = presets.load("laptop")["minis"]
+    table = mini_cards.abilities(names)
+    for name in names:
+        about = mini_cards.card(name)
+        weights = vlms.mini_folder(vlms.VLMS[name]["folder"]) / "model.safetensors"
+        assert about["sha256"] == store.file_sha256(weights)
+        assert weights.stat().st_size <= 15e6
+        scores = table[table["mini"] == name].set_index("metric")["value"]
+        assert scores["colour"] >= 0.9 and scores["shape"] >= 0.9, name
+    losses = mini_cards.losses(names)
+    assert losses["loss"].notna().all()
+    with pytest.raises(BadParameter, match="is no mini"):
+        mini_cards.card("tiny-chameleon")
 
 
 def test_messages(place):

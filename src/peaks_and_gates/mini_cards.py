@@ -5,6 +5,7 @@ Rows: mini, role, seed, metric (a kind of question, "all questions", "classes", 
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -17,6 +18,7 @@ from torch import Tensor
 from . import codebook, minis, record, scenes, vlms
 from .errors import BadParameter
 from .scene_drawing import draw
+from .scene_words import caption
 from .vlms import VisionLanguageModel
 
 
@@ -59,10 +61,37 @@ def losses(names: Sequence[str], name: str = "mini_losses") -> pd.DataFrame:
     return record.table(name, {"minis": list(names)}, compute)
 
 
-def described_again(model: VisionLanguageModel, shown: Sequence[scenes.Scene]) -> list[Image.Image]:
-    """Scenes turned into image tokens and drawn again by the image tokenizer's decoder: what a native mini can see."""
-    drawn = [draw(scene, codebook.SIDE) for scene in shown]
-    pixels = model.processor.image_processor(drawn, return_tensors="pt")["pixel_values"]
+def sights(name: str, n: int, seed: int = 0, table: str = "mini_sights") -> pd.DataFrame:
+    """n test scenes as a native mini sees them, and pictures it makes of their captions; recorded under `table`.
+
+    Rows: kind ("drawn", "seen": through image tokens and back, "imagined"), caption, png (bytes).
+    """
+
+    def compute() -> pd.DataFrame:
+        model = vlms.load(name)
+        shown = scenes.sample("test", n, seed)
+        told = [caption(scene) for scene in shown]
+        drawn = [draw(scene, codebook.SIDE) for scene in shown]
+        kinds = {"drawn": drawn, "seen": described_again(model, drawn), "imagined": imagined(model, told, seed)}
+        return pd.DataFrame([
+            {"kind": kind, "caption": text, "png": encoded(picture)}
+            for kind, pictures in kinds.items()
+            for text, picture in zip(told, pictures, strict=True)
+        ])  # fmt: skip
+
+    return record.table(table, {"model": name, "n": n, "seed": seed}, compute)
+
+
+def encoded(picture: Image.Image) -> bytes:
+    """A picture as PNG."""
+    written = io.BytesIO()
+    picture.save(written, "PNG")
+    return written.getvalue()
+
+
+def described_again(model: VisionLanguageModel, drawn: Sequence[Image.Image]) -> list[Image.Image]:
+    """Pictures turned into image tokens and drawn again by the image tokenizer's decoder: what it can see."""
+    pixels = model.processor.image_processor(list(drawn), return_tensors="pt")["pixel_values"]
     with torch.inference_mode():
         codes = model.network.model.vqmodel.encode(pixels.to(model.device), return_dict=True).image_tokens
     return from_codes(codes.view(len(drawn), -1).cpu())

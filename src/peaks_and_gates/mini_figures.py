@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import io
 
 import numpy as np
 import pandas as pd
@@ -63,16 +63,16 @@ def said(table: pd.DataFrame) -> str:
     return f"Accuracy on colour and shape questions: {', '.join(parts)}."
 
 
-def strips(rows: Mapping[str, Sequence[Image.Image]]) -> Figure:
-    """Pictures in rows, each row with its name."""
-    columns = max(map(len, rows.values()))
+def sights(table: pd.DataFrame) -> Figure:
+    """A row of pictures for each kind in `mini_cards.sights`."""
+    titles = {"drawn": "drawn", "seen": "seen: as image tokens, and back", "imagined": "imagined from the caption"}
+    columns = int((table["kind"] == "drawn").sum())
     figure, axes = plt.subplots(
-        len(rows), columns, figsize=(1.1 * columns, 1.3 * len(rows)), squeeze=False, layout="constrained"
+        len(titles), columns, figsize=(1.1 * columns, 1.3 * len(titles)), squeeze=False, layout="constrained"
     )
-    for line, (name, pictures) in zip(axes, rows.items(), strict=True):
-        for ax in line:
-            ax.set_axis_off()
-        for ax, picture in zip(line, pictures, strict=False):
-            ax.imshow(np.asarray(picture), interpolation="nearest")
-        line[0].set_title(name, loc="left", fontsize=10)
+    for line, (kind, title) in zip(axes, titles.items(), strict=True):
+        for ax, png in zip(line, table.loc[table["kind"] == kind, "png"], strict=True):
+            ax.imshow(np.asarray(Image.open(io.BytesIO(png))), interpolation="nearest")
+            ax.set(xticks=[], yticks=[])
+        line[0].set_title(title, loc="left", fontsize=10)
     return figure
