@@ -82,6 +82,9 @@ def test_above_chance_is_over_the_upper_end_of_the_shuffled():
 def test_a_number_that_could_not_be_computed_is_untested():
     empty = {"geometry": table({"5-shot": [np.nan, *EARLY[1:]]})}
     assert measure(part("first layer", at_least=0), empty).outcome == "untested"
+    nothing = {"geometry": table({"5-shot": [np.nan] * 10})}
+    for kind in claims.MEASURES:
+        assert measure(part(kind, at_least=0, baseline="5-shot"), nothing).outcome == "untested", kind
 
 
 def test_depth_of_maximum_spans_the_layers_not_told_apart():
