@@ -88,8 +88,8 @@ def targets_are_the_next_tokens(data, native):
     lessons = data.Lessons(native.tokenizer, 96, 0)
     packed = lessons.batch(0, 4, "marked image")
     assert torch.equal(packed.ids[packed.rows, packed.places + 1], packed.targets)
-    kinds = [len({question.kind for question in scene_words.questions(scene)}) for scene in packed.scenes]
-    assert (packed.targets == lessons.stop).sum() == sum(min(n, data.N_QUESTIONS) + 2 for n in kinds)
+    asked = [len(scene_words.questions(scene)) for scene in packed.scenes]
+    assert (packed.targets == lessons.stop).sum() == sum(min(n, data.N_QUESTIONS) + 2 for n in asked)
     ids = packed.targets[packed.rows == 0].tolist()
     said = native.tokenizer.decode(ids).split("</s>")
     assert any(scenes.label(packed.scenes[0]) == text.strip() for text in said)
@@ -120,7 +120,19 @@ def direct_captions_follow_the_image(data, native):
     assert firsts == [scenes.label(scene).split()[0] for scene in short.scenes]
 
 
+def every_kind_is_asked_before_a_second_of_one(data, native):
+    """A row has questions of all kinds that its scene allows."""
+    lessons = data.Lessons(native.tokenizer, 96, 0)
+    for i, scene in enumerate(scenes.sample("train", 20, 1)):
+        possible = {question.text: question.kind for question in scene_words.questions(scene)}
+        told = lessons.told(scene, np.random.default_rng(i))[:-2]  # without class and caption
+        asked = [possible[native.tokenizer.decode(prompt)] for prompt, _ in told]
+        assert len(asked) == min(len(possible), data.N_QUESTIONS)
+        assert set(asked) == set(possible.values())
+
+
 CHECKS = [packed_is_single, targets_are_the_next_tokens, direct_captions_follow_the_image]
+CHECKS += [every_kind_is_asked_before_a_second_of_one]
 
 
 @pytest.mark.parametrize("check", CHECKS)
@@ -135,6 +147,7 @@ FAULTS = {
     "targets a token late": ("(row, at + len(prompt) - 1 + j if", "(row, at + len(prompt) + j if",
                              targets_are_the_next_tokens),
     "direct captions behind another text": ("if prompt else len(prefix) - 1", "", direct_captions_follow_the_image),
+    "questions in any order": ("asked.sort(", "sorted(asked, ", every_kind_is_asked_before_a_second_of_one),
     "questions are predicted": ("enumerate(rest)]", "enumerate(text)]", targets_are_the_next_tokens),
 }  # fmt: skip
 
@@ -179,6 +192,17 @@ def test_the_penalty_is_on_the_attention_of_text_to_the_image(native, lessons):
     ]
     assert share.item() == pytest.approx(torch.stack(sums).mean().item(), rel=1e-4)
     assert 0.01 < share.item() < 1
+
+
+def test_every_weight_has_one_optimizer(native):
+    weights = dict(native.network.named_parameters())
+    muon, adam = mini_training.optimizers_of(weights)
+    names = {p: name for name, p in weights.items()}
+    held = [names[p] for optimizer in (muon, adam) for group in optimizer.param_groups for p in group["params"]]
+    assert sorted(held) == sorted(weights)
+    of_muon = {names[p] for p in muon.param_groups[0]["params"]}
+    assert "model.layers.1.mlp.up_proj.weight" in of_muon
+    assert not any("embed" in name or "norm" in name for name in of_muon)
 
 
 def test_a_codebook_is_trained_once_and_describes(tmp_path):

@@ -10,6 +10,7 @@ tokens, most of a prompt, are computed once for all of them.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -24,7 +25,7 @@ from .codebook import N_IMAGE
 from .store import digest
 from .tokens import FIRST_AFTER, KINDS, TokenMap
 
-N_QUESTIONS = 6  # of a scene, in one row
+N_QUESTIONS = 12  # of a scene, in one row
 
 
 @dataclass(frozen=True)
@@ -96,13 +97,15 @@ class Lessons:
         return _one(scene_words.captions(scene), rng) if self.captions == "long" else scenes.label(scene)
 
     def told(self, scene: scenes.Scene, rng: np.random.Generator) -> list[tuple[list[int], list[int]]]:
-        """Prompts about a scene and how each goes on: some questions of different kinds, its class, a caption."""
-        by_kind: dict[str, list[scene_words.Question]] = {}
-        for question in scene_words.questions(scene):
-            by_kind.setdefault(question.kind, []).append(question)
-        kinds = [list(by_kind)[i] for i in rng.permutation(len(by_kind))[:N_QUESTIONS]]
-        asked = [by_kind[kind][rng.integers(len(by_kind[kind]))] for kind in kinds]
-        told = [(question.text, question.answer) for question in asked]
+        """Prompts about a scene and how each goes on: questions, of all kinds before a second of one; class; caption."""
+        possible = scene_words.questions(scene)
+        kinds: Counter[str] = Counter()
+        asked = []
+        for i in rng.permutation(len(possible)):
+            asked.append((kinds[possible[i].kind], possible[i]))
+            kinds[possible[i].kind] += 1
+        asked.sort(key=lambda each: each[0])  # one of every kind, then a second of each that has one, and so on
+        told = [(question.text, question.answer) for _, question in asked[:N_QUESTIONS]]
         told += [(scene_words.CLASS_QUESTION, scenes.label(scene))]
         told += [("" if rng.random() < self.direct else scene_words.REQUEST, self.caption(scene, rng))]
         return [(self.text(prompt), [*self.text(answer), self.stop]) for prompt, answer in told]

@@ -1,0 +1,54 @@
+"""What a training that was killed needs to go on as if nothing had happened: one file, whole or not at all."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from torch.optim import Optimizer
+
+from . import store
+from .finetune import Log
+
+
+def keep(weights: Mapping[str, Tensor], optimizers: Sequence[Optimizer], log: Log, done: int, path: Path) -> None:
+    """Write the weights, all that the optimizers remember of each, and what was measured in `done` steps.
+
+    Raises StorageFull.
+    """
+    tensors = {f"weight/{name}": p.detach() for name, p in weights.items()}
+    for name, p in weights.items():
+        for optimizer in optimizers:
+            if p in optimizer.state:
+                tensors |= {f"{key}/{name}": value for key, value in optimizer.state[p].items()}
+    tensors = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
+    about = {"done": str(done), "log": json.dumps(vars(log))}
+    store.write_atomically(path, lambda temporary: save_file(tensors, temporary, metadata=about))
+
+
+def restore(weights: Mapping[str, Tensor], optimizers: Sequence[Optimizer], path: Path) -> tuple[Log, int]:
+    """Put a stored state back; an unreadable one (a full disk, another recipe's) counts as none."""
+    try:
+        with safe_open(path, framework="pt") as stored:
+            about = stored.metadata()
+            tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 - no mapping, a file
+        log, done = Log(**json.loads(about["log"])), int(about["done"])
+    except Exception as error:
+        if path.exists():
+            print(f"{path} cannot be read ({error}); training starts anew.")
+        return Log(), 0
+    owner = {p: optimizer for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]}
+    with torch.no_grad():
+        for place, tensor in tensors.items():
+            key, name = place.split("/", 1)
+            p = weights[name]
+            if key == "weight":
+                p.copy_(tensor)
+            else:
+                owner[p].state[p][key] = tensor if key == "step" else tensor.to(p.device)
+    return log, done
