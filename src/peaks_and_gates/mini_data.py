@@ -97,7 +97,7 @@ class Lessons:
         return _one(scene_words.captions(scene), rng) if self.captions == "long" else scenes.label(scene)
 
     def told(self, scene: scenes.Scene, rng: np.random.Generator) -> list[tuple[list[int], list[int]]]:
-        """Prompts about a scene and how each goes on: questions, of all kinds before a second of one; class; caption."""
+        """Prompts about a scene and how each goes on: questions of all kinds, then of any; its class; a caption."""
         possible = scene_words.questions(scene)
         kinds: Counter[str] = Counter()
         asked = []
