@@ -1,6 +1,7 @@
 """Presets and parameters: what is refused, and what the message suggests."""
 
 import pytest
+import yaml
 
 from peaks_and_gates import presets
 from peaks_and_gates.errors import BadParameter, UnknownName
@@ -10,6 +11,14 @@ from peaks_and_gates.errors import BadParameter, UnknownName
 def test_every_preset_has_the_same_parameters_of_the_same_types(name):
     laptop = presets.load("laptop")
     assert presets.override(laptop, presets.load(name)).keys() == laptop.keys()
+
+
+@pytest.mark.parametrize("name", presets.names())
+def test_a_preset_says_everything_once(name):
+    """YAML takes the last of two equal keys without a word."""
+    text = (presets.FOLDER / f"{name}.yml").read_text()
+    keys = [key.value for key, _ in yaml.compose(text).value]
+    assert len(keys) == len(set(keys))
 
 
 def test_an_unknown_preset_suggests_the_nearest():
