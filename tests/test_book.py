@@ -30,6 +30,7 @@ def test_every_notebook_runs_and_leaves_a_record(smoke):
         assert job.state == "done"
         assert job.manifest["parameters"].get("model", "tiny-llama") == "tiny-llama"  # one page is synthetic
         assert job.manifest["environment"]["packages"]["torch"]
+        assert job.name in ("cartoon", "scenes") or job.manifest["tables"]
     for name in ("accuracy", "geometry"):
         table = pd.read_parquet(smoke[0].record / f"{name}.parquet")
         assert {"condition", "model", "layer", "metric", "value", "low", "high", "n"} <= set(table.columns)
@@ -234,7 +235,7 @@ def test_pages_carry_their_run_and_the_scorecard_its_verdicts(built):
         assert f"pg run --preset smoke --only {name}" in text
         assert "question/s" not in text, "console output belongs in the terminal"
     scorecard = json.loads((built / "scorecard.json").read_text())
-    assert len(scorecard) == 16
+    assert [row["id"] for row in scorecard] == [claim["id"] for claim in claims.load()]
     page = (built / "book" / "scorecard.html").read_text()
     for row in scorecard:
         assert f'<th scope="row">{row["id"]}</th>' in page
@@ -291,6 +292,17 @@ def test_the_command_line_answers_bad_input_with_one_message(arguments, message,
     assert code != 0
     assert message in output.err
     assert "Traceback" not in output.err
+
+
+def test_the_run_box_counts_what_is_behind_its_own_page(smoke):
+    boxes = {job.name: site.run_box(job) for job in smoke}
+    pictures = {
+        job.name: job.parameters["n_classes"] * job.parameters["n_per_class"]
+        for job in smoke
+        if "n_per_class" in job.parameters
+    }
+    assert f"up to {pictures['class_overlap']}" in boxes["class_overlap"]
+    assert "mini-gated" in boxes["minis"]
 
 
 def test_status_and_doctor(smoke, capsys):

@@ -48,6 +48,19 @@ def test_a_taxed_model_has_grown_a_gate():
     assert right("mini-taxed", "image → text")[0] > 0.9 * whole
 
 
+def test_a_penalty_moves_a_model_from_open_to_gated():
+    """The share of the answers lost without the token rises with the penalty, the one lost without the image falls."""
+    lost = {"end → text": [], "image → text": []}
+    for model in ("mini-native-0", "mini-lightly-taxed", "mini-taxed"):
+        whole, _ = right(model, "none")
+        for cut, shares in lost.items():
+            shares.append(1 - right(model, cut)[0] / whole)
+    end, image = (np.array(shares) for shares in lost.values())
+    strength = end - image
+    assert (np.diff(strength) > 0).all(), lost
+    assert strength[0] < -0.3 < 0.3 < strength[-1], lost
+
+
 def test_patching_turns_the_gated_and_not_the_open():
     assert flips("mini-gated") > 0.5
     assert flips("mini-open") == 0

@@ -242,7 +242,7 @@ def run(jobs: list[Job], force: bool = False) -> list[str]:
             continue
         last = job.manifest.get("seconds")
         print(f"{title}: running" + (f", {last / 60:.1f} minutes last time" if last else ""), flush=True)
-        start = time.perf_counter()
+        start, began = time.perf_counter(), time.time()
         try:
             execute(job)
         except BookError as error:
@@ -252,6 +252,7 @@ def run(jobs: list[Job], force: bool = False) -> list[str]:
             "notebook": job.name,
             "preset": job.preset,
             "parameters": job.parameters,
+            "tables": sorted(p.stem for p in job.record.glob("*.parquet") if p.stat().st_mtime >= began - 1),
             "run_key": job.key,
             "dtype": job.parameters.get("dtype") or str(models.best_dtype(models.best_device())).removeprefix("torch."),
             "seconds": round(time.perf_counter() - start, 1),

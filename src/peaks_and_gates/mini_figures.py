@@ -19,7 +19,8 @@ LOOKS = {
     "adapted": ("#4477AA", "-"),
     "gated": ("#228833", "--"),
     "open": ("#CCBB44", "--"),
-    "taxed": ("#AA3377", ":"),
+    "lightly-taxed": ("#AA3377", ":"),
+    "taxed": ("#AA3377", "-."),
     "opened": ("#66CCEE", ":"),
 }
 SMOOTHED = 25  # steps that a point of a loss curve is the mean of

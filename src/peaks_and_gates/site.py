@@ -144,14 +144,15 @@ def run_box(job: Job) -> str:
 def models_of(parameters: dict[str, Any]) -> list[str]:
     """The models a page reads, each once."""
     names = [parameters.get("model"), parameters.get("pretrained")]
-    for several in ("fine_tuned", "native", "adapted", "controls", "before", "after"):
+    for several in ("fine_tuned", "native", "adapted", "controls", "minis", "before", "after"):
         names += parameters.get(several, ())
     return list(dict.fromkeys(name for name in names if name))
 
 
 def recorded_n(job: Job) -> int:
-    """The largest number of questions behind a recorded number."""
-    tables = (pd.read_parquet(path) for path in job.record.glob("*.parquet"))
+    """The largest number of questions, or pictures, behind a number of a page; of all pages if it names no tables."""
+    names = job.manifest.get("tables", [path.stem for path in job.record.glob("*.parquet")])
+    tables = (pd.read_parquet(job.record / f"{name}.parquet") for name in names)
     return max((int(table["n"].max()) for table in tables if "n" in table), default=0)
 
 
