@@ -9,6 +9,7 @@ import torch
 
 from peaks_and_gates import (
     codebook,
+    eyes,
     mini_cards,
     mini_data,
     mini_training,
@@ -17,6 +18,7 @@ from peaks_and_gates import (
     scene_words,
     scenes,
     store,
+    training_state,
     vlms,
     wiring,
 )
@@ -196,7 +198,7 @@ def test_the_penalty_is_on_the_attention_of_text_to_the_image(native, lessons):
 
 def test_every_weight_has_one_optimizer(native):
     weights = dict(native.network.named_parameters())
-    muon, adam = mini_training.optimizers_of(weights)
+    muon, adam = training_state.optimizers_of(weights)
     names = {p: name for name, p in weights.items()}
     held = [names[p] for optimizer in (muon, adam) for group in optimizer.param_groups for p in group["params"]]
     assert sorted(held) == sorted(weights)
@@ -216,6 +218,24 @@ def test_a_codebook_is_trained_once_and_describes(tmp_path):
     path.write_bytes(written[:-1] + bytes([written[-1] ^ 1]))
     with pytest.raises(HashMismatch, match="check it out again"):
         codebook.codebook(CODES, path)
+
+
+def test_eyes_are_what_the_tower_gives_the_language_model(tmp_path):
+    """The states that the reader learns from are those that the projector reads; training makes them tell more."""
+    settings = minis.recipe("smoke", "adapted")["eyes"]
+    network, processor = minis.adapted(SHAPE)
+    weights = eyes.eyes(settings, tmp_path / "eyes.safetensors")
+    before = network.model.vision_tower.state_dict()["embeddings.patch_embedding.weight"].clone()
+    network.model.vision_tower.load_state_dict(weights)
+    assert not torch.equal(before, network.model.vision_tower.embeddings.patch_embedding.weight)
+    shown = scenes.sample("validation", 3, 0)
+    pixels = processor.image_processor([draw(scene, minis.SIDE) for scene in shown], return_tensors="pt")
+    with torch.inference_mode():
+        expected = network.model.multi_modal_projector(
+            eyes.seen(network.model.vision_tower, codebook.pixels(shown)).flatten(2).transpose(1, 2)
+        )
+        found = network.model.get_image_features(**pixels, return_dict=True).pooler_output
+    assert close(torch.stack(list(found)), expected)
 
 
 def test_a_codebook_describes(tmp_path):

@@ -9,8 +9,6 @@ loss on objects keeps what matters in a picture and takes little room in it.
 from __future__ import annotations
 
 import hashlib
-import json
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,14 +16,12 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from transformers import ChameleonVQVAEConfig
 from transformers.models.chameleon.modeling_chameleon import ChameleonVQVAE
 
-from . import scenes, store
-from .errors import HashMismatch
+from . import parts, scenes
 from .finetune import learning_rate
 from .progress import bar
 from .scene_drawing import draw
@@ -131,25 +127,8 @@ def vq_settings(codebook: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def codebook(settings: Mapping[str, Any], path: Path) -> dict[str, Tensor]:
-    """The weights of the image tokenizer and of its decoder ("vq.", "decoder."), float32, read from a file that is
-    trained and written first unless it is there.
-
-    path: a safetensors file; its card, a JSON file of the same name, says what it was made from.  Weights are rounded
-    to bfloat16 before anything is made with them: the codes that minis are trained on are those that they read later.
-    Raises StorageFull; HashMismatch if the file is not the one its card describes.
-    """
-    card = path.with_suffix(".json")
-    if not card.is_file() or json.loads(card.read_text())["made_from"] != dict(settings):
-        start = time.perf_counter()
-        weights = {name: tensor.bfloat16() for name, tensor in train(settings).items()}
-        card.unlink(missing_ok=True)
-        store.write_atomically(path, lambda temporary: save_file(weights, temporary))
-        about = {"made_from": dict(settings), "code": store.code_version(*CODE), "sha256": store.file_sha256(path)}
-        seconds = time.perf_counter() - start
-        store.write_json(card, about | {"seconds": seconds, "environment": store.environment()})
-    if json.loads(card.read_text())["sha256"] != store.file_sha256(path):
-        raise HashMismatch(f"{path} is not the file that {card} describes; check it out again, or delete both.")
-    return {name: tensor.float() for name, tensor in load_file(path).items()}
+    """The weights of the image tokenizer and of its decoder ("vq.", "decoder."), float32; see `parts.part`."""
+    return parts.part(settings, path, lambda: train(settings), CODE)
 
 
 def train(settings: Mapping[str, Any]) -> dict[str, Tensor]:

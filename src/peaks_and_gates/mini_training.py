@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel, ProcessorMixin
 
-from . import codebook, mini_scores, minis, store, training_state
+from . import codebook, eyes, mini_scores, minis, store, training_state
 from .errors import MissingFile, UnknownName
 from .finetune import SAVE_EVERY, Log, check_loss, learning_rate
 from .mini_data import Lessons, Packed
@@ -29,7 +29,7 @@ from .progress import bar
 from .scene_drawing import draw
 from .wiring import closed_pairs
 
-CODE = ("mini_training", "training_state", "mini_data", "minis", "wiring", *codebook.CODE, "scene_words")
+CODE = ("mini_training", "mini_data", "wiring", "scene_words", *eyes.CODE)
 ENCODED = 256  # images that are turned into codes at a time
 CLIP = 1.0  # the longest step of a gradient
 RAMP = 150  # steps in which the penalty grows to its full size
@@ -77,6 +77,11 @@ def codebook_file(preset: str) -> Path:
     return minis.minis_folder(preset) / "codebook.safetensors"
 
 
+def eyes_file(preset: str) -> Path:
+    """The vision tower that the adapted minis of a preset begin with."""
+    return minis.minis_folder(preset) / "eyes.safetensors"
+
+
 def start_folder(preset: str, settings: Mapping[str, Any]) -> Path:
     """The folder of the mini that a recipe starts from: of its own seed, or of that mini's only one."""
     name, known = settings["start"], minis.recipe(preset, settings["start"])
@@ -111,6 +116,7 @@ def begin(preset: str, settings: Mapping[str, Any]) -> tuple[PreTrainedModel, Pr
         network.config.wiring = settings["wiring"]
         place_codes(network, processor, settings)
     if settings["kind"] == "adapted":
+        network.model.vision_tower.load_state_dict(eyes.eyes(settings["eyes"], eyes_file(preset)))
         network.model.vision_tower.post_layernorm.requires_grad_(False)  # of a pooled output that LLaVA does not read
     if settings["start"]:
         weights = load_file(start_folder(preset, settings) / "model.safetensors")
@@ -144,7 +150,7 @@ def descend(network: PreTrainedModel, processor: Any, settings: Mapping[str, Any
     if settings["penalty"]:
         network.set_attn_implementation("eager")  # the only one that shows its weights
     weights = {name: p for name, p in network.named_parameters() if p.requires_grad}
-    optimizers = optimizers_of(weights)
+    optimizers = training_state.optimizers_of(weights)
     log, done = training_state.restore(weights, optimizers, work / "state.safetensors")
     network.train()
     with bar(total=settings["steps"], initial=done, desc="training", unit="step") as progress:
@@ -156,10 +162,7 @@ def descend(network: PreTrainedModel, processor: Any, settings: Mapping[str, Any
             nn.utils.clip_grad_norm_(weights.values(), CLIP)
             log.loss.append(told)
             check_loss(log.loss, math.log(len(words)), work)
-            for optimizer in optimizers:
-                optimizer.param_groups[0]["lr"] = rate
-                optimizer.step()
-                optimizer.zero_grad()
+            training_state.step(optimizers, rate)
             log.seconds += progress.format_dict["elapsed"] - before
             progress.update()
             progress.set_postfix(loss=f"{sum(log.loss[-20:]) / len(log.loss[-20:]):.3f}")
@@ -169,21 +172,6 @@ def descend(network: PreTrainedModel, processor: Any, settings: Mapping[str, Any
         network.set_attn_implementation("sdpa")
     network.eval()
     return log
-
-
-def optimizers_of(weights: Mapping[str, Tensor]) -> list[torch.optim.Optimizer]:
-    """Muon for the matrices of the blocks, AdamW for all the rest; one learning rate serves both.
-
-    Source: Jordan et al. 2024 (Muon); Liu et al. 2025, whose scaling makes its steps as large as AdamW's.  At this size
-    it needs about two thirds of the steps that AdamW alone does.
-    """
-    # Chameleon's norms of queries and keys have a row for each head, and are no matrices for that.
-    matrices = {name for name, p in weights.items() if p.ndim == 2 and ".layers." in name and "norm" not in name}
-    blocks, rest = ([p for name, p in weights.items() if (name in matrices) == chosen] for chosen in (True, False))
-    return [
-        torch.optim.Muon(blocks, weight_decay=0.0, adjust_lr_fn="match_rms_adamw"),
-        torch.optim.AdamW(rest, weight_decay=0.0),
-    ]
 
 
 def codes_of(network: PreTrainedModel, processor: ProcessorMixin, lessons: Lessons) -> Tensor:

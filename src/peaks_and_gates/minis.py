@@ -62,6 +62,8 @@ def recipe(preset: str, name: str, seed: int | None = None, **changes: Any) -> d
             raise UnknownName("setting of a mini", key, settings)
     seeds = settings.pop("seeds")
     own = {"seed": seeds[0] if seed is None else seed, "shape": known["shape"], "codebook": known["codebook"]}
+    if settings["kind"] == "adapted":
+        own["eyes"] = known["eyes"] | {"shape": known["shape"]}
     return settings | own | changes
 
 
