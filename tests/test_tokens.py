@@ -10,7 +10,7 @@ from PIL import Image
 
 from peaks_and_gates import tokens, vlms
 from peaks_and_gates.errors import BadImage, BadParameter, ModelUnavailable, UnknownName
-from peaks_and_gates.tokens import FAMILIES, KINDS, TokenMap, family_of, token_map
+from peaks_and_gates.tokens import FAMILIES, KINDS, TokenMap, family_of, only, token_map
 
 LETTERS = {"p": "padding", "t": "text", "b": "begin", "i": "image", "s": "special", "e": "end"}
 TEXTS = ["ab<image> cd", "<image>?", "a longer one: <image> x"]
@@ -180,6 +180,17 @@ def test_a_group_that_must_not_be_empty(batches, family):
         one(["tbiet", "tiiii"]).where("end", "special", required=True)
 
 
+def test_the_one_token_of_a_set():
+    found = one(["ptbiet", "tbiett"])
+    assert only(found.where("end")).tolist() == [4, 3]
+    for chosen, message in [
+        (one(["tbie", "tttt"]).where("end"), "Row 1 has 0 tokens in the set.*prompt without an image"),
+        (one(["tbie", "tbie"]).where("block"), "Row 0 has 3 tokens in the set"),
+    ]:
+        with pytest.raises(BadParameter, match=message):
+            only(chosen)
+
+
 def test_unknown_groups_are_refused():
     with pytest.raises(UnknownName, match="Did you mean 'image'"):
         one(["tbie"]).where("images")
@@ -253,9 +264,13 @@ def test_refused_prompts(model):
         mapped(model, ["x", *whole, "y", *whole, "z"])
     with pytest.raises(BadImage, match="text alone, but has 2 image tokens"):
         mapped(model, ["x", *whole, "y"], with_image=False)
-    for mask in ([1, 0, 1, 1, 1, 1, 1][: len(whole) + 2], [0] * (len(whole) + 2)):
-        with pytest.raises(BadParameter, match="not one run of ones"):
+    for start in ([1, 0], [0, 1, 0], [0] * (len(whole) + 2)):
+        mask = start + [1] * (len(whole) + 2 - len(start))
+        with pytest.raises(BadParameter, match="Row 0: the attention mask is not one run of ones"):
             mapped(model, ["x", *whole, "y"], mask)
+    with pytest.raises(BadParameter, match=r"Row 0: .* the prompt is empty"):
+        nothing = torch.zeros(1, 0, dtype=torch.long)
+        token_map(model.family, model.processor, model.network.config, nothing, nothing, False)
     assert not mapped(model, ["x", "y"], with_image=False).where("block").any()
 
 
@@ -287,7 +302,8 @@ def test_a_processor_of_another_model_is_refused(model):
 def test_families_by_config(model, family):
     assert FAMILIES[family] is model.family
     assert model.family.native == (family in {"chameleon", "emu3", "janus"})
-    with pytest.raises(ModelUnavailable, match=r"type 'blip-2' .* tokens\.Family into tokens\.FAMILIES"):
+    advice = r"tokens\.Family into tokens\.FAMILIES .* vlm_processors\.PROCESSORS .* tiny_vlms\.MAKERS"
+    with pytest.raises(ModelUnavailable, match=f"type 'blip-2' are not known here.* {advice}"):
         family_of(SimpleNamespace(model_type="blip-2"))
     with pytest.raises(ModelUnavailable, match="mistral3"):  # a relative of Pixtral, laid out in another way
         family_of(SimpleNamespace(model_type="mistral3", vision_config=SimpleNamespace(model_type="pixtral")))

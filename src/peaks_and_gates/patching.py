@@ -1,8 +1,8 @@
 """Activation patching: read the state of a token in one run, put it into another run, see what the model says.
 
-with recorded(model, position=other_end) as states:
+with recorded(model, position=only(other.tokens.where("end"))) as states:  # `only` is in `tokens`
     model.network(**other.inputs)
-with patched(model, states.residual[:, 12], position=end, layer=12):
+with patched(model, states.residual[:, 12], position=only(batch.tokens.where("end")), layer=12):
     logits = model.network(**batch.inputs).logits
 
 Layers are counted as blocks: residual i is what block i reads, residual L what the final norm reads.
@@ -37,9 +37,10 @@ class States:
 def recorded(model: VisionLanguageModel, position: Tensor) -> Iterator[States]:
     """Record the states of one token of every row, in the dtype of the model, while it runs once inside the context.
 
-    position: (B,) int, where the token sits in each row, padding included.
-    Raises BadParameter: a position outside the row, other rows than the batch, a model that was not run.
+    position: (B,) int, where the token sits in each row, counted with the padding.
+    Raises BadParameter: a position outside the prompt, other rows than the batch, a model that was not run.
     """
+    _check_position(position)
     shape = (len(position), model.n_layers, model.hidden_size)
     empty = lambda n: torch.full((shape[0], n, shape[2]), torch.nan, dtype=model.dtype, device=model.device)
     states = States(empty(model.n_layers + 1), empty(model.n_layers))
@@ -49,7 +50,7 @@ def recorded(model: VisionLanguageModel, position: Tensor) -> Iterator[States]:
 
     blocks = [keep(states.residual[:, i]) for i in range(model.n_layers + 1)]
     attentions = [keep(states.attention_input[:, i]) for i in range(model.n_layers)]
-    with ExitStack() as hooks:
+    with _on_prompts(model, position), ExitStack() as hooks:
         for module, use in zip([*model.layers, model.final_norm], blocks, strict=True):
             hooks.enter_context(_reading(module, position, use))
         for block, use in zip(model.layers, attentions, strict=True):
@@ -64,20 +65,22 @@ def patched(model: VisionLanguageModel, states: Tensor, position: Tensor, layer:
     Args:
         model: whose language model is patched.
         states: (B, D), of another example, from `recorded`, or between the two from `steered`.
-        position: (B,) int, where the token sits in each row, padding included. Only the prompt is patched: a cache
-            carries it on to the tokens generated.
+        position: (B,) int, where the token sits in each row, counted with the padding. Only the prompt is patched: a
+            cache carries it on to the tokens generated.
         layer: 0 … L; the state goes into block `layer`, or with L into the final norm.
 
     Raises:
-        BadParameter: a layer or position out of range, other rows than the batch, a model that was not run.
+        BadParameter: a layer out of range, a position outside the prompt, other rows than the batch, a model that was
+            not run.
         BadStates: states of the wrong shape or not finite.
 
     Source: Serra et al. 2025, sec. 4.3; their code patches what a block reads.
     """
-    if not 0 <= layer <= model.n_layers:
-        raise BadParameter(f"layer={layer}: {model.name} has residual streams 0 … {model.n_layers}.")
+    if layer not in range(model.n_layers + 1):
+        raise BadParameter(f"layer={layer}: {model.name} has residual streams 0 … {model.n_layers}; give one of these.")
+    _check_position(position)
     _check_states(states, (len(position), model.hidden_size))
-    with _replacing([*model.layers, model.final_norm][layer], position, states):
+    with _on_prompts(model, position), _replacing([*model.layers, model.final_norm][layer], position, states):
         yield
 
 
@@ -97,10 +100,11 @@ def patched_attention(model: VisionLanguageModel, states: Tensor, position: Tens
 
     Source: Serra et al. 2025, sec. 4.3.
     """
-    if not 0 <= first < model.n_layers:
-        raise BadParameter(f"first={first}: {model.name} has blocks 0 … {model.n_layers - 1}.")
+    if first not in range(model.n_layers):
+        raise BadParameter(f"first={first}: {model.name} has blocks 0 … {model.n_layers - 1}; give one of these.")
+    _check_position(position)
     _check_states(states, (len(position), model.n_layers, model.hidden_size))
-    with ExitStack() as hooks:
+    with _on_prompts(model, position), ExitStack() as hooks:
         for i in range(first, model.n_layers):
             hooks.enter_context(_replacing(model.layers[i].self_attn, position, states[:, i]))
         yield
@@ -144,10 +148,7 @@ def _hooked(module: nn.Module, position: Tensor, act: Callable[[Tensor, Tensor, 
             raise BadStates(f"{type(module).__name__} does not read hidden states (B, T, D) first.")
         if fired and given.shape[1] == 1:
             return args, kwargs  # a token generated from the cache
-        if len(given) != len(position):
-            raise BadParameter(f"{len(position)} positions for a batch of {len(given)} rows: give one for each.")
-        if position.min() < 0 or position.max() >= given.shape[1]:
-            raise BadParameter(f"Positions {position.tolist()} for rows of {given.shape[1]} tokens.")
+        _check_place(position, torch.ones(given.shape[:2], dtype=torch.bool))
         fired = True
         changed = act(given, torch.arange(len(given), device=given.device), position.to(given.device))
         if "hidden_states" in kwargs:
@@ -163,9 +164,50 @@ def _hooked(module: nn.Module, position: Tensor, act: Callable[[Tensor, Tensor, 
         raise BadParameter(f"No {type(module).__name__} was run, so nothing was read or patched: run the model inside.")
 
 
+@contextmanager
+def _on_prompts(model: VisionLanguageModel, position: Tensor) -> Iterator[None]:
+    """While in the context, see before every run that no position is on padding, which the blocks cannot tell."""
+
+    def look(network: nn.Module, args: tuple, inputs: dict) -> None:
+        mask = inputs.get("attention_mask")
+        if isinstance(mask, Tensor) and mask.ndim == 2:
+            _check_place(position, mask.bool().cpu())
+
+    handle = model.network.register_forward_pre_hook(look, with_kwargs=True)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def _check_position(position: Tensor) -> None:
+    """Raises BadParameter if positions are not (B,) int."""
+    if position.ndim != 1 or not len(position) or position.dtype == torch.bool or position.is_floating_point():
+        raise BadParameter(
+            f"position must be (B,) int, one place in each row, not {tuple(position.shape)} {position.dtype}. "
+            "`tokens.only` makes it from a set of tokens."
+        )
+
+
+def _check_place(position: Tensor, prompts: Tensor) -> None:
+    """Raises BadParameter if a position is not on a token of its prompt.  prompts: (B, T) bool, False on padding."""
+    n_rows, n_tokens = prompts.shape
+    if len(position) != n_rows:
+        raise BadParameter(f"{len(position)} positions for a batch of {n_rows} rows: give one for each.")
+    position = position.cpu()
+    inside = (position >= 0) & (position < n_tokens)
+    inside &= prompts[torch.arange(n_rows), position.clamp(0, n_tokens - 1)]
+    if not inside.all():
+        row = int((~inside).nonzero()[0])
+        raise BadParameter(
+            f"Position {int(position[row])} of row {row} is outside its prompt, or on padding: the row has {n_tokens} "
+            "tokens with its padding. Take positions from the tokens of this batch, see `tokens.only`."
+        )
+
+
 def _check_states(states: Tensor, shape: tuple[int, ...]) -> None:
     """Raises BadStates."""
     if tuple(states.shape) != shape:
-        raise BadStates(f"States of shape {tuple(states.shape)}, where {shape} are needed.")
+        raise BadStates(f"States of shape {tuple(states.shape)}, where {shape} are needed: one for each position.")
     if not torch.isfinite(states).all():
         raise BadStates("States that are not finite: was the model run inside `recorded`?")

@@ -90,7 +90,8 @@ class TokenMap:
         if required and not found.any(1).all():
             row = int((~found.any(1)).nonzero()[0])
             raise BadParameter(
-                f"Row {row} has no token of {' or '.join(groups)}: it has {', '.join(self._present(row))}."
+                f"Row {row} has no token of {' or '.join(groups)}: it has {', '.join(self._present(row))}. A prompt "
+                "without an image has none of its tokens: choose another group, or give an image."
             )
         return found
 
@@ -140,6 +141,18 @@ def _last(members: Tensor) -> Tensor:
     return members & (members.flip(1).int().cumsum(1).flip(1) == 1)
 
 
+def only(chosen: Tensor) -> Tensor:
+    """Positions (B,) of a set (B, T) bool that has exactly one token in every row.  Raises BadParameter."""
+    counts = chosen.sum(1)
+    if (counts != 1).any():
+        row = int((counts != 1).nonzero()[0])
+        raise BadParameter(
+            f"Row {row} has {int(counts[row])} tokens in the set, where one is needed. A prompt without an image has "
+            "none of its tokens: choose a group with one token in every row, such as 'last', or give an image."
+        )
+    return chosen.int().argmax(1)
+
+
 def family_of(config: PreTrainedConfig) -> str:
     """The key in FAMILIES of a model, from its config.  Raises ModelUnavailable."""
     vision = getattr(getattr(config, "vision_config", None), "model_type", None)
@@ -148,8 +161,8 @@ def family_of(config: PreTrainedConfig) -> str:
         raise ModelUnavailable(
             f"Models of the type '{config.model_type}' are not known here; {', '.join(FAMILIES)} are. To add them, "
             "write a tokens.Family into tokens.FAMILIES (its name, whether it produces images, and the processor's "
-            "attributes that hold the image, begin and end tokens) and its processor into vlm_processors.PROCESSORS, "
-            "and see whether the tests of tokens hold for it."
+            "attributes that hold the image, begin and end tokens), its processor into vlm_processors.PROCESSORS and a "
+            "small random model of it into tiny_vlms.MAKERS, and see whether the tests of tokens hold for it."
         )
     return key
 
@@ -201,8 +214,11 @@ def _row(
     row: int, ids: Tensor, mask: Tensor, image: int, begin: int | None, end: int | None, with_image: bool
 ) -> Tensor:
     """Kinds of one row, (T,) uint8.  ids: (n,), those of the prompt alone.  mask: (T,) bool, where they sit."""
-    if (mask.int().diff() == 1).sum() + mask[0].int() != 1:
-        raise BadParameter(f"Row {row}: the attention mask is not one run of ones: the prompt is empty or has holes.")
+    if (mask.int().diff(prepend=torch.zeros(1, dtype=torch.int)) == 1).sum() != 1:
+        raise BadParameter(
+            f"Row {row}: the attention mask is not one run of ones: the prompt is empty or has holes. Give a text with "
+            "at least one token, padded on one side."
+        )
     kinds = torch.full(ids.shape, KINDS.index("text"), dtype=torch.uint8)
     images = _places(ids, image)
     if with_image:

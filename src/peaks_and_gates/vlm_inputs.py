@@ -10,10 +10,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from .errors import BadImage, BadParameter
+from .errors import BadImage, BadParameter, ModelUnavailable
 from .tokens import TokenMap, family_of, token_map
 from .vlm_images import open_image
 from .vlm_model import VisionLanguageModel
+from .vlm_processors import PROCESSORS
 
 PLACEHOLDER = "<image>"
 # What a processor must be told so that it writes the prompt and nothing after it.
@@ -45,7 +46,7 @@ def encode(
     "<image>" once where the image belongs, without it where there is none; the model's template goes around them.
     padding_side: left or right.  Positions count from each prompt's first token, so neither side nor batch mates
     change what a model computes.
-    Raises BadImage, BadParameter.
+    Raises BadImage, BadParameter; ModelUnavailable if the processor is of another family than the network.
     """
     if padding_side not in ("left", "right"):
         raise BadParameter(f"padding_side must be left or right, not '{padding_side}'.")
@@ -53,10 +54,10 @@ def encode(
         raise BadParameter("Give a list of at least one text.")
     if images is not None and (isinstance(images, str | Path | Image.Image) or len(images) != len(texts)):
         raise BadParameter(f"Give a list of as many images as texts, one for each; there are {len(texts)} texts.")
+    key = _family_of_both(model)
     token = model.processor.image_token
     written = [_write(model.template, text, token, images is not None, row) for row, text in enumerate(texts)]
-    key = family_of(model.network.config)
-    given = {} if images is None else {"images": [open_image(image) for image in images]}
+    given = {} if images is None else {"images": [open_image(image, f"Image {i}") for i, image in enumerate(images)]}
     # A template may open with the token that the tokenizer would put there too.
     opened = model.tokenizer.bos_token is not None and model.template.startswith(model.tokenizer.bos_token)
     try:
@@ -70,7 +71,11 @@ def encode(
             **PROMPT_ONLY.get(key, {}),
         )
     except ValueError as error:
-        raise BadImage(f"The processor of {model.name} refuses this batch: {error}") from error
+        sizes = ", ".join(f"{image.width} x {image.height}" for image in given.get("images", []))
+        raise BadImage(
+            f"The processor of {model.name} refuses this batch: {error}. Its images, in pixels: {sizes or 'none'}. "
+            "A cause may be an image that is far longer than wide, or far wider than long: cut it."
+        ) from error
     inputs = {name: value for name, value in inputs.items() if name != "token_type_ids"}
     ids, mask = inputs["input_ids"], inputs["attention_mask"]
     for row, (row_ids, prompt) in enumerate(zip(ids, mask.bool(), strict=True)):
@@ -84,6 +89,21 @@ def encode(
     if key == "emu3" and given and len(inputs["image_sizes"].unique(dim=0)) > 1:
         inputs = _codes_one_by_one(model, inputs, tokens)
     return Batch(inputs, tokens, tuple(written))
+
+
+def _family_of_both(model: VisionLanguageModel) -> str:
+    """The key in FAMILIES of a model, network and processor.  Raises ModelUnavailable if they are of two families.
+
+    By the names of the classes, which those of `vlm_processors` share with the ones they stand in for.
+    """
+    key = family_of(model.network.config)
+    wanted, found = PROCESSORS[key].__name__, type(model.processor).__name__
+    if found != wanted:
+        raise ModelUnavailable(
+            f"{model.name} is of the family {model.family.name}, whose images {wanted} prepares, but it was given a "
+            f"{found}. Take the processor of the same model, as `vlms.load` does."
+        )
+    return key
 
 
 def _codes_one_by_one(model: VisionLanguageModel, inputs: dict[str, Tensor], tokens: TokenMap) -> dict[str, Tensor]:
@@ -114,9 +134,14 @@ def _write(template: str, text: str, token: str, with_image: bool, row: int) -> 
     if with_image and found == 0:
         raise BadImage(f"Text {row} has no {PLACEHOLDER}, but an image was given: {text!r}. Put it where it belongs.")
     if with_image and found > 1:
-        raise BadImage(f"Text {row} has {found} {PLACEHOLDER}; the methods here are for one image a prompt: {text!r}.")
+        raise BadImage(
+            f"Text {row} has {found} {PLACEHOLDER}; the methods here are for one image a prompt, so keep one: {text!r}."
+        )
     if not with_image and found:
-        raise BadImage(f"Text {row} has {PLACEHOLDER}, but no images were given: {text!r}.")
+        raise BadImage(
+            f"Text {row} has {PLACEHOLDER}, but no images were given: {text!r}. Give an image for every text, or leave "
+            f"{PLACEHOLDER} out."
+        )
     if token != PLACEHOLDER and token in text:
         raise BadParameter(f"Text {row} has {token} in it: write {PLACEHOLDER} for the image, whatever the model.")
     return template.replace("{prompt}", text.replace(PLACEHOLDER, token))

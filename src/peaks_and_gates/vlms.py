@@ -18,6 +18,7 @@ from PIL import Image
 from transformers import AutoConfig, AutoModelForImageTextToText
 from transformers.utils import logging as transformers_logging
 
+from .attention import knockout
 from .errors import BadParameter, BookError, MissingFile, ModelUnavailable, UnknownName
 from .models import best_device, best_dtype, folder_sha256, hub_advice, hub_revision, in_checkout
 from .store import code_version, digest
@@ -140,11 +141,11 @@ def load(
 
 
 def check(model: VisionLanguageModel) -> None:
-    """One short forward pass with a small image: what the tools of the book take hold of is where they look for it.
+    """Two short forward passes with a small image: what the tools of the book take hold of is where they look for it.
 
     Raises ModelUnavailable: blocks or attention modules not found, not run once each, not sharing one config; an
-    attention other than SDPA or eager; a final norm that is not what the head reads; image tokens that do not fit the
-    image's features; logits that are not finite.
+    attention other than SDPA or eager, or one that cannot be replaced; a final norm that is not what the head reads; a
+    processor of another family; image tokens that do not fit the image's features; logits that are not finite.
     """
     blame = lambda what: ModelUnavailable(f"{model.name} ({type(model.network).__name__}) cannot be used: {what}")
     decoder = model.network.get_decoder()
@@ -167,16 +168,27 @@ def check(model: VisionLanguageModel) -> None:
         batch = encode(model, [Image.linear_gradient("L")], ["<image> What is this?"])
         with torch.inference_mode():
             logits = model.network(**batch.inputs).logits
-            expected = model.network.get_output_embeddings()(normed[-1])
-    except (ValueError, RuntimeError, BookError) as error:
+    except Exception as error:  # a processor of another model leads to errors of many kinds
         raise blame(f"a prompt with an image fails, so its processor may be of another model: {error}") from error
     finally:
         for hook in hooks:
             hook.remove()
-    if [id(module) for module in called] != [id(module) for module in attentions] or len(normed) != 1:
-        raise blame(f"{len(called)} attention modules ran for {len(attentions)} blocks.")
+    if [id(module) for module in called] != [id(module) for module in attentions]:
+        raise blame(f"{len(called)} attention modules ran for {len(attentions)} blocks; each must run once, in order.")
+    if len(normed) != 1:
+        raise blame(f"its final norm ran {len(normed)} times in one pass; it must run once, after the last block.")
     if not torch.isfinite(logits).all():
         raise blame(f"its logits are not finite in {model.dtype}; try float32.")
     allowed = logits > torch.finfo(logits.dtype).min  # Chameleon forbids its image codes in this way
+    with torch.inference_mode():
+        expected = model.network.get_output_embeddings()(normed[0])
     if not torch.allclose(logits[allowed], expected[allowed], rtol=1e-2, atol=1e-2):
         raise blame("its head does not read the output of its final norm.")
+    try:
+        with knockout(model, None, batch.tokens.where("prompt")), torch.inference_mode():
+            model.network(**batch.inputs)
+    except Exception as error:
+        raise blame(
+            "its attention cannot be changed or measured. Its blocks must take it from transformers' "
+            f"ALL_ATTENTION_FUNCTIONS, by the name in their config, as Llama's do. What was seen: {error}"
+        ) from error
