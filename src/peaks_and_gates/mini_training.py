@@ -33,6 +33,7 @@ CODE = ("mini_training", "mini_data", "wiring", "scene_words", *eyes.CODE)
 ENCODED = 256  # images that are turned into codes at a time
 CLIP = 1.0  # the longest step of a gradient
 RAMP = 150  # steps in which the penalty grows to its full size
+KNOWS = 0.25  # a loss below this share of the one of a model that knows nothing is no reason to stop
 
 
 def label(settings_name: str, seed: int) -> str:
@@ -152,6 +153,7 @@ def descend(network: PreTrainedModel, processor: Any, settings: Mapping[str, Any
     weights = {name: p for name, p in network.named_parameters() if p.requires_grad}
     optimizers = training_state.optimizers_of(weights)
     log, done = training_state.restore(weights, optimizers, work / "state.safetensors")
+    uniform = math.log(len(words))
     network.train()
     with bar(total=settings["steps"], initial=done, desc="training", unit="step") as progress:
         for step in range(done, settings["steps"]):
@@ -161,7 +163,8 @@ def descend(network: PreTrainedModel, processor: Any, settings: Mapping[str, Any
             loss.backward()
             nn.utils.clip_grad_norm_(weights.values(), CLIP)
             log.loss.append(told)
-            check_loss(log.loss, math.log(len(words)), work)
+            # A trained model that is given a new wiring or a penalty may forget for a while what it could do.
+            check_loss([max(each, KNOWS * uniform) for each in log.loss], uniform, work)
             training_state.step(optimizers, rate)
             log.seconds += progress.format_dict["elapsed"] - before
             progress.update()
