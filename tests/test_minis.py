@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from torch.nn.functional import one_hot
 
 from peaks_and_gates import (
     codebook,
@@ -231,11 +232,24 @@ def test_eyes_are_what_the_tower_gives_the_language_model(tmp_path):
     shown = scenes.sample("validation", 3, 0)
     pixels = processor.image_processor([draw(scene, minis.SIDE) for scene in shown], return_tensors="pt")
     with torch.inference_mode():
-        expected = network.model.multi_modal_projector(
-            eyes.seen(network.model.vision_tower, codebook.pixels(shown)).flatten(2).transpose(1, 2)
-        )
+        expected = network.model.multi_modal_projector(eyes.seen(network.model.vision_tower, codebook.pixels(shown)))
         found = network.model.get_image_features(**pixels, return_dict=True).pooler_output
     assert close(torch.stack(list(found)), expected)
+
+
+def test_eyes_are_asked_for_what_is_under_each_patch():
+    """Scores that say of every patch the object whose pixels it shows cost nothing; those of a turned picture do."""
+    shown = scenes.sample("validation", 20, 0)
+    contents, place = codebook.cells(shown), eyes.cell_of_patches()
+    assert place.view(8, 8)[0].tolist() == [0, 0, 0, 1, 1, 2, 2, 2] and place.view(8, 8)[:, 0].tolist()[3] == 3
+    drawn = codebook.pixels(shown).float()
+    inked = ((drawn - drawn[:, :, :1, :1]).abs().amax(1) > 25).view(-1, 8, 8, 8, 8).float().mean((2, 4)).flatten(1)
+    assert (contents[:, place, 0][inked > 0.5] > 0).all()  # a patch that shows an object is in a cell that has one
+    right = [one_hot(place, 9).expand(20, -1, -1)]
+    right += [one_hot(contents[:, place, i], len(names)) for i, names in enumerate(codebook.ATTRIBUTES)]
+    scores = 100.0 * torch.cat(right, 2)
+    assert eyes.reading_loss(scores, contents) < 1e-6
+    assert eyes.reading_loss(scores.view(20, 8, 8, -1).transpose(1, 2).flatten(1, 2), contents) > 1
 
 
 def test_a_codebook_describes(tmp_path):
