@@ -257,7 +257,7 @@ def test_a_codebook_describes(tmp_path):
     shown = scenes.sample("validation", 8, 0)
     codes = torch.randint(0, CODES["n_codes"], (8, minis.N_IMAGE))
     drawn = codebook.decoded(weights, CODES, codes)
-    assert drawn[0].size == (minis.SIDE, minis.SIDE)
+    assert drawn[0].size == (codebook.SIDE, codebook.SIDE)
     contents = codebook.cells(shown)
     for row, scene in enumerate(shown):
         assert (contents[row, :, 0] > 0).sum() == sum(thing.count for thing in scene.things)
@@ -347,7 +347,8 @@ def test_pictures_are_imagined_token_by_token(native):
     for place, code in enumerate(found[0].tolist()):
         chances = (whole[0, ids.shape[1] - 1 + place] @ table.T).softmax(-1)
         assert torch.multinomial(chances, 1, generator=generator).item() == code
-    assert [picture.size for picture in mini_cards.imagined(native, [text, text])] == [(minis.SIDE, minis.SIDE)] * 2
+    drawn = mini_cards.imagined(native, [text, text])
+    assert [picture.size for picture in drawn] == [(codebook.SIDE, codebook.SIDE)] * 2
 
 
 def test_the_cards_of_the_book_are_those_of_its_weights():

@@ -46,11 +46,12 @@ CHAPTERS = {
         "steering",
         "opening_the_gate",
     ),
-    "beyond": ("shots", "hierarchy", "landscape_map"),
+    "beyond": ("shots", "hierarchy", "landscape_map", "narrow_gates"),
 }
 # Modules that show or steer, and make no number.
 SHOWING = {"book", "claims", "cli", "doctor", "errors", "figures", "map_figures", "progress", "site", "table_figures"}
-SHOWING |= {"gate_figures", "mini_figures", "scene_figures", "steering_figures", "training_figures", "tree_figures"}
+SHOWING |= {"gate_figures", "mini_figures", "scene_figures", "steering_figures", "study_figures", "training_figures"}
+SHOWING |= {"tree_figures"}
 # The libraries whose versions a page's numbers depend on.
 LIBRARIES = {*store.PACKAGES, "gguf", "pandas", "scipy", "tokenizers"}
 # Kernels talk over local sockets where there are some, not over open TCP ports.
@@ -200,7 +201,8 @@ def imports(code: str) -> set[str]:
 
 
 def weights(parameters: dict[str, Any]) -> list[Path]:
-    """The shipped weights that a page reads: an adapter's by its name; a whole folder's, checkpoints included."""
+    """The shipped weights that a page reads: an adapter's by its name; a whole folder's, checkpoints included; of a
+    folder without weights the cards."""
     found = []
     for value in parameters.values():
         for name in value if isinstance(value, list) else [value]:
@@ -208,7 +210,8 @@ def weights(parameters: dict[str, Any]) -> list[Path]:
             if known:
                 found += (root() / known).glob("*.safetensors")
             elif str(name).startswith("weights/"):
-                found += (root() / name).rglob("*.safetensors")
+                folder = root() / name
+                found += list(folder.rglob("*.safetensors")) or folder.rglob("*.json")
     return sorted(set(found))
 
 

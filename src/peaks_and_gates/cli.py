@@ -89,6 +89,17 @@ def train(preset: str, names: tuple[str, ...], seeds: tuple[int, ...]) -> None:
 
 
 @cli.command()
+@preset_option
+@click.option("--only", multiple=True, metavar="CELL", help="A cell of gate_study.yml; may be repeated.")
+@click.option("--seed", "seeds", multiple=True, type=int, help="A seed of a cell; may be repeated.")
+def study(preset: str, only: tuple[str, ...], seeds: tuple[int, ...]) -> None:
+    """Train the grid of the page on narrow gates and leave a card of each model; a killed run goes on where it was."""
+    from . import study_training
+
+    study_training.run(preset, only, seeds)
+
+
+@cli.command()
 def doctor() -> None:
     """Say what this machine can run, and what it lacks."""
     from .doctor import report

@@ -9,6 +9,7 @@ loss on objects keeps what matters in a picture and takes little room in it.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from transformers import ChameleonVQVAEConfig
 from transformers.models.chameleon.modeling_chameleon import ChameleonVQVAE
 
 from . import parts, scenes
+from .errors import BadParameter
 from .finetune import learning_rate
 from .progress import bar
 from .scene_drawing import draw
@@ -29,11 +31,23 @@ from .scene_drawing import draw
 DRAWING = ("scenes", "scene_drawing")
 CODE = ("codebook", *DRAWING)
 SIDE, PATCH = 64, 8  # pixels of an image, and of what becomes a token
-N_IMAGE = (SIDE // PATCH) ** 2  # tokens of an image
+N_IMAGE = (SIDE // PATCH) ** 2  # tokens of an image, unless a recipe says otherwise
 WARM_STEPS = 300  # without quantisation, so that there is something to place the codes among
 MOVE_EVERY, UNUSED = 50, 0.3  # steps; a code used less than this (decaying mean count) is moved
 ATTRIBUTES = tuple(("", *values) for values in (scenes.SHAPES, scenes.COLOURS, scenes.TEXTURES, scenes.SIZES))
 SETTLED = 0.7  # share of the steps after which no code is moved
+
+
+def side_of(n_image: int) -> int:
+    """Pixels a side of a picture that becomes so many image tokens.
+
+    The image tokenizer is made of convolutions, so it describes a picture of any size, a token for 8 x 8 pixels.
+    Raises BadParameter for no square of a whole number.
+    """
+    side = math.isqrt(n_image)
+    if side < 1 or side**2 != n_image:
+        raise BadParameter(f"n_image={n_image}: image tokens stand in a square, so take 16, 64 or 256.")
+    return PATCH * side
 
 
 class Decoder(nn.Sequential):

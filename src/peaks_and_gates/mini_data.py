@@ -21,7 +21,8 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from . import scene_words, scenes
-from .codebook import N_IMAGE
+from .codebook import N_IMAGE, side_of
+from .errors import BadParameter
 from .store import digest
 from .tokens import FIRST_AFTER, KINDS, TokenMap
 
@@ -54,6 +55,7 @@ class Lessons:
     drawn anew for each round; what is asked about a scene is drawn anew at each visit.  captions: "long", sentences
     with everything in the scene, or "short", its label.  direct: share of the captions that follow the prefix at once,
     as in a web page, with no request before them: the end-of-image token must then predict their first word.
+    n_image: tokens of an image; `side` are the pixels a side of its picture.  most_things: in a scene.
     """
 
     def __init__(
@@ -63,9 +65,12 @@ class Lessons:
         seed: int,
         captions: str = "long",
         direct: float = 0.0,
+        n_image: int = N_IMAGE,
+        most_things: int = scenes.MOST_THINGS,
     ):
         self.tokenizer, self.n_scenes, self.seed = tokenizer, n_scenes, seed
         self.captions, self.direct = captions, direct
+        self.n_image, self.side, self.most_things = n_image, side_of(n_image), most_things
         ids = lambda name: tokenizer.convert_tokens_to_ids(name)
         self.words = {word: ids(word) for word in scene_words.vocabulary()}
         self.start, self.stop = tokenizer.bos_token_id, tokenizer.eos_token_id
@@ -74,7 +79,7 @@ class Lessons:
     @cached_property
     def pool(self) -> list[scenes.Scene]:
         """The training scenes, the same for every seed."""
-        return scenes.sample("train", self.n_scenes, 0)
+        return sample("train", self.n_scenes, 0, self.most_things)
 
     def chosen(self, step: int, size: int) -> list[int]:
         """Which scenes a step shows."""
@@ -89,7 +94,7 @@ class Lessons:
 
     def block(self, marked: bool) -> tuple[list[int], list[str]]:
         """Ids and kinds of an image.  marked: between a begin and an end token."""
-        ids, kinds = [self.image] * N_IMAGE, ["image"] * N_IMAGE
+        ids, kinds = [self.image] * self.n_image, ["image"] * self.n_image
         return ([self.begin, *ids, self.end], ["begin", *kinds, "end"]) if marked else (ids, kinds)
 
     def caption(self, scene: scenes.Scene, rng: np.random.Generator) -> str:
@@ -129,6 +134,17 @@ class Lessons:
                 ids, kinds = [self.start, *before, *block], ["text"] * (1 + len(before)) + kinds
             rows.append((ids, kinds, [] if prefix == "caption, image" else self.told(scene, rng)))
         return pack(rows, shown, learns_prefix=prefix == "caption")
+
+
+def sample(split: str, n: int, seed: int, most_things: int = scenes.MOST_THINGS) -> list[scenes.Scene]:
+    """The first n scenes of a split that show at most so many things.  Raises UnknownName, BadParameter."""
+    if not 1 <= most_things <= scenes.MOST_THINGS:
+        raise BadParameter(f"most_things={most_things}: a scene has 1 to {scenes.MOST_THINGS} things.")
+    drawn, found = n, []
+    while len(found) < n:
+        found = [scene for scene in scenes.sample(split, drawn, seed) if len(scene.things) <= most_things][:n]
+        drawn *= 2
+    return found
 
 
 def _one(values: Sequence[str], rng: np.random.Generator) -> str:

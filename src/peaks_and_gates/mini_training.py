@@ -27,6 +27,7 @@ from .mini_data import Lessons, Packed
 from .models import best_device
 from .progress import bar
 from .scene_drawing import draw
+from .scenes import MOST_THINGS
 from .wiring import closed_pairs
 
 CODE = ("mini_training", "mini_data", "wiring", "scene_words", *eyes.CODE)
@@ -48,12 +49,13 @@ def train(preset: str, name: str, seed: int | None = None, **changes: Any) -> Pa
     """
     settings = minis.recipe(preset, name, seed, **changes)
     target = minis.minis_folder(preset) / label(name, settings["seed"])
-    wanted = {"recipe": settings} | ({"start": start_sha256(preset, settings)} if settings["start"] else {})
+    start = start_folder(preset, settings) if settings["start"] else None
+    wanted = {"recipe": settings} | ({"start": store.file_sha256(start / "model.safetensors")} if start else {})
     card = target.with_suffix(".json")
     if card.is_file() and json.loads(card.read_text()).get("made_from") == wanted:
         print(f"{target}: done")
         return target
-    network, processor = begin(preset, settings)
+    network, processor = begin(settings, codebook_file(preset), eyes_file(preset), start)
     work = store.cache_folder() / "minis" / store.digest(wanted | {"code": store.code_version(*CODE)})
     log = descend(network, processor, settings, work)
     publish(network, processor, settings, wanted, log, target, minis.recipes(preset)["n_scored"])
@@ -94,39 +96,41 @@ def start_folder(preset: str, settings: Mapping[str, Any]) -> Path:
     return folder
 
 
-def start_sha256(preset: str, settings: Mapping[str, Any]) -> str:
-    """What identifies the weights that training begins with."""
-    return store.file_sha256(start_folder(preset, settings) / "model.safetensors")
+def begin(
+    settings: Mapping[str, Any], tokenizer: Path, tower: Path, start: Path | None = None
+) -> tuple[PreTrainedModel, ProcessorMixin]:
+    """The network before the first step, in float32.
 
-
-def begin(preset: str, settings: Mapping[str, Any]) -> tuple[PreTrainedModel, ProcessorMixin]:
-    """The network before the first step, in float32."""
+    tokenizer, tower: files of the image tokenizer of a native mini and the vision tower of an adapted one, made if they
+    are not there.  start: folder of the mini that training begins with.
+    """
+    n_image = settings.get("n_image", codebook.N_IMAGE)
     with torch.random.fork_rng():
         torch.manual_seed(settings["seed"])
         if settings["kind"] == "words":
             network, processor = minis.language_model(settings["shape"])
         elif settings["kind"] == "adapted":
-            network, processor = minis.adapted(settings["shape"])
+            network, processor = minis.adapted(settings["shape"], n_image)
         else:
-            network, processor = minis.native(settings["shape"], settings["codebook"])
+            network, processor = minis.native(settings["shape"], settings["codebook"], n_image)
     if settings["kind"] == "native":
-        weights = codebook.codebook(settings["codebook"], codebook_file(preset))
+        weights = codebook.codebook(settings["codebook"], tokenizer)
         vq = {name.removeprefix("vq."): tensor for name, tensor in weights.items() if name.startswith("vq.")}
         network.model.vqmodel.load_state_dict(vq)
         network.model.vqmodel.requires_grad_(False)
         network.config.wiring = settings["wiring"]
         place_codes(network, processor, settings)
     if settings["kind"] == "adapted":
-        network.model.vision_tower.load_state_dict(eyes.eyes(settings["eyes"], eyes_file(preset)))
+        network.model.vision_tower.load_state_dict(eyes.eyes(settings["eyes"], tower))
         network.model.vision_tower.post_layernorm.requires_grad_(False)  # of a pooled output that LLaVA does not read
-    if settings["start"]:
-        weights = load_file(start_folder(preset, settings) / "model.safetensors")
+    if start:
+        weights = load_file(start / "model.safetensors")
         part = network.model.language_model if settings["kind"] == "adapted" else network
         if part is not network:
             weights = {key.removeprefix("model."): tensor for key, tensor in weights.items() if key != "lm_head.weight"}
         found = part.load_state_dict({key: tensor.float() for key, tensor in weights.items()}, strict=False)
         if found.unexpected_keys or set(found.missing_keys) - {"lm_head.weight"}:
-            raise MissingFile(f"{start_folder(preset, settings)} is of another shape: {found}. Train it again.")
+            raise MissingFile(f"{start} is of another shape: {found}. Train it again.")
     network.tie_weights()
     return network.to(best_device()), processor
 
@@ -146,7 +150,9 @@ def place_codes(network: PreTrainedModel, processor: ProcessorMixin, settings: M
 def descend(network: PreTrainedModel, processor: Any, settings: Mapping[str, Any], work: Path) -> Log:
     """The steps themselves, from the stored state on if there is one."""
     words = processor if settings["kind"] == "words" else processor.tokenizer
-    lessons = Lessons(words, *(settings[key] for key in ("n_scenes", "seed", "captions", "direct")))
+    # What only some recipes say has a default.
+    said = {key: settings[key] for key in ("n_image", "most_things") if key in settings}
+    lessons = Lessons(words, *(settings[key] for key in ("n_scenes", "seed", "captions", "direct")), **said)
     codes = codes_of(network, processor, lessons) if settings["kind"] == "native" else None
     if settings["penalty"]:
         network.set_attn_implementation("eager")  # the only one that shows its weights
@@ -178,19 +184,21 @@ def descend(network: PreTrainedModel, processor: Any, settings: Mapping[str, Any
 
 
 def codes_of(network: PreTrainedModel, processor: ProcessorMixin, lessons: Lessons) -> Tensor:
-    """The image tokens of all training scenes, (N, 64) int64, made once for all minis that share an image tokenizer."""
+    """The image tokens of all training scenes, (N, n_image) int64, made once for all minis with one image tokenizer."""
 
     @torch.inference_mode()
     def encode() -> dict[str, Tensor]:
         found = []
         for start in bar(iterable=range(0, len(lessons.pool), ENCODED), desc="images to codes", unit="batch"):
-            drawn = [draw(scene, minis.SIDE) for scene in lessons.pool[start : start + ENCODED]]
+            drawn = [draw(scene, lessons.side) for scene in lessons.pool[start : start + ENCODED]]
             pixels = processor.image_processor(drawn, return_tensors="pt")["pixel_values"]
             found.append(network.model.get_image_tokens(pixels.to(network.device)).cpu())
         return {"codes": torch.cat(found)}
 
     made = codebook.identity(network.model.vqmodel)
     inputs = {"image tokenizer": made, "n_scenes": lessons.n_scenes}
+    unusual = {"n_image": codebook.N_IMAGE, "most_things": MOST_THINGS}
+    inputs |= {key: getattr(lessons, key) for key, usual in unusual.items() if getattr(lessons, key) != usual}
     return store.tensors("mini_codes", inputs, encode, codebook.DRAWING).get_tensor("codes")
 
 
@@ -209,7 +217,7 @@ def loss_of(
         return found, found.item()
     if kind == "adapted":
         packed = lessons.batch(step, size, "image")
-        drawn = [draw(scene, minis.SIDE) for scene in packed.scenes]
+        drawn = [draw(scene, lessons.side) for scene in packed.scenes]
         pixels = processor.image_processor(drawn, return_tensors="pt")["pixel_values"].to(network.device)
         found = text_loss(network, packed, pixel_values=pixels)
         return found, found.item()
@@ -228,7 +236,7 @@ def loss_of(
 
 
 def with_codes(packed: Packed, codes: Tensor) -> Packed:
-    """The batch with the image's codes in place of its image tokens.  codes: (B, 64)."""
+    """The batch with the image's codes in place of its image tokens.  codes: (B, n_image)."""
     ids = packed.ids.clone()
     ids[packed.tokens.where("image")] = codes.flatten().to(ids)
     return Packed(**vars(packed) | {"ids": ids})
@@ -291,10 +299,7 @@ def publish(
     """Write the mini in bfloat16 and its card; the card last, so that a mini with one is complete."""
     card = target.with_suffix(".json")
     card.unlink(missing_ok=True)
-    with store.writing(target):
-        target.mkdir(parents=True, exist_ok=True)
-        network.to(torch.bfloat16).save_pretrained(target)
-        processor.save_pretrained(target)
+    save(network, processor, target)
     about = {
         "made_from": wanted,
         "command": f"pg train mini-{target.name.rpartition('-')[0]} --seed {settings['seed']}",
@@ -307,3 +312,11 @@ def publish(
     }
     store.write_json(card, about)
     print(f"{target}: {log.seconds / 60:.1f} minutes, loss {sum(log.loss[-50:]) / len(log.loss[-50:]):.3f}")
+
+
+def save(network: PreTrainedModel, processor: Any, target: Path) -> None:
+    """Write a mini into a folder, in bfloat16.  Raises StorageFull."""
+    with store.writing(target):
+        target.mkdir(parents=True, exist_ok=True)
+        network.to(torch.bfloat16).save_pretrained(target)
+        processor.save_pretrained(target)

@@ -3,8 +3,8 @@
     network, processor = native(shape, n_codes=512)      # Chameleon: an image is 64 codes of the vocabulary
     network, processor = adapted(shape)                  # LLaVA: 64 patches through a vision tower and a projector
 
-All read 64 x 64 pixels as 8 x 8 image tokens, and text as whole words.  How they are trained is in `mini_training`, the
-recipes in minis.yml.
+All read 64 x 64 pixels as 8 x 8 image tokens, unless told to read larger or smaller pictures as more or fewer, and text
+as whole words.  How they are trained is in `mini_training`, the recipes in minis.yml.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from transformers import (
 )
 
 from . import scene_words
-from .codebook import N_IMAGE, PATCH, SIDE, vq_settings
+from .codebook import N_IMAGE, PATCH, side_of, vq_settings
 from .errors import UnknownName
 from .store import project_folder
 from .vlm_processors import PROCESSORS
@@ -121,16 +121,19 @@ def text_settings(shape: Mapping[str, Any], words: PreTrainedTokenizerFast) -> d
     }
 
 
-def native(shape: Mapping[str, Any], codebook: Mapping[str, Any]) -> tuple[PreTrainedModel, ProcessorMixin]:
-    """A Chameleon with random weights: images are codes in the vocabulary of its words."""
+def native(
+    shape: Mapping[str, Any], codebook: Mapping[str, Any], n_image: int = N_IMAGE
+) -> tuple[PreTrainedModel, ProcessorMixin]:
+    """A Chameleon with random weights: images are codes in the vocabulary of its words, n_image of them."""
+    side = side_of(n_image)
     words = tokenizer(codebook["n_codes"])
     config = ChameleonConfig(
         **text_settings(shape, words), vocabulary_map=words.get_vocab(), vq_config=vq_settings(codebook)
     )
     images = ChameleonImageProcessorPil(
-        size={"shortest_edge": SIDE}, crop_size={"height": SIDE, "width": SIDE}, rescale_factor=1 / 127.5
+        size={"shortest_edge": side}, crop_size={"height": side, "width": side}, rescale_factor=1 / 127.5
     )  # pixels from -1 to 1
-    processor = PROCESSORS["chameleon"](images, words, image_seq_length=N_IMAGE)
+    processor = PROCESSORS["chameleon"](images, words, image_seq_length=n_image)
     return _quiet(ChameleonForConditionalGeneration(config), processor)
 
 
@@ -140,28 +143,29 @@ def language_model(shape: Mapping[str, Any]) -> tuple[PreTrainedModel, PreTraine
     return LlamaForCausalLM(LlamaConfig(**text_settings(shape, words))), words
 
 
-def adapted(shape: Mapping[str, Any]) -> tuple[PreTrainedModel, ProcessorMixin]:
-    """A LLaVA with random weights: a language model, a vision tower and a projector between them."""
+def adapted(shape: Mapping[str, Any], n_image: int = N_IMAGE) -> tuple[PreTrainedModel, ProcessorMixin]:
+    """A LLaVA with random weights: a language model, a vision tower and a projector; an image is n_image patches."""
+    side = side_of(n_image)
     words = tokenizer(0)
     vision = CLIPVisionConfig(
         hidden_size=shape["eye_width"],
         intermediate_size=4 * shape["eye_width"],
         num_hidden_layers=shape["eye_layers"],
         num_attention_heads=shape["eye_heads"],
-        image_size=SIDE,
+        image_size=side,
         patch_size=PATCH,
     )
     config = LlavaConfig(
         text_config=LlamaConfig(**text_settings(shape, words)),
         vision_config=vision,
         image_token_index=words.convert_tokens_to_ids("<image>"),
-        image_seq_length=N_IMAGE,
+        image_seq_length=n_image,
         vision_feature_layer=-1,
         tie_word_embeddings=True,
     )
     images = CLIPImageProcessorPil(
-        size={"shortest_edge": SIDE},
-        crop_size={"height": SIDE, "width": SIDE},
+        size={"shortest_edge": side},
+        crop_size={"height": side, "width": side},
         image_mean=[0.5] * 3,
         image_std=[0.5] * 3,
     )

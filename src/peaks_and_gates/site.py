@@ -123,8 +123,8 @@ def run_box(job: Job) -> str:
     manifest, parameters = job.manifest, job.manifest["parameters"]
     environment = manifest["environment"]
     hardware = environment["gpu"] or f"{environment['cores']} cores, {environment['memory_gib']} GiB"
-    gate = job.source.parent.name == "gate"
-    seen, synthetic = ("pictures", "drawn scenes") if gate else ("questions", "synthetic points")
+    pictures = job.source.parent.name == "gate" or "cards" in parameters
+    seen, synthetic = ("pictures", "drawn scenes") if pictures else ("questions", "synthetic points")
     facts = {
         "size": manifest["preset"],
         "models": ", ".join(models_of(parameters)),
