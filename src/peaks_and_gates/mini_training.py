@@ -122,7 +122,7 @@ def begin(
         place_codes(network, processor, settings)
     if settings["kind"] == "adapted":
         network.model.vision_tower.load_state_dict(eyes.eyes(settings["eyes"], tower))
-        network.model.vision_tower.post_layernorm.requires_grad_(False)  # of a pooled output that LLaVA does not read
+        network.model.vision_tower.requires_grad_(False)  # as in LLaVA: learning on would first unlearn to see
     if start:
         weights = load_file(start / "model.safetensors")
         part = network.model.language_model if settings["kind"] == "adapted" else network
