@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from peaks_and_gates import gate, interventions, peaks, pictures, vlms
+from peaks_and_gates import gate, interventions, peaks, pictures, token_states, vlms
 from peaks_and_gates.errors import BadParameter
 from peaks_and_gates.gate import Study
 from peaks_and_gates.uncertainty import Estimate
@@ -51,7 +51,7 @@ def test_what_is_drawn_does_not_depend_on_the_batch():
         study = replace(STUDY, batch_size=size)
         texts = [study.prompt("questions", picture) for picture in shown]
         found = []
-        for _, batch, seeds in gate.batches(study, shown, texts, "draws"):
+        for _, batch, seeds in token_states.batches(study, shown, texts, "draws"):
             chosen = interventions.Cut(("image",), n_random=3).of(batch.tokens, seeds)
             first = batch.tokens.where("image").int().argmax(1, keepdim=True)
             found += [(row.nonzero().flatten() - at).tolist() for row, at in zip(chosen, first, strict=True)]

@@ -11,7 +11,6 @@ from peaks_and_gates import study_training as study
 from peaks_and_gates.errors import BadParameter, UnknownName
 from peaks_and_gates.pictures import Picture
 
-
 OTHERS = ("lost without end", "lost without image", "loss", "minutes")
 
 

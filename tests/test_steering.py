@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import torch
 
-from peaks_and_gates import gate, patching, record, steering, steering_figures, vlms
+from peaks_and_gates import gate, patching, record, steering, steering_figures, tokens, vlms
 from peaks_and_gates.errors import BadParameter
 from peaks_and_gates.gate import Study
 from vlm_helpers import broken, close, encoded, generated, load
@@ -28,7 +28,7 @@ def prompts(study, pictures):
     """A batch of class prompts, and where the end-of-image tokens are."""
     texts = [study.prompt("classes", picture) for picture in pictures]
     batch = vlms.encode(study.network(), [picture.image for picture in pictures], texts)
-    return batch, gate.only(batch.tokens.where("end"))
+    return batch, tokens.only(batch.tokens.where("end"))
 
 
 def run(study, pictures):
@@ -201,7 +201,7 @@ def test_the_prompt_alone_is_moved():
     batch, other = encoded(model), encoded(model, first=10)
     with torch.inference_mode():
         own, goal = (steering.end_states(model, each) for each in (batch, other))
-    end = gate.only(batch.tokens.where("end"))
+    end = tokens.only(batch.tokens.where("end"))
     runs = []
     for cached in (True, False):
         with steering.moved(model, patching.steered(own, goal, 2.0), end, (1, 2, 3)):

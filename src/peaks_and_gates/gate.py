@@ -15,7 +15,6 @@ What changes the model while it runs is in `interventions`.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 
@@ -24,16 +23,14 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from . import modality, pictures, record, scene_words, store, vlms
+from . import modality, pictures, record, scene_words, token_states, vlms
 from .attention import attention_shares
 from .errors import BadParameter
-from .patching import recorded
 from .peaks import row
 from .pictures import Picture
-from .progress import bar
 from .tokens import TokenMap
 from .uncertainty import Estimate, mean_estimate
-from .vlms import Batch, VisionLanguageModel
+from .vlms import VisionLanguageModel
 
 # The paper's prompts, and those of the drawn scenes. The image comes first, except where it is to follow the text.
 PROMPTS = {
@@ -48,11 +45,8 @@ PROMPTS = {
         "captions": f"<image> {scene_words.REQUEST}",
     },
 }
-CODE = ("gate", "attention", "patching", "pictures", "picture_rows", "scenes", "scene_words", "scene_drawing")
-CODE += (*vlms.CODE,)
-Choice = Callable[[TokenMap, list[int]], Tensor]  # a token map and a seed a row, to one token a row, (B, T) bool
+CODE = ("gate", "pictures", "picture_rows", "scenes", "scene_words", "scene_drawing", *token_states.CODE)
 K = 30  # neighbours of the class overlap
-SHARD = 64  # pictures an artifact holds: what a killed run may lose
 
 
 @dataclass(frozen=True)
@@ -156,88 +150,6 @@ def named(tables: Mapping[str, pd.DataFrame], name: str) -> dict[str, pd.DataFra
     return {f"{name}_{role}": table for role, table in tables.items()}
 
 
-def batches(
-    study: Study, shown: Sequence[Picture], texts: Sequence[str], title: str
-) -> Iterator[tuple[VisionLanguageModel, Batch, list[int]]]:
-    """The prompts as batches for the model, with a seed for each row, and a progress bar.
-
-    A row's seed is its picture's and the study's alone: what is drawn with it does not depend on the batch.
-    """
-    model = study.network()
-    with bar(total=len(shown), desc=f"{study.model}, {title}", unit="picture") as progress:
-        for start in range(0, len(shown), study.batch_size):
-            part = slice(start, start + study.batch_size)
-            seeds = [int(store.digest([picture.key, study.seed])[:8], 16) for picture in shown[part]]
-            yield model, vlms.encode(model, [picture.image for picture in shown[part]], texts[part]), seeds
-            progress.update(len(shown[part]))
-
-
-def only(tokens: Tensor) -> Tensor:
-    """Positions (B,) of a set (B, T) that has one token in every row; of several, the first."""
-    return tokens.int().argmax(1)
-
-
-class TokenStates:
-    """Residual streams of some tokens of many prompts, in shards on the disk; read layer by layer."""
-
-    def __init__(self, shards: Sequence):
-        self.shards = shards
-
-    def layer(self, token: str, layer: int) -> Tensor:
-        """(N, D) float32: the states of a token in all prompts.  layer: 0 … L."""
-        return torch.cat([shard.get_slice(token)[:, layer] for shard in self.shards]).float()
-
-    @property
-    def n_layers(self) -> int:
-        """L."""
-        return self.shards[0].get_slice(next(iter(self.shards[0].keys()))).get_shape()[1] - 1
-
-
-def token_states(
-    study: Study,
-    shown: Sequence[Picture],
-    texts: Sequence[str],
-    tokens: Mapping[str, Choice],
-    title: str,
-    inside: Callable[[VisionLanguageModel, TokenMap, list[int]], object] | None = None,
-    inputs: Mapping[str, object] | None = None,
-) -> TokenStates:
-    """Residual streams, before every block and after the last one, of chosen tokens of every prompt.
-
-    Args:
-        study: of the model.
-        shown: N pictures.
-        texts: N prompts.
-        tokens: by name, what picks one token a row from a token map and a seed a row, as a set (B, T) bool.
-        title: of the progress bar.
-        inside: a context to run the model in, such as a knockout; named in `inputs`.
-        inputs: what else the states depend on, for the store's key.
-    """
-    described = vlms.describe(study.model) | {"dtype": study.dtype, "batch_size": study.batch_size}
-    shards = []
-    for start in range(0, len(shown), SHARD):
-        part = slice(start, start + SHARD)
-
-        def compute(part: slice = part) -> dict[str, Tensor]:
-            found: dict[str, list[Tensor]] = {name: [] for name in tokens}
-            for model, batch, seeds in batches(study, shown[part], texts[part], title):
-                with ExitStack() as stack, torch.inference_mode():
-                    if inside is not None:
-                        stack.enter_context(inside(model, batch.tokens, seeds))
-                    states = {
-                        name: stack.enter_context(recorded(model, only(choose(batch.tokens, seeds))))
-                        for name, choose in tokens.items()
-                    }
-                    model.network(**batch.inputs, logits_to_keep=1, use_cache=False)
-                for name, read in states.items():
-                    found[name].append(read.residual.cpu())
-            return {name: torch.cat(parts) for name, parts in found.items()}
-
-        key = {"model": described, "pictures": [p.key for p in shown[part]], "texts": list(texts[part])}
-        shards.append(store.tensors("token_states", key | {"tokens": list(tokens)} | dict(inputs or {}), compute, CODE))
-    return TokenStates(shards)
-
-
 def modality_gap(study: Study, name: str = "modality_gap") -> pd.DataFrame:
     """Whether the states of image tokens and of text tokens lie apart, layer by layer (Fig 2).
 
@@ -258,8 +170,8 @@ def modality_gap_table(study: Study) -> pd.DataFrame:
     pick = lambda group: lambda tokens, seeds: tokens.random(group, 1, seeds)
     image_first = [f"<image>{text}" for text in told]
     text_first = [f"{text}<image>\n" for text in told]  # what follows cannot be seen by the image
-    words = token_states(study, shown, image_first, {"text": pick("after")}, "image, then text")
-    patches = token_states(study, shown, text_first, {"image": pick("image")}, "text, then image")
+    words = token_states.read(study, shown, image_first, {"text": pick("after")}, "image, then text")
+    patches = token_states.read(study, shown, text_first, {"image": pick("image")}, "text, then image")
     rows = []
     for layer in range(words.n_layers + 1):
         depth = layer / words.n_layers
@@ -302,7 +214,7 @@ def cross_attention_table(study: Study) -> pd.DataFrame:
     shown = study.pictures("classes")
     texts = [study.prompt("classes", picture) for picture in shown]
     parts = []
-    for model, batch, _ in batches(study, shown, texts, "attention"):
+    for model, batch, _ in token_states.batches(study, shown, texts, "attention"):
         measured = attention_shares(model, groups(batch.tokens), batch.tokens.where("after"))
         with measured as shares, torch.inference_mode():
             model.network(**batch.inputs, logits_to_keep=1, use_cache=False)
@@ -329,7 +241,7 @@ def heads_of(values: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
 
 
 # The tokens whose states are read for the class, by name.
-TOKENS: dict[str, Choice] = {
+TOKENS: dict[str, token_states.Choice] = {
     "end": lambda tokens, seeds: tokens.where("end"),
     "last image": lambda tokens, seeds: tokens.where("last image"),
     "random image": lambda tokens, seeds: tokens.random("image", 1, seeds),
@@ -364,15 +276,15 @@ def neighbours_of(study: Study) -> int:
 
 
 def class_states(
-    study: Study, tokens: Mapping[str, Choice], title: str, **settings: object
-) -> tuple[TokenStates, Callable[[str, int], Estimate]]:
+    study: Study, tokens: Mapping[str, token_states.Choice], title: str, **settings: object
+) -> tuple[token_states.TokenStates, Callable[[str, int], Estimate]]:
     """States of the pictures of classes, and what gives the class overlap of a token at a layer.
 
-    settings: of `token_states`.
+    settings: of `token_states.read`.
     """
     shown = study.pictures("classes")
     texts = [study.prompt("classes", picture) for picture in shown]
-    states = token_states(study, shown, texts, tokens, title, **settings)
+    states = token_states.read(study, shown, texts, tokens, title, **settings)
     labels = np.array([picture.label for picture in shown])
     k = neighbours_of(study)
 

@@ -19,15 +19,15 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from . import captions, gate, record, similarity, store, vlms, vqa
+from . import captions, gate, record, similarity, store, token_states, vlms, vqa
 from . import pictures as picture_sets
 from .attention import knockout
 from .errors import BadParameter
-from .gate import Study, only
+from .gate import Study
 from .patching import patched, patched_attention, recorded
 from .peaks import row
 from .pictures import Pair, Picture
-from .tokens import TokenMap
+from .tokens import TokenMap, only
 from .uncertainty import Estimate, mean_estimate
 from .vlms import VisionLanguageModel
 
@@ -88,12 +88,12 @@ def answers(study: Study, task: str, shown: Sequence[Picture], cut: Cut) -> list
     n_new = study.new_tokens[task == "captions"]
     described = vlms.describe(study.model) | {"dtype": study.dtype, "batch_size": study.batch_size}
     said: list[str] = []
-    for start in range(0, len(shown), gate.SHARD):
-        part = slice(start, start + gate.SHARD)
+    for start in range(0, len(shown), token_states.SHARD):
+        part = slice(start, start + token_states.SHARD)
 
         def compute(part: slice = part) -> list[str]:
             found = []
-            for model, batch, seeds in gate.batches(study, shown[part], texts[part], f"{task}, {name_of(cut)}"):
+            for model, batch, seeds in token_states.batches(study, shown[part], texts[part], f"{task}, {name_of(cut)}"):
                 with cutting(model, batch.tokens, seeds, cut, study.how), torch.inference_mode():
                     ids = model.network.generate(**batch.inputs, max_new_tokens=n_new, do_sample=False, num_beams=1)
                 new = ids[:, batch.inputs["input_ids"].shape[1] :]
@@ -227,8 +227,8 @@ def patching_rows(study: Study, step: int) -> pd.DataFrame:
     base, other = (list(side) for side in zip(*pairs, strict=True))
     asked = lambda side: [study.prompt("classes", picture) for picture in side]
     both = zip(
-        gate.batches(study, base, asked(base), "patching"),
-        gate.batches(study, other, asked(other), "patched from"),
+        token_states.batches(study, base, asked(base), "patching"),
+        token_states.batches(study, other, asked(other), "patched from"),
         strict=True,
     )
     for (_, batch, _), (_, source, _) in both:

@@ -20,15 +20,16 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from . import gate, record, store, vlms
+from . import gate, record, store, token_states, vlms
 from . import pictures as picture_sets
 from .errors import BadParameter
-from .gate import Study, only
+from .gate import Study
 from .interventions import told_apart
 from .patching import patched, recorded, steered
 from .peaks import row
 from .pictures import Picture
 from .scene_words import plural
+from .tokens import only
 from .uncertainty import mean_estimate
 from .vlms import Batch, VisionLanguageModel
 
@@ -180,8 +181,8 @@ def answers(study: Study, task: str, shown: Sequence[Trial], way: Way, strengths
         raise BadParameter(f"strengths={list(strengths)}: give at least one, and each only once.")
     described = vlms.describe(study.model) | {"dtype": study.dtype, "batch_size": study.batch_size}
     said: list[list[str]] = [[] for _ in strengths]
-    for start in range(0, len(shown), gate.SHARD):
-        part = shown[start : start + gate.SHARD]
+    for start in range(0, len(shown), token_states.SHARD):
+        part = shown[start : start + token_states.SHARD]
         key = {"model": described, "pictures": [[trial.own.key, way.goal(trial).key] for trial in part]}
         key |= {"texts": [study.prompt(task, trial.own) for trial in part], "seed": study.seed}
         key |= {"way": asdict(way), "strengths": list(strengths), "n_new": study.new_tokens[task == "captions"]}
@@ -201,7 +202,7 @@ def generated(study: Study, task: str, shown: Sequence[Trial], way: Way, strengt
     sides = [[trial.own for trial in shown], [way.goal(trial) for trial in shown]]
     titles = (f"{task}, {way.towards} in {len(way.layers)} of the layers", "its goal")
     runs = (
-        gate.batches(study, side, [study.prompt(task, picture) for picture in side], title)
+        token_states.batches(study, side, [study.prompt(task, picture) for picture in side], title)
         for side, title in zip(sides, titles, strict=True)
     )
     for (model, batch, seeds), (_, source, _) in zip(*runs, strict=True):
