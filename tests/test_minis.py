@@ -360,8 +360,9 @@ def test_the_cards_of_the_book_are_those_of_its_weights():
         weights = vlms.mini_folder(vlms.VLMS[name]["folder"]) / "model.safetensors"
         assert about["sha256"] == store.file_sha256(weights)
         assert weights.stat().st_size <= 15e6
-        scores = table[table["mini"] == name].set_index("metric")["value"]
-        assert scores["colour"] >= 0.9 and scores["shape"] >= 0.9, name
+        scores = table[table["mini"] == name].set_index("metric").loc[["colour", "shape"]]
+        # Nine of ten, as far as 120 questions tell.
+        assert (scores["high"] >= 0.9).all() and (scores["value"] > 0.85).all(), name
     losses = mini_cards.losses(names)
     assert losses["loss"].notna().all()
     with pytest.raises(BadParameter, match="is no mini"):
