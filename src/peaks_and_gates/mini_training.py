@@ -33,8 +33,8 @@ from .wiring import closed_pairs
 CODE = ("mini_training", "mini_data", "wiring", "scene_words", *eyes.CODE)
 ENCODED = 256  # images that are turned into codes at a time
 CLIP = 1.0  # the longest step of a gradient
-RAMP = 150  # steps in which a penalty grows to its full size, unless a recipe says `ramp`
-KNOWS = 0.25  # a loss below this share of the one of a model that knows nothing is no reason to stop
+RAMP = 150  # steps in which the penalty grows to its full size
+KNOWS = 0.5  # a start below this share of the loss of a model that knows nothing counts as this share
 
 
 def label(settings_name: str, seed: int) -> str:
@@ -169,7 +169,7 @@ def descend(network: PreTrainedModel, processor: Any, settings: Mapping[str, Any
             loss.backward()
             nn.utils.clip_grad_norm_(weights.values(), CLIP)
             log.loss.append(told)
-            # A trained model that is given a new wiring or a penalty may forget for a while what it could do.
+            # A trained model that is given a new wiring or a price may forget for a while all it could do.
             check_loss([max(each, KNOWS * uniform) for each in log.loss], uniform, work)
             training_state.step(optimizers, rate)
             log.seconds += progress.format_dict["elapsed"] - before
@@ -225,7 +225,7 @@ def loss_of(
     packed = with_codes(lessons.batch(step, size, "marked image"), codes[chosen])
     hidden, share = states(network, packed, settings["closed"] or settings["wiring"], bool(settings["penalty"]))
     text = predicted(network, hidden, packed)
-    found = text + settings["penalty"] * min(1.0, (step + 1) / settings.get("ramp", RAMP)) * share
+    found = text + settings["penalty"] * min(1.0, (step + 1) / RAMP) * share
     if settings["image_loss"]:
         # Fewer images after a text than before one: they take as long, and teach little about reading.
         few = with_codes(lessons.batch(step, size // 4, "caption, image"), codes[lessons.chosen(step, size // 4)])
