@@ -230,7 +230,7 @@ def test_eyes_are_what_the_tower_gives_the_language_model(tmp_path):
     network.model.vision_tower.load_state_dict(weights)
     assert not torch.equal(before, network.model.vision_tower.embeddings.patch_embedding.weight)
     shown = scenes.sample("validation", 3, 0)
-    pixels = processor.image_processor([draw(scene, minis.SIDE) for scene in shown], return_tensors="pt")
+    pixels = processor.image_processor([draw(scene, codebook.SIDE) for scene in shown], return_tensors="pt")
     with torch.inference_mode():
         expected = network.model.multi_modal_projector(eyes.seen(network.model.vision_tower, codebook.pixels(shown)))
         found = network.model.get_image_features(**pixels, return_dict=True).pooler_output
