@@ -33,7 +33,7 @@ from .wiring import closed_pairs
 CODE = ("mini_training", "mini_data", "wiring", "scene_words", *eyes.CODE)
 ENCODED = 256  # images that are turned into codes at a time
 CLIP = 1.0  # the longest step of a gradient
-RAMP = 150  # steps in which the penalty grows to its full size
+RAMP = 150  # steps in which a penalty grows to its full size, unless a recipe says `ramp`
 KNOWS = 0.5  # a start below this share of the loss of a model that knows nothing counts as this share
 
 
@@ -225,7 +225,7 @@ def loss_of(
     packed = with_codes(lessons.batch(step, size, "marked image"), codes[chosen])
     hidden, share = states(network, packed, settings["closed"] or settings["wiring"], bool(settings["penalty"]))
     text = predicted(network, hidden, packed)
-    found = text + settings["penalty"] * min(1.0, (step + 1) / RAMP) * share
+    found = text + settings["penalty"] * min(1.0, (step + 1) / settings.get("ramp", RAMP)) * share
     if settings["image_loss"]:
         # Fewer images after a text than before one: they take as long, and teach little about reading.
         few = with_codes(lessons.batch(step, size // 4, "caption, image"), codes[lessons.chosen(step, size // 4)])
