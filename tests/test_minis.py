@@ -361,8 +361,7 @@ def test_the_cards_of_the_book_are_those_of_its_weights():
         assert about["sha256"] == store.file_sha256(weights)
         assert weights.stat().st_size <= 15e6
         scores = table[table["mini"] == name].set_index("metric").loc[["colour", "shape"]]
-        # Nine of ten, as far as 120 questions tell.
-        assert (scores["high"] >= 0.9).all() and (scores["value"] > 0.85).all(), name
+        assert (scores["high"] >= 0.9).all(), name  # nine of ten, as far as 120 questions can tell
     losses = mini_cards.losses(names)
     assert losses["loss"].notna().all()
     with pytest.raises(BadParameter, match="is no mini"):
