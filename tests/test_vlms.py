@@ -321,6 +321,8 @@ def test_every_name_in_the_list_can_be_described(monkeypatch):
         assert described.get("template", "{prompt}").count("{prompt}") == 1
         if described["provider"] == "hub":
             assert re.fullmatch("[0-9a-f]{40}", described["revision"]) and described["repo"].count("/") == 1
+        elif described["provider"] == "mini":
+            assert described["family"] in FAMILIES and re.fullmatch("[0-9a-f]{16}", described["sha256"])
         else:
             assert described["family"] in tiny_vlms.MAKERS and named(described["family"]) == name
     assert vlms.describe("chameleon-7b")["revision"] == "f" * 40  # not pinned: main's commit, and recorded
