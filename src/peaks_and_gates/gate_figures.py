@@ -64,6 +64,7 @@ SERIES = {
     "attention_cumulative": "attention",
     "residual": "residual",
 }
+TELLING = ("none", "end → text", "image → text")  # the cuts that tell a gate from an open model
 QUANTITIES = {
     "cosine": "image_text_cosine_median",
     "homogeneity": "modality_homogeneity",
@@ -229,7 +230,8 @@ def table(tables: Mapping[str, pd.DataFrame]) -> HTML:
     """Table 1: every cut by model and metric, with intervals; the paper's own numbers in `paper_table`."""
     parts = []
     for title, rows in tables.items():
-        text = rows["value"].map("{:.2f}".format) + rows.apply(lambda r: f" [{r['low']:.2f}, {r['high']:.2f}]", axis=1)
+        shown = lambda r: "–" if np.isnan(r["value"]) else f"{r['value']:.2f} [{r['low']:.2f}, {r['high']:.2f}]"
+        text = rows.apply(shown, axis=1)
         column = rows["metric"].map(LABELS) + rows["setting"].where(rows["metric"].str.startswith("cider"), "").map(
             lambda data: f", {data}" * bool(data)
         )
@@ -260,11 +262,15 @@ def summary(tables: Mapping[str, pd.DataFrame], metric: str, setting: str | None
     return f"Highest {LABELS[metric]}. {' '.join(said)}"
 
 
-def loss_summary(tables: Mapping[str, pd.DataFrame], metric: str) -> str:
-    """What every cut leaves of a metric, by model, in a sentence."""
+def loss_summary(tables: Mapping[str, pd.DataFrame], metric: str, brief: bool = False) -> str:
+    """What every cut leaves of a metric, by model, in a sentence.
+
+    brief: without intervals, and of the cuts only those that tell a gate from an open model.
+    """
     said = []
     for title, table in tables.items():
-        rows = table[table["metric"] == metric]
-        parts = [f"{r['condition']} {r['value']:.2f} [{r['low']:.2f}, {r['high']:.2f}]" for _, r in rows.iterrows()]
+        rows = table[(table["metric"] == metric) & (table["condition"].isin(TELLING) | (not brief))]
+        between = lambda r: "" if brief else f" [{r['low']:.2f}, {r['high']:.2f}]"
+        parts = [f"{r['condition']} {r['value']:.2f}{between(r)}" for _, r in rows.iterrows()]
         said.append(f"{title}: {', '.join(parts)}.")
     return f"{LABELS[metric]}. {' '.join(said)}"
