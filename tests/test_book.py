@@ -9,8 +9,9 @@ from urllib.parse import unquote, urlsplit
 import nbformat
 import pandas as pd
 import pytest
+import torch
 
-from peaks_and_gates import book, claims, cli, site, store
+from peaks_and_gates import book, claims, cli, models, site, store
 from peaks_and_gates.errors import BadParameter, BookError, HashMismatch, UnknownName
 
 ROOT = Path(__file__).parents[1]
@@ -292,6 +293,15 @@ def test_the_command_line_answers_bad_input_with_one_message(arguments, message,
     assert code != 0
     assert message in output.err
     assert "Traceback" not in output.err
+
+
+def test_a_page_says_the_precision_that_its_models_run_in(monkeypatch):
+    monkeypatch.setattr(models, "best_dtype", lambda device: torch.bfloat16)
+    minis = {"native": ["mini-native-0"], "adapted": ["mini-adapted-0"], "controls": []}
+    assert book.precision(minis | {"dtype": None}) == "float32"  # see vlms.load
+    assert book.precision(minis | {"dtype": "bfloat16"}) == "bfloat16"
+    assert book.precision({"native": ["tiny-chameleon"]}) == "bfloat16"
+    assert book.precision({"model": "smollm2-135m-instruct"}) == "bfloat16"
 
 
 def test_the_run_box_counts_what_is_behind_its_own_page(smoke):

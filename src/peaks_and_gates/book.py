@@ -257,7 +257,7 @@ def run(jobs: list[Job], force: bool = False) -> list[str]:
             "parameters": job.parameters,
             "tables": sorted(p.stem for p in job.record.glob("*.parquet") if p.stat().st_mtime >= began - 1),
             "run_key": job.key,
-            "dtype": job.parameters.get("dtype") or str(models.best_dtype(models.best_device())).removeprefix("torch."),
+            "dtype": precision(job.parameters),
             "seconds": round(time.perf_counter() - start, 1),
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "environment": store.environment(),
@@ -270,6 +270,15 @@ def run(jobs: list[Job], force: bool = False) -> list[str]:
     if jobs and jobs[0].record.is_dir():
         write_scorecard(jobs)
     return failures
+
+
+def precision(parameters: dict[str, Any]) -> str:
+    """The dtype that a page's models run in: the hardware's if the page does not say; the book's minis keep float32."""
+    roles = ("native", "adapted", "controls", "minis", "before", "after")
+    names = [name for role in roles for name in parameters.get(role, ())]
+    if names and all(vlms.VLMS.get(name, {}).get("provider") == "mini" for name in names):
+        return parameters.get("dtype") or "float32"
+    return parameters.get("dtype") or str(models.best_dtype(models.best_device())).removeprefix("torch.")
 
 
 def execute(job: Job, redraw: bool = False) -> None:
