@@ -109,6 +109,13 @@ def test_an_effect_is_more_than_the_spread_of_seeds():
     assert set(gate_study.effects(noisy)["outcome"]) == {"same"}
     assert "None of the factors" in gate_study.finding(gate_study.effects(noisy))
     assert set(gate_study.effects(models(base=[0.1], wide=[0.9]))["outcome"]) == {"unknown"}
+    begun = gate_study.effects(models(base=[0.1, 0.0], wide=[0.9], same=[0.1]))
+    assert dict(zip(begun["cell"], begun["outcome"], strict=True)) == {
+        "base": "same",
+        "wide": "unknown",
+        "same": "unknown",
+    }
+    assert "too few models to tell" in gate_study.finding(begun)  # and not that nothing moves it
 
 
 def test_the_margin_holds_what_chance_does():

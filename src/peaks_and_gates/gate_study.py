@@ -121,7 +121,7 @@ def effects(table: pd.DataFrame) -> pd.DataFrame:
 
     Rows: factor, cell, label, n (models), mean, low and high (of the models), difference, margin, outcome: "more" or
     "less" if the difference is beyond the margin, "same" if it is not; "guesses" if a model of the cell does not
-    answer; "unknown" if there is no base that answers, or no cell has two seeds.
+    answer; "unknown" of a cell with one seed, or if there is no base that answers.
     margin: the spread of seeds, pooled over the cells that answer, times Student's t, so that of all cells together
     none differs by chance with 95 % probability (Bonferroni; cells against a control, as in Dunnett 1955).
     """
@@ -149,6 +149,7 @@ def effects(table: pd.DataFrame) -> pd.DataFrame:
     cells["margin"] = quantile * spread * np.sqrt(1 / cells["n"] + 1 / base["n"])
     beyond = np.where(cells["difference"] > 0, "more", "less")
     outcome = np.where(cells["difference"].abs() > cells["margin"], beyond, "same")
+    outcome = np.where(cells["n"] > 1, outcome, "unknown")
     cells["outcome"] = np.where(cells["answers"], outcome, "guesses")
     return cells.drop(columns="squares").reset_index()
 
