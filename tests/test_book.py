@@ -4,6 +4,7 @@ import json
 import re
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 from urllib.parse import unquote, urlsplit
 
 import nbformat
@@ -313,6 +314,11 @@ def test_the_run_box_counts_what_is_behind_its_own_page(smoke):
     }
     assert f"up to {pictures['class_overlap']}" in boxes["class_overlap"]
     assert "mini-gated" in boxes["minis"]
+
+
+def test_a_table_without_rows_counts_nothing(tmp_path):
+    pd.DataFrame({"n": [], "value": []}).to_parquet(tmp_path / "none.parquet")
+    assert site.recorded_n(SimpleNamespace(manifest={"tables": ["none"]}, record=tmp_path)) == 0
 
 
 def test_status_and_doctor(smoke, capsys):

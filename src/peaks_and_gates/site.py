@@ -153,7 +153,7 @@ def recorded_n(job: Job) -> int:
     """The largest number of questions, or pictures, behind a number of a page; of all pages if it names no tables."""
     names = job.manifest.get("tables", [path.stem for path in job.record.glob("*.parquet")])
     tables = (pd.read_parquet(job.record / f"{name}.parquet") for name in names)
-    return max((int(table["n"].max()) for table in tables if "n" in table), default=0)
+    return max((int(table["n"].max()) for table in tables if "n" in table and len(table)), default=0)
 
 
 def scorecard_html(verdicts: list[claims.Verdict]) -> str:
