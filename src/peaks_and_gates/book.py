@@ -272,13 +272,19 @@ def run(jobs: list[Job], force: bool = False) -> list[str]:
     return failures
 
 
+def models_of(parameters: dict[str, Any]) -> list[str]:
+    """The models a page reads, each once."""
+    names = [parameters.get("model"), parameters.get("pretrained")]
+    for several in ("fine_tuned", "native", "adapted", "controls", "minis", "before", "after"):
+        names += parameters.get(several, ())
+    return list(dict.fromkeys(name for name in names if name))
+
+
 def precision(parameters: dict[str, Any]) -> str:
     """The dtype that a page's models run in: the hardware's if the page does not say; the book's minis keep float32."""
-    roles = ("native", "adapted", "controls", "minis", "before", "after")
-    names = [name for role in roles for name in parameters.get(role, ())]
-    if names and all(vlms.VLMS.get(name, {}).get("provider") == "mini" for name in names):
-        return parameters.get("dtype") or "float32"
-    return parameters.get("dtype") or str(models.best_dtype(models.best_device())).removeprefix("torch.")
+    minis = [vlms.VLMS.get(name, {}).get("provider") == "mini" for name in models_of(parameters)]
+    by_default = "float32" if minis and all(minis) else str(models.best_dtype(models.best_device()))
+    return parameters.get("dtype") or by_default.removeprefix("torch.")
 
 
 def execute(job: Job, redraw: bool = False) -> None:

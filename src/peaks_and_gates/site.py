@@ -127,8 +127,8 @@ def run_box(job: Job) -> str:
     seen, synthetic = ("pictures", "drawn scenes") if pictures else ("questions", "synthetic points")
     facts = {
         "size": manifest["preset"],
-        "models": ", ".join(models_of(parameters)),
-        seen: f"up to {recorded_n(job):,}" if models_of(parameters) else f"none of a data set: {synthetic}",
+        "models": ", ".join(book.models_of(parameters)),
+        seen: f"up to {recorded_n(job):,}" if book.models_of(parameters) else f"none of a data set: {synthetic}",
         "seed": parameters.get("seed"),
         "run": f"{manifest['created'][:10]}, {hardware}, {manifest.get('dtype', 'unknown precision')}",
         "took": f"{manifest['seconds'] / 60:.1f} min after the pages before it",
@@ -139,14 +139,6 @@ def run_box(job: Job) -> str:
     facts = {name: value for name, value in facts.items() if value not in (None, "")}
     items = "".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in facts.items())
     return f'<aside class="pg-run-box" aria-label="How this page was made"><dl>{items}</dl>{stale}</aside>'
-
-
-def models_of(parameters: dict[str, Any]) -> list[str]:
-    """The models a page reads, each once."""
-    names = [parameters.get("model"), parameters.get("pretrained")]
-    for several in ("fine_tuned", "native", "adapted", "controls", "minis", "before", "after"):
-        names += parameters.get(several, ())
-    return list(dict.fromkeys(name for name in names if name))
 
 
 def recorded_n(job: Job) -> int:
@@ -203,8 +195,8 @@ def summary_html(jobs: list[Job], verdicts: list[claims.Verdict]) -> str:
         return "<p>No notebook has been run at this size yet.</p>"
     newest = max(manifest["created"] for manifest in done)[:10]
     counts = " · ".join(f"{claims.badge(kind)} {sum(v.verdict == kind for v in verdicts)}" for kind in claims.VERDICTS)
-    first, *others = models_of({key: value for manifest in done for key, value in manifest["parameters"].items()})
-    models = f"{first} and models trained from it" if others else first
+    first, *others = book.models_of({key: value for manifest in done for key, value in manifest["parameters"].items()})
+    models = f"{first} and {len(others)} more models" if others else first
     return (
         f'<p class="pg-summary">The figures on this site are of size <em>{done[0]["preset"]}</em>: {models}, '
         f"{recorded_n(jobs[0]):,} questions, last run on {newest}. Of {len(verdicts)} claims: {counts}.</p>"
