@@ -239,7 +239,7 @@ def table(tables: Mapping[str, pd.DataFrame]) -> HTML:
         order = list(dict.fromkeys(rows["condition"]))
         model = rows["model"].iloc[0]
         parts.append(wide.loc[order].assign(model=f"{title}: {model}").reset_index().set_index(["model", "condition"]))
-    return HTML(pd.concat(parts).rename_axis(columns=None).to_html(classes="pg-table", border=0))
+    return HTML(pd.concat(parts).rename_axis(columns=None).to_html(classes="pg-table", border=0, na_rep="–"))
 
 
 def paper_table(version: str = "v2+") -> HTML:
@@ -248,7 +248,7 @@ def paper_table(version: str = "v2+") -> HTML:
     rows = rows[rows["version"] == version]
     wide = rows.pivot(index=["model", "knockout"], columns="task", values="value")
     order = rows[["model", "knockout"]].drop_duplicates().apply(tuple, axis=1)
-    return HTML(wide.loc[list(order)].rename_axis(columns=None).to_html(classes="pg-table", border=0))
+    return HTML(wide.loc[list(order)].rename_axis(columns=None).to_html(classes="pg-table", border=0, na_rep="–"))
 
 
 def summary(tables: Mapping[str, pd.DataFrame], metric: str, setting: str | None = None) -> str:
