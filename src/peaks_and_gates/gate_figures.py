@@ -93,7 +93,9 @@ def paper_curve(quantity: str, model: str) -> pd.DataFrame:
         {"EOI": "end → text"} | {k: v for k, v in SERIES.items() if k != "EOI"} if quantity == "progressive" else SERIES
     )
     condition = rows["series"].map(lambda series: names.get(series, series)).fillna("image, text")
-    return rows.assign(condition=condition, depth=rows["layer"] / rows["layer"].max())
+    depth = rows["layer"] / rows["layer"].max()
+    # The paper's axis of progressive knockouts begins with no cut at all; ours with a cut of everything.
+    return rows.assign(condition=condition, depth=1 - depth if quantity == "progressive" else depth)
 
 
 def curves(
