@@ -47,21 +47,18 @@ def loss_curves(losses: pd.DataFrame) -> Figure:
 
 
 def abilities(table: pd.DataFrame) -> HTML:
-    """What every mini can do: accuracy by kind of question, class accuracy, CIDEr, each with its interval."""
+    """What the minis can do: accuracy by kind of question, class accuracy, CIDEr, each with its interval.
+
+    The seeds of one recipe share a column: their mean, and an interval that spans all of theirs.
+    """
     scored = table[table["metric"].isin([*KINDS, *LAST])]
-    text = scored.apply(lambda r: f"{r['value']:.2f} [{r['low']:.2f}, {r['high']:.2f}]", axis=1)
-    wide = scored.assign(text=text).pivot(index="metric", columns="mini", values="text")
-    wide = wide.loc[[*KINDS, *LAST], list(dict.fromkeys(table["mini"]))].rename(index=LAST)
+    seeds = table.groupby(table["mini"].map(role), sort=False)["mini"].nunique()
+    titles = {each: each + (f" ({n} seeds)" if n > 1 else "") for each, n in seeds.items()}
+    merged = scored.assign(mini=scored["mini"].map(role).map(titles)).groupby(["metric", "mini"])
+    ends = merged.agg({"value": "mean", "low": "min", "high": "max"})
+    text = ends.apply(lambda r: f"{r['value']:.2f} [{r['low']:.2f}, {r['high']:.2f}]", axis=1)
+    wide = text.unstack().loc[[*KINDS, *LAST], list(titles.values())].rename(index=LAST)
     return HTML(wide.rename_axis(index=None, columns=None).to_html(classes="pg-table", border=0))
-
-
-def said(table: pd.DataFrame) -> str:
-    """The accuracy on colour and shape of every mini, in a sentence; for captions and alt text."""
-    parts = []
-    for mini, rows in table.groupby("mini", sort=False):
-        at = rows.set_index("metric")["value"]
-        parts.append(f"{mini} {at['colour']:.2f} and {at['shape']:.2f}")
-    return f"Accuracy on colour and shape questions: {', '.join(parts)}."
 
 
 def sights(table: pd.DataFrame) -> Figure:
