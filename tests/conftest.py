@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from peaks_and_gates import book, models, store
+from peaks_and_gates import models, store
 from peaks_and_gates.questions import Question, QuestionSet
 
 ROOT = Path(__file__).parents[1]
@@ -57,6 +57,5 @@ def checkout(tmp_path_factory):
     folder = copy_checkout(tmp_path_factory.mktemp("checkout"))
     patch = pytest.MonkeyPatch()
     patch.setattr(store, "project_folder", lambda: folder)
-    patch.setattr(book, "root", lambda: folder)
     yield folder
     patch.undo()

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 import torch
 
-from peaks_and_gates import book, claims, cli, models, site, store
+from peaks_and_gates import book, claims, cli, freshness, models, site, store
 from peaks_and_gates.errors import BadParameter, BookError, HashMismatch, UnknownName
 
 ROOT = Path(__file__).parents[1]
@@ -59,8 +59,8 @@ def test_a_record_made_elsewhere_is_shown_but_run_again_when_asked(smoke, monkey
 
 def test_only_the_weights_that_a_page_reads_count(tmp_path, monkeypatch):
     source = book.notebooks()["fine_tuning_dynamics"]
-    monkeypatch.setattr(book, "root", lambda: tmp_path)
-    key = lambda: book.run_key(source, {"checkpoints": "weights/a", "fine_tuned": ["smollm2-135m-fine-tuned-1"]})
+    monkeypatch.setattr(freshness, "root", lambda: tmp_path)
+    key = lambda: freshness.run_key(source, {"checkpoints": "weights/a", "fine_tuned": ["smollm2-135m-fine-tuned-1"]})
     keys = [key()]
     for path in ("a/checkpoints/step-1", "fine-tuned-1", "fine-tuned-1/checkpoints/step-1", "b"):
         (tmp_path / "weights" / path).mkdir(parents=True, exist_ok=True)
@@ -71,11 +71,11 @@ def test_only_the_weights_that_a_page_reads_count(tmp_path, monkeypatch):
 
 
 def test_a_page_depends_on_what_it_imports_and_that_imports():
-    assert book.imported("from peaks_and_gates import cartoon") >= {"cartoon", "geometry", "neighbours", "store"}
-    assert "finetune" not in book.imported("from peaks_and_gates import cartoon")
-    assert book.imported("import peaks_and_gates as pg") >= {"__init__", "peaks", "extraction"}
-    assert book.imported("from peaks_and_gates.glosses import is_unwanted") == {"glosses"}
-    assert book.imported("import numpy, pandas as pd") == set()
+    assert freshness.imported("from peaks_and_gates import cartoon") >= {"cartoon", "geometry", "neighbours", "store"}
+    assert "finetune" not in freshness.imported("from peaks_and_gates import cartoon")
+    assert freshness.imported("import peaks_and_gates as pg") >= {"__init__", "peaks", "extraction"}
+    assert freshness.imported("from peaks_and_gates.glosses import is_unwanted") == {"glosses"}
+    assert freshness.imported("import numpy, pandas as pd") == set()
 
 
 def edited(path, old, new, look):

@@ -11,7 +11,6 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,8 @@ import papermill
 from traitlets.config import Config
 
 from . import claims, models, presets, store, vlms
-from .errors import BadParameter, BookError, MissingFile, UnknownName
+from .errors import BadParameter, BookError, UnknownName
+from .freshness import page_key, root, run_key
 
 CHAPTERS = {
     "landscape": (
@@ -48,12 +48,6 @@ CHAPTERS = {
     ),
     "beyond": ("shots", "hierarchy", "landscape_map", "narrow_gates"),
 }
-# Modules that show or steer, and make no number.
-SHOWING = {"book", "claims", "cli", "doctor", "errors", "figures", "map_figures", "progress", "site", "table_figures"}
-SHOWING |= {"gate_figures", "mini_figures", "scene_figures", "steering_figures", "study_figures", "training_figures"}
-SHOWING |= {"tree_figures"}
-# The libraries whose versions a page's numbers depend on.
-LIBRARIES = {*store.PACKAGES, "gguf", "pandas", "scipy", "tokenizers"}
 # Kernels talk over local sockets where there are some, not over open TCP ports.
 KERNEL = Config({"KernelManager": {"transport": "ipc" if os.name == "posix" else "tcp"}})
 
@@ -117,14 +111,6 @@ class Job:
         return "done" if made_here else "recorded"
 
 
-def root() -> Path:
-    """The checkout.  Raises MissingFile when the package is installed without one."""
-    folder = store.project_folder()
-    if folder is None:
-        raise MissingFile("The notebooks are in the repository: clone it, and install it with `pip install -e .`.")
-    return folder
-
-
 def notebooks() -> dict[str, Path]:
     """The notebooks by name, in reading order."""
     return {
@@ -160,76 +146,6 @@ def plan(preset: str, only: Iterable[str] = (), changes: dict[str, Any] | None =
         output = root() / "_build" / "notebooks" / label / source.parent.name / source.name
         jobs.append(Job(name, preset, source, output, kept / label, parameters, run_key(source, parameters)))
     return jobs
-
-
-def run_key(source: Path, parameters: dict[str, Any]) -> str:
-    """Hash of everything a page's numbers depend on: code, parameters, package, the libraries' versions, weights.
-
-    Of the package the modules count that the notebook imports, and those that they import. The ones that only show
-    numbers are left out: a new colour makes no record stale, the page is just redrawn.
-    """
-    cells = [cell.source for cell in nbformat.read(source, as_version=4).cells if cell.cell_type == "code"]
-    code = store.code_version(*sorted(imported("\n".join(cells)) - SHOWING))
-    lock = root() / "requirements.lock"
-    lines = lock.read_text().splitlines() if lock.is_file() else []
-    versions = [line for line in lines if line.split("==")[0].strip() in LIBRARIES]
-    hashes = [sha256_at(path, path.stat().st_mtime_ns) for path in weights(parameters)]
-    return store.digest([cells, parameters, code, versions, hashes])
-
-
-def imported(code: str) -> set[str]:
-    """Names of this package's modules that some code imports, and that those import."""
-    found: set[str] = set()
-    new = imports(code)
-    while new:
-        found |= new
-        new = {name for module in new for name in imports((store.SOURCE / f"{module}.py").read_text())} - found
-    return found
-
-
-def imports(code: str) -> set[str]:
-    """Names of this package's modules that some code imports itself."""
-    names: set[str] = set()
-    for node in ast.walk(ast.parse(code)):
-        if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            module = ".".join(filter(None, [__package__ if node.level else None, node.module]))
-            names |= {module, *(f"{module}.{alias.name}" for alias in node.names)} - {__package__}
-    known = {__package__: "__init__"} | {f"{__package__}.{name}": name for name in modules()}
-    return {known[name] for name in names if name in known}
-
-
-def weights(parameters: dict[str, Any]) -> list[Path]:
-    """The shipped weights that a page reads: an adapter's by its name; a whole folder's, checkpoints included; of a
-    folder without weights the cards."""
-    found = []
-    for value in parameters.values():
-        for name in value if isinstance(value, list) else [value]:
-            known = models.MODELS.get(str(name), {}).get("adapter") or vlms.VLMS.get(str(name), {}).get("folder")
-            if known:
-                found += (root() / known).glob("*.safetensors")
-            elif str(name).startswith("weights/"):
-                folder = root() / name
-                found += list(folder.rglob("*.safetensors")) or folder.rglob("*.json")
-    return sorted(set(found))
-
-
-@cache
-def sha256_at(path: Path, changed: int) -> str:
-    """A file's hash, read again only after the file was written to: a plan asks for each page."""
-    return store.file_sha256(path)
-
-
-def page_key(job: Job) -> str:
-    """Hash of everything an executed page depends on: the whole notebook, the whole package, the recorded tables."""
-    tables = {path.stem: store.file_sha256(path) for path in sorted(job.record.glob("*.parquet"))}
-    return store.digest([job.source.read_text(), job.parameters, store.code_version(*sorted(modules())), tables])
-
-
-def modules() -> set[str]:
-    """Names of this package's modules."""
-    return {path.stem for path in Path(__file__).parent.glob("*.py")} - {"__init__"}
 
 
 def run(jobs: list[Job], force: bool = False) -> list[str]:
