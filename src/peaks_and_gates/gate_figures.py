@@ -44,7 +44,7 @@ LABELS = {
     "share": "share of the attention on the image's block",
     "class_overlap": "class overlap χ",
     "vqa": "VQA accuracy",
-    "vqa_lost": "share of it lost",
+    "vqa_lost": "share of VQA accuracy lost",
     "cider_ptb": "caption CIDEr",
     "cider_whitespace": "caption CIDEr, split at spaces",
     "mass": "attention on the image's block",
