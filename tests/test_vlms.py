@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from torch import nn
 from transformers import AutoModelForImageTextToText
 
-from peaks_and_gates import tiny_vlms, tokens, vlm_inputs, vlm_processors, vlms
+from peaks_and_gates import tiny_vlms, tokens, vlm_processors, vlms
 from peaks_and_gates.errors import BadImage, BadParameter, MissingFile, ModelUnavailable, UnknownName
 from peaks_and_gates.tiny_vlms import tiny_vlm
 from peaks_and_gates.vlm_images import EIGHT_BITS, LARGEST, open_image
@@ -416,10 +416,30 @@ def test_a_fault_in_the_mask_is_seen(model, fault):
 
 
 def test_images_padded_to_one_size_would_change_the_codes_of_emu3(monkeypatch):
+    expected = alone(fresh("emu3"), PICTURES, TEXTS)
+    monkeypatch.setattr(vlms, "encode_once", lambda network: None)
     model = fresh("emu3")
-    expected = alone(model, PICTURES, TEXTS)
-    monkeypatch.setattr(vlm_inputs, "_codes_one_by_one", lambda model, inputs, tokens: inputs)
     assert not close(last_logits(model, vlms.encode(model, PICTURES, TEXTS)), expected)
+
+
+@pytest.mark.parametrize("family", ["chameleon", "emu3"])
+def test_an_image_is_encoded_once_and_alone(family, monkeypatch):
+    shown = [picture(0), picture(1), picture(0), picture(2)]
+    monkeypatch.setattr(vlms, "encode_once", lambda network: None)
+    plain = fresh(family)  # images of one size: nothing is padded
+    expected = last_logits(plain, vlms.encode(plain, shown, TEXTS[:1] * 4))
+    monkeypatch.undo()
+    model = fresh(family)
+    seen = []
+    encode = model.network.model.vqmodel.encode
+    monkeypatch.setattr(
+        model.network.model.vqmodel,
+        "encode",
+        lambda pixels, *rest, **more: seen.append(len(pixels)) or encode(pixels, *rest, **more),
+    )
+    for _ in range(2):
+        assert close(last_logits(model, vlms.encode(model, shown, TEXTS[:1] * 4)), expected)
+    assert seen == [1, 1, 1]
 
 
 def test_what_is_generated_behind_a_batch(model):

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from PIL import Image
 from torch import Tensor
 
@@ -86,8 +85,6 @@ def encode(
     place = lambda value: value.to(model.device, model.dtype if value.is_floating_point() else None)
     inputs = {name: place(value) for name, value in inputs.items()}
     tokens = token_map(model.family, model.processor, model.network.config, ids.to(model.device), mask, bool(given))
-    if key == "emu3" and given and len(inputs["image_sizes"].unique(dim=0)) > 1:
-        inputs = _codes_one_by_one(model, inputs, tokens)
     return Batch(inputs, tokens, tuple(written))
 
 
@@ -104,25 +101,6 @@ def _family_of_both(model: VisionLanguageModel) -> str:
             f"{found}. Take the processor of the same model, as `vlms.load` does."
         )
     return key
-
-
-def _codes_one_by_one(model: VisionLanguageModel, inputs: dict[str, Tensor], tokens: TokenMap) -> dict[str, Tensor]:
-    """The inputs of Emu3 with the codes of each image written in place of its image tokens.
-
-    In a batch, images of other sizes are padded to the largest, and the encoder's norms see the padding: the codes of
-    an image would depend on its batch mates.  So each image goes through the encoder alone, unpadded.
-    """
-    sizes, pixels = inputs["image_sizes"], inputs["pixel_values"]
-    with torch.inference_mode():
-        codes = [
-            model.network.model.get_image_tokens(pixels[i : i + 1, :, : int(height), : int(width)], sizes[i : i + 1])
-            for i, (height, width) in enumerate(sizes)
-        ]
-    ids = inputs["input_ids"].clone()
-    ids[tokens.where("image")] = torch.cat(codes).to(ids)
-    return {name: value for name, value in inputs.items() if name not in ("pixel_values", "image_sizes")} | {
-        "input_ids": ids
-    }
 
 
 def _write(template: str, text: str, token: str, with_image: bool, row: int) -> str:

@@ -20,6 +20,7 @@ from transformers.utils import logging as transformers_logging
 
 from .attention import knockout
 from .errors import BadParameter, BookError, MissingFile, ModelUnavailable, UnknownName
+from .image_codes import encode_once
 from .models import best_device, best_dtype, folder_sha256, hub_advice, hub_revision, in_checkout
 from .store import code_version, digest
 from .tiny_vlms import MADE_BY, tiny_vlm
@@ -34,7 +35,17 @@ __all__ = ["CODE", "VLMS", "Batch", "VisionLanguageModel", "check", "describe", 
 VLMS: dict[str, dict[str, Any]] = yaml.safe_load((Path(__file__).parent / "vlms.yml").read_text())
 ATTENTION = ("sdpa", "eager")
 # The modules whose change makes what is stored of a model's run stale.
-CODE = ("vlms", "vlm_model", "vlm_inputs", "vlm_images", "vlm_processors", "tokens", "tiny_vlms", "wiring")
+CODE = (
+    "vlms",
+    "vlm_model",
+    "vlm_inputs",
+    "vlm_images",
+    "vlm_processors",
+    "image_codes",
+    "tokens",
+    "tiny_vlms",
+    "wiring",
+)
 
 
 def is_native(name: str) -> bool:
@@ -129,6 +140,7 @@ def load(
             raise ModelUnavailable(hub_advice(described["repo"], error)) from error
         raise ModelUnavailable(f"{name} could not be loaded from {source}: {error}") from error
     network = network.to(device).eval().requires_grad_(False)
+    encode_once(network)
     if getattr(config, "wiring", None):
         wire(network, processor, FAMILIES[key])
     fingerprint = digest({part: value for part, value in described.items() if part != "folder"})
