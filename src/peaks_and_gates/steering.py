@@ -79,7 +79,8 @@ def steering(
     condition: "each layer", by layer, on the half that chooses; on the other half, layer 0: "other class", "same class"
     and "random direction" at the chosen layer, and "all layers", towards the other class in layers 1 … L - 1 at once.
     metrics: `own`, `other`, `neither` (shares of the answers that name the own class, the other, or not just one of
-    them); `caption_own`, `caption_other` (shares of the captions that name a class, maybe both); `chosen_layer`.
+    them); of "other class" also `caption_own`, `caption_other` (shares of the captions that name a class, maybe both),
+    and `chosen_layer`.
     Raises BadParameter.
     """
     inputs = asdict(study) | {"strengths": list(strengths), "step": step}
@@ -93,7 +94,8 @@ def steering_rows(study: Study, strengths: Sequence[float], step: int) -> pd.Dat
     layer = best_layer(sweep)
     rows = [row(study, "other class", 0, 0.0, "chosen_layer", "", gate.exactly(layer, len(choosing)))]
     for condition, way in ways(layer, study.network().n_layers).items():
-        for task in TASKS:
+        # Captions take most of the time; the controls are about answers.
+        for task in TASKS if condition == "other class" else TASKS[:1]:
             said = answers(study, task, reporting, way, strengths)
             for strength, texts in zip(strengths, said, strict=True):
                 for metric, found in named(task, texts, reporting).items():
