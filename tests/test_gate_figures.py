@@ -56,3 +56,12 @@ def test_a_caption_names_the_cuts_that_tell_a_gate():
     assert gate_figures.loss_summary({TITLE: measured}, "vqa", brief=True) == (
         "VQA accuracy. gated: none 0.80, end → text 0.30, image → text 0.70."
     )
+
+
+def test_a_caption_says_how_seeds_are_shown():
+    measured = rows("vqa", {"none": 0.8, "end → text": 0.3})
+    together = {TITLE: measured, "native": measured.assign(model="mini-native (3 seeds)")}
+    note = "Of the seeds of native: their mean, and an interval that spans theirs."
+    assert gate_figures.loss_summary(together, "vqa").endswith(note)
+    assert gate_figures.summary(together, "vqa").endswith(note)
+    assert note not in gate_figures.loss_summary({TITLE: measured}, "vqa")

@@ -261,7 +261,7 @@ def summary(tables: Mapping[str, pd.DataFrame], metric: str, setting: str | None
         tops = rows.loc[rows.groupby("condition", sort=False)["value"].idxmax()]
         parts = [f"{r['condition']} {r['value']:.2f} (layer {r['layer']:.0f})" for _, r in tops.iterrows()]
         said.append(f"{title}: {', '.join(parts)}.")
-    return f"Highest {LABELS[metric]}. {' '.join(said)}"
+    return f"Highest {LABELS[metric]}. {' '.join(said)}{of_seeds(tables)}"
 
 
 def loss_summary(tables: Mapping[str, pd.DataFrame], metric: str, brief: bool = False) -> str:
@@ -275,4 +275,12 @@ def loss_summary(tables: Mapping[str, pd.DataFrame], metric: str, brief: bool = 
         between = lambda r: "" if brief else f" [{r['low']:.2f}, {r['high']:.2f}]"
         parts = [f"{r['condition']} {r['value']:.2f}{between(r)}" for _, r in rows.iterrows()]
         said.append(f"{title}: {', '.join(parts)}.")
-    return f"{LABELS[metric]}. {' '.join(said)}"
+    return f"{LABELS[metric]}. {' '.join(said)}{of_seeds(tables)}"
+
+
+def of_seeds(tables: Mapping[str, pd.DataFrame]) -> str:
+    """For captions: how several seeds of one model are shown, if there are any."""
+    several = [title for title, table in tables.items() if table["model"].iloc[0].endswith("seeds)")]
+    return (
+        f" Of the seeds of {' and '.join(several)}: their mean, and an interval that spans theirs." if several else ""
+    )

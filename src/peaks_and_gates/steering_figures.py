@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from .gate_figures import panels
+from .gate_figures import of_seeds, panels
 from .scene_words import plural
 
 # A curve: condition, metric, and Paul Tol's bright palette with a marker.
@@ -123,7 +123,7 @@ def strength_summary(tables: Mapping[str, pd.DataFrame], curves: Curves, what: s
             values = [f"{rows['value'][s]:.2f}{interval(rows.loc[s])} at {s:g}" for s in told[: 2 if brief else 3]]
             parts.append(f"{label} {', '.join(values)}")
         said.append(f"{title}, {place(table)}: {'; '.join(parts)}.")
-    return f"{what}, by strength. {' '.join(said)}"
+    return f"{what}, by strength. {' '.join(said)}{of_seeds(tables)}"
 
 
 def reading(tables: Mapping[str, pd.DataFrame]) -> HTML:
