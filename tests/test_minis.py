@@ -13,6 +13,7 @@ from peaks_and_gates import (
     eyes,
     mini_cards,
     mini_data,
+    mini_figures,
     mini_training,
     minis,
     presets,
@@ -309,6 +310,20 @@ def test_every_mini_is_trained_and_runs(place):
     assert (place / "native-0" / "model.safetensors").stat().st_mtime_ns == changed
 
 
+def test_more_questions_are_asked_without_training_again(place, monkeypatch):
+    folder = mini_training.train("smoke", "native")
+    card = folder.with_suffix(".json")
+    before, weights = json.loads(card.read_text()), (folder / "model.safetensors").read_bytes()
+    known = minis.recipes("smoke")
+    monkeypatch.setattr(minis, "recipes", lambda preset: known | {"n_scored": 160})
+    monkeypatch.setattr(mini_training, "begin", lambda *a: pytest.fail("a mini that is done was trained again"))
+    mini_training.train("smoke", "native")
+    after = json.loads(card.read_text())
+    assert [about["scores"]["all questions"]["n"] for about in (before, after)] == [known["n_scored"], 160]
+    assert {key for key in after if after[key] != before[key]} == {"n_scored", "scores"}
+    assert (folder / "model.safetensors").read_bytes() == weights
+
+
 def test_a_killed_run_ends_with_the_same_weights(place, monkeypatch):
     monkeypatch.setattr(mini_training, "SAVE_EVERY", 2)
     whole = mini_training.train("smoke", "native", 1)
@@ -360,8 +375,10 @@ def test_the_cards_of_the_book_are_those_of_its_weights():
         weights = vlms.mini_folder(vlms.VLMS[name]["folder"]) / "model.safetensors"
         assert about["sha256"] == store.file_sha256(weights)
         assert weights.stat().st_size <= 15e6
+        made_from = about["made_from"]["recipe"]
+        assert made_from == minis.recipe("laptop", mini_figures.role(name), made_from["seed"])
         scores = table[table["mini"] == name].set_index("metric").loc[["colour", "shape"]]
-        assert (scores["high"] >= 0.9).all(), name  # nine of ten, as far as 120 questions can tell
+        assert (scores["value"] >= 0.9).all(), name
     losses = mini_cards.losses(names)
     assert losses["loss"].notna().all()
     with pytest.raises(BadParameter, match="is no mini"):

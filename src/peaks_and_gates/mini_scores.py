@@ -16,9 +16,11 @@ from .uncertainty import mean_estimate
 def scores(model: str | Path, n: int, dtype: str = "float32") -> dict[str, Any]:
     """Accuracy of answers by kind of question, of classes, and CIDEr of captions, each as an Estimate's fields.
 
-    model: as `vlms.load` takes it.  n: questions and captions; about as many scenes for the classes.
+    model: as `vlms.load` takes it.  n: questions; a quarter as many captions, and about as many scenes for the classes.
     """
-    study = gate.Study(str(model), n_questions=n, n_captions=n, n_classes=24, n_per_class=-(-n // 24), dtype=dtype)
+    fewer = -(-n // 4)
+    sizes = {"n_questions": n, "n_captions": fewer, "n_classes": 24, "n_per_class": -(-fewer // 24)}
+    study = gate.Study(str(model), **sizes, batch_size=64, dtype=dtype)
     asked = study.pictures("questions")
     said = interventions.answers(study, "questions", asked, interventions.CUTS["none"])
     right = vqa.vqa_accuracy(said, [picture.answers for picture in asked])

@@ -33,7 +33,7 @@ from .wiring import closed_pairs
 CODE = ("mini_training", "mini_data", "wiring", "scene_words", *eyes.CODE)
 ENCODED = 256  # images that are turned into codes at a time
 CLIP = 1.0  # the longest step of a gradient
-RAMP = 150  # steps in which a penalty grows to its full size, unless a recipe says `ramp`
+RAMP = 150  # steps in which a penalty grows to its full size
 KNOWS = 0.5  # a start below this share of the loss of a model that knows nothing counts as this share
 
 
@@ -51,14 +51,17 @@ def train(preset: str, name: str, seed: int | None = None, **changes: Any) -> Pa
     target = minis.minis_folder(preset) / label(name, settings["seed"])
     start = start_folder(preset, settings) if settings["start"] else None
     wanted = {"recipe": settings} | ({"start": store.file_sha256(start / "model.safetensors")} if start else {})
-    card = target.with_suffix(".json")
-    if card.is_file() and json.loads(card.read_text()).get("made_from") == wanted:
+    card, n_scored = target.with_suffix(".json"), minis.recipes(preset)["n_scored"]
+    known = json.loads(card.read_text()) if card.is_file() else {}
+    if known.get("made_from") == wanted:
+        if known.get("n_scored") != n_scored:
+            store.write_json(card, known | scored(target, settings, n_scored))
         print(f"{target}: done")
         return target
     network, processor = begin(settings, codebook_file(preset), eyes_file(preset), start)
     work = store.cache_folder() / "minis" / store.digest(wanted | {"code": store.code_version(*CODE)})
     log = descend(network, processor, settings, work)
-    publish(network, processor, settings, wanted, log, target, minis.recipes(preset)["n_scored"])
+    publish(network, processor, settings, wanted, log, target, n_scored)
     return target
 
 
@@ -225,7 +228,7 @@ def loss_of(
     packed = with_codes(lessons.batch(step, size, "marked image"), codes[chosen])
     hidden, share = states(network, packed, settings["closed"] or settings["wiring"], bool(settings["penalty"]))
     text = predicted(network, hidden, packed)
-    found = text + settings["penalty"] * min(1.0, (step + 1) / settings.get("ramp", RAMP)) * share
+    found = text + settings["penalty"] * min(1.0, (step + 1) / RAMP) * share
     if settings["image_loss"]:
         # Fewer images after a text than before one: they take as long, and teach little about reading.
         few = with_codes(lessons.batch(step, size // 4, "caption, image"), codes[lessons.chosen(step, size // 4)])
@@ -306,12 +309,16 @@ def publish(
         "code": store.code_version(*CODE),
         "sha256": store.file_sha256(target / "model.safetensors"),
         "parameters": sum(p.numel() for p in network.parameters()),
-        "scores": {} if settings["kind"] == "words" else mini_scores.scores(target, n_scored),
         "log": vars(log),
         "environment": store.environment(),
     }
-    store.write_json(card, about)
+    store.write_json(card, about | scored(target, settings, n_scored))
     print(f"{target}: {log.seconds / 60:.1f} minutes, loss {sum(log.loss[-50:]) / len(log.loss[-50:]):.3f}")
+
+
+def scored(target: Path, settings: Mapping[str, Any], n_scored: int) -> dict[str, Any]:
+    """What a card says of what a mini can do: nothing of one that sees no images."""
+    return {"n_scored": n_scored, "scores": {} if settings["kind"] == "words" else mini_scores.scores(target, n_scored)}
 
 
 def save(network: PreTrainedModel, processor: Any, target: Path) -> None:
