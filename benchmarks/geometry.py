@@ -12,7 +12,8 @@ import psutil
 from dadapy import Data
 from sklearn.metrics import adjusted_rand_score
 
-from peaks_and_gates.geometry import K_MAX, RECIPES, landscape
+from peaks_and_gates.clustering import RECIPES
+from peaks_and_gates.geometry import K_MAX, landscape
 
 
 def clusters(n: int, d: int, n_clusters: int = 57) -> np.ndarray:

@@ -8,9 +8,10 @@ import pytest
 
 from conftest import make_questions
 from peaks_and_gates import claims, dendrogram, figures, hierarchy, tree_figures
+from peaks_and_gates.clustering import Recipe
 from peaks_and_gates.dendrogram import Panel, content, estimates, grow, least_points, named, panels
 from peaks_and_gates.errors import BadParameter
-from peaks_and_gates.geometry import Landscape, Recipe, clustered, landscape
+from peaks_and_gates.geometry import Landscape, clustered, landscape
 from peaks_and_gates.peaks import Study
 from peaks_and_gates.questions import QuestionSet
 

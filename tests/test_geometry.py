@@ -4,9 +4,10 @@ import torch
 from dadapy import Data
 from sklearn.metrics import adjusted_rand_score
 
-from peaks_and_gates import geometry
+from peaks_and_gates import clustering, geometry
+from peaks_and_gates.clustering import RECIPES, density_peaks
 from peaks_and_gates.errors import BadParameter, BadStates, BookError, TooFewPoints, UnknownName
-from peaks_and_gates.geometry import RECIPES, density_peaks, landscape, landscapes, reclustered
+from peaks_and_gates.geometry import landscape, landscapes, reclustered
 from peaks_and_gates.neighbours import nearest_neighbours, neighbour_overlap, point_overlap
 from peaks_and_gates.uncertainty import normal_estimate
 
@@ -213,7 +214,7 @@ def with_pak_density(seed, n, d, k):
     """A DADApy data set whose density has a k of its own for each point, so that peaks get removed."""
     rng = np.random.default_rng(seed)
     points = rng.standard_normal((n, d)) / np.abs(rng.standard_normal((n, 1))) ** 0.7
-    data = geometry._dadapy_data(*nearest_neighbours(points, k))
+    data = clustering.dadapy_data(*nearest_neighbours(points, k))
     data.set_id(d)
     data.compute_density_PAk()
     return data
@@ -226,9 +227,9 @@ def test_points_that_dadapy_leaves_without_a_peak(seed, n, d, k, recognised, mon
     data = with_pak_density(seed, n, d, k)
     data.compute_clustering_ADP(Z=1.0)
     assert sum(map(len, data.cluster_indices)) < n, "DADApy has mended its bug: the guard can go"
-    assert geometry._needs_links(data)
+    assert clustering._needs_links(data)
     if not recognised:  # the check after the call finds it too
-        monkeypatch.setattr(geometry, "_needs_links", lambda data: False)
+        monkeypatch.setattr(clustering, "_needs_links", lambda data: False)
     assignment, _ = density_peaks(data, 1.0)
     np.testing.assert_array_equal(assignment, data.compute_clustering_ADP_pure_python(Z=1.0))
     np.testing.assert_array_equal(np.unique(assignment), np.arange(data.N_clusters))
@@ -239,10 +240,10 @@ def test_links_are_not_needed_with_one_k():
     for seed in range(40):
         rng = np.random.default_rng(seed)
         points = rng.standard_normal((300, 5)) / np.abs(rng.standard_normal((300, 1))) ** 0.7
-        data = geometry._dadapy_data(*nearest_neighbours(points, 16))
+        data = clustering.dadapy_data(*nearest_neighbours(points, 16))
         data.set_id(5)
         data.compute_density_kNN(16)
-        assert not geometry._needs_links(data)
+        assert not clustering._needs_links(data)
 
 
 def test_planted_bad_labels_are_caught(monkeypatch):

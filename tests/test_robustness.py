@@ -9,8 +9,9 @@ import pytest
 
 from conftest import make_questions
 from peaks_and_gates import claims, questions, robustness, table_figures
+from peaks_and_gates.clustering import RECIPES
 from peaks_and_gates.errors import BadParameter, MissingFile
-from peaks_and_gates.geometry import RECIPES, landscape, landscapes
+from peaks_and_gates.geometry import landscape, landscapes
 from peaks_and_gates.peaks import Study
 from peaks_and_gates.robustness import by_settings, cases, halved, highest, highest_as_text, layers_of, settings
 from peaks_and_gates.uncertainty import adjusted_rand_index

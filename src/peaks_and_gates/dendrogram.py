@@ -23,8 +23,9 @@ from scipy.stats import random_table
 from sklearn.metrics.cluster import contingency_matrix
 
 from . import hierarchy, peaks, record, store
+from .clustering import Recipe
 from .errors import BadParameter
-from .geometry import Landscape, Recipe, clustered, landscape
+from .geometry import Landscape, clustered, landscape
 from .peaks import GEOMETRY, Study
 from .progress import bar
 from .uncertainty import PERCENTILES, Estimate, subsampled

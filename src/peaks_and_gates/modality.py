@@ -14,8 +14,9 @@ import numpy as np
 import torch
 from sklearn.metrics import homogeneity_score
 
+from peaks_and_gates.clustering import Recipe
 from peaks_and_gates.errors import BadParameter, BadStates, TooFewPoints
-from peaks_and_gates.geometry import Recipe, clustered, first_of_identical, landscape
+from peaks_and_gates.geometry import clustered, first_of_identical, landscape
 from peaks_and_gates.neighbours import as_matrix, nearest_neighbours, neighbour_overlap
 from peaks_and_gates.uncertainty import PERCENTILES, Estimate, mean_estimate, subsampled
 

@@ -24,16 +24,17 @@ import pandas as pd
 
 from . import questions as question_sets
 from . import record, store
+from .clustering import RECIPES
 from .extraction import CODE as EXTRACTION
 from .extraction import StoredStates, hidden_states
-from .geometry import RECIPES, landscapes, reclustered
+from .geometry import landscapes, reclustered
 from .progress import bar
 from .questions import LETTERS, Prompt, QuestionSet, build_prompts
 from .uncertainty import Estimate, mean_estimate
 
 # Neighbours of the label overlap, as a share of the class: the paper has 0.3 for subjects and plots 0.1 for letters.
 CLASS_FRACTION = {"subject": 0.3, "answer": 0.1}
-GEOMETRY = (*EXTRACTION, "geometry", "neighbours", "uncertainty")
+GEOMETRY = (*EXTRACTION, "clustering", "geometry", "neighbours", "uncertainty")
 
 
 @dataclass(frozen=True)

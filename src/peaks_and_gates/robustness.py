@@ -19,9 +19,10 @@ from sklearn.metrics import adjusted_rand_score
 from sklearn.model_selection import StratifiedKFold
 
 from . import record, store
+from .clustering import RECIPES, Recipe
 from .errors import BadParameter
 from .extraction import StoredStates
-from .geometry import RECIPES, Landscape, Recipe, clustered, landscape, reclustered
+from .geometry import Landscape, clustered, landscape, reclustered
 from .peaks import CLASS_FRACTION, GEOMETRY, Study, condition_name, landscape_table, row, select
 from .progress import bar
 from .uncertainty import Estimate, adjusted_rand_index
