@@ -171,7 +171,7 @@ def run(jobs: list[Job], force: bool = False) -> list[str]:
             "notebook": job.name,
             "preset": job.preset,
             "parameters": job.parameters,
-            "tables": sorted(p.stem for p in job.record.glob("*.parquet") if p.stat().st_mtime >= began - 1),
+            "tables": tables_of(job, began - 1),
             "run_key": job.key,
             "dtype": precision(job.parameters),
             "seconds": round(time.perf_counter() - start, 1),
@@ -186,6 +186,12 @@ def run(jobs: list[Job], force: bool = False) -> list[str]:
     if jobs and jobs[0].record.is_dir():
         write_scorecard(jobs)
     return failures
+
+
+def tables_of(job: Job, since: float) -> list[str]:
+    """The tables that a page recorded since a time; other pages may record theirs into the same folder meanwhile."""
+    new = [path for path in job.record.glob("*.parquet") if path.stat().st_mtime >= since]
+    return sorted(path.stem for path in new if json.loads(path.with_suffix(".json").read_text())["page"] == job.name)
 
 
 def models_of(parameters: dict[str, Any]) -> list[str]:
@@ -207,7 +213,7 @@ def execute(job: Job, redraw: bool = False) -> None:
     """Run one notebook.  redraw: from its recorded tables alone.  Raises BookError with the notebook's own message."""
     job.output.parent.mkdir(parents=True, exist_ok=True)
     temporary = job.output.with_suffix(".running.ipynb")
-    settings = {"PG_RUNNER": "1", "PG_RECORD": str(job.record), "PG_REDRAW": "1" if redraw else ""}
+    settings = {"PG_RUNNER": "1", "PG_PAGE": job.name, "PG_RECORD": str(job.record), "PG_REDRAW": "1" if redraw else ""}
     try:
         with environment(settings):
             papermill.execute_notebook(

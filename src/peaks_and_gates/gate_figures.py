@@ -232,7 +232,7 @@ def table(tables: Mapping[str, pd.DataFrame]) -> HTML:
     """Table 1: every cut by model and metric, with intervals; the paper's own numbers in `paper_table`."""
     parts = []
     for title, rows in tables.items():
-        shown = lambda r: "–" if np.isnan(r["value"]) else f"{r['value']:.2f} [{r['low']:.2f}, {r['high']:.2f}]"
+        shown = lambda r: "–" if np.isnan(r["value"]) else f"{r['value']:z.2f} [{r['low']:z.2f}, {r['high']:z.2f}]"
         text = rows.apply(shown, axis=1)
         column = rows["metric"].map(LABELS) + rows["setting"].where(rows["metric"].str.startswith("cider"), "").map(
             lambda data: f", {data}" * bool(data)
@@ -259,7 +259,7 @@ def summary(tables: Mapping[str, pd.DataFrame], metric: str, setting: str | None
     for title, table in tables.items():
         rows = select(table, metric, setting)
         tops = rows.loc[rows.groupby("condition", sort=False)["value"].idxmax()]
-        parts = [f"{r['condition']} {r['value']:.2f} (layer {r['layer']:.0f})" for _, r in tops.iterrows()]
+        parts = [f"{r['condition']} {r['value']:z.2f} (layer {r['layer']:.0f})" for _, r in tops.iterrows()]
         said.append(f"{title}: {', '.join(parts)}.")
     return f"Highest {LABELS[metric]}. {' '.join(said)}{of_seeds(tables)}"
 
@@ -272,8 +272,8 @@ def loss_summary(tables: Mapping[str, pd.DataFrame], metric: str, brief: bool = 
     said = []
     for title, table in tables.items():
         rows = table[(table["metric"] == metric) & (table["condition"].isin(TELLING) | (not brief))]
-        between = lambda r: "" if brief else f" [{r['low']:.2f}, {r['high']:.2f}]"
-        parts = [f"{r['condition']} {r['value']:.2f}{between(r)}" for _, r in rows.iterrows()]
+        between = lambda r: "" if brief else f" [{r['low']:z.2f}, {r['high']:z.2f}]"
+        parts = [f"{r['condition']} {r['value']:z.2f}{between(r)}" for _, r in rows.iterrows()]
         said.append(f"{title}: {', '.join(parts)}.")
     return f"{LABELS[metric]}. {' '.join(said)}{of_seeds(tables)}"
 

@@ -137,7 +137,7 @@ def panel(ax: Axes, found: Map, condition: str, layer: int, colouring: str) -> N
         )
     label = "answer" if colouring == "answer" else "subject"
     index = measured(found, condition, layer)[f"ari_{label}"][0]
-    ax.text(0.03, 0.97, f"ARI {round(index, 2) + 0.0:.2f}", transform=ax.transAxes, va="top", fontsize=9)
+    ax.text(0.03, 0.97, f"ARI {index:z.2f}", transform=ax.transAxes, va="top", fontsize=9)
     ax.set(aspect="equal")
     ax.spines[:].set(visible=True, lw=0.5)
     ax.grid(False)
@@ -160,8 +160,8 @@ def summary(found: Map, label: str) -> str:
     parts = []
     for condition, its in rows.groupby("condition", sort=False):
         top = its.loc[its["value"].idxmax()]
-        interval = f"[{top['low']:.2f}, {top['high']:.2f}]"
-        parts.append(f"{condition} {round(top['value'], 2) + 0.0:.2f} {interval} at layer {top['layer']}")
+        interval = f"[{top['low']:z.2f}, {top['high']:z.2f}]"
+        parts.append(f"{condition} {top['value']:z.2f} {interval} at layer {top['layer']}")
     name = "subject" if label == "subject" else "answer letter"
     return f"Highest ARI of the peaks with the {name} over the mapped layers: {'; '.join(parts)}."
 

@@ -1,7 +1,8 @@
 """The record: the tables behind the figures, small enough to be committed, and read again to redraw the book.
 
-`pg run` names a folder in PG_RECORD; a table that a notebook asks for is then also written there. `pg site` sets
-PG_REDRAW as well: tables are read from the folder and nothing is computed, so a page can be built without a model.
+`pg run` names a folder in PG_RECORD, and the page in PG_PAGE; a table that a notebook asks for is then also written
+there. `pg site` sets PG_REDRAW as well: tables are read from the folder and nothing is computed, so a page can be
+built without a model.
 Outside both (a notebook opened in JupyterLab) tables are just computed, or read from the store.
 """
 
@@ -38,6 +39,11 @@ def table(name: str, inputs: dict[str, Any], compute: Callable[[], pd.DataFrame]
         return pd.read_parquet(path)
     frame = compute()
     store.write_atomically(path, lambda temporary: frame.to_parquet(temporary, index=False))
-    described = {"inputs": inputs, "sha256": store.file_sha256(path), "rows": len(frame)}
+    described = {
+        "page": os.environ.get("PG_PAGE"),
+        "inputs": inputs,
+        "sha256": store.file_sha256(path),
+        "rows": len(frame),
+    }
     store.write_json(about, described | {"environment": store.environment()})
     return frame

@@ -103,7 +103,7 @@ def layer_summary(tables: Mapping[str, pd.DataFrame]) -> str:
     for title, table in tables.items():
         rows = table[(table["condition"] == "each layer") & (table["metric"] == "other")]
         means = rows.groupby("layer")["value"].mean()
-        told = ", ".join(f"{value:.2f} at {layer}" for layer, value in means.items())
+        told = ", ".join(f"{value:z.2f} at {layer}" for layer, value in means.items())
         said.append(f"{title}: {place(table)} chosen; share of the other's class by layer {told}.")
     return f"Answers when one layer is steered, means over the strengths. {' '.join(said)}"
 
@@ -119,8 +119,8 @@ def strength_summary(tables: Mapping[str, pd.DataFrame], curves: Curves, what: s
         for label, (condition, metric, *_) in curves.items():
             rows = shares(table, condition, metric)
             told = [s for s in dict.fromkeys((rows.index[0], 1.0, rows.index[-1])) if s in rows.index]
-            interval = lambda row: "" if brief else f" [{row['low']:.2f}, {row['high']:.2f}]"
-            values = [f"{rows['value'][s]:.2f}{interval(rows.loc[s])} at {s:g}" for s in told[: 2 if brief else 3]]
+            interval = lambda row: "" if brief else f" [{row['low']:z.2f}, {row['high']:z.2f}]"
+            values = [f"{rows['value'][s]:z.2f}{interval(rows.loc[s])} at {s:g}" for s in told[: 2 if brief else 3]]
             parts.append(f"{label} {', '.join(values)}")
         said.append(f"{title}, {place(table)}: {'; '.join(parts)}.")
     return f"{what}, by strength. {' '.join(said)}{of_seeds(tables)}"
