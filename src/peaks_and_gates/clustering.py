@@ -1,6 +1,6 @@
 """Density peaks by DADApy: from neighbours to peaks, their saddles and their cores.
 
-What `geometry` and everything above it know of DADApy is here, and the way round a fault of its release 0.3.4.
+All of DADApy but Gride, which `geometry` calls itself, and the way round a fault of its release 0.3.4.
 """
 
 from __future__ import annotations

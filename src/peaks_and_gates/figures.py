@@ -322,3 +322,8 @@ def per_subject(table: pd.DataFrame) -> pd.DataFrame:
     wide = rows.pivot(index="setting", columns="condition", values="value").round(2)
     wide.index = wide.index.str.replace("_", " ")
     return wide.rename_axis(index="subject", columns=None)
+
+
+def interval(row: pd.Series) -> str:
+    """A number with its interval, to two places; no zero is negative."""
+    return f"{row['value']:z.2f} [{row['low']:z.2f}, {row['high']:z.2f}]"

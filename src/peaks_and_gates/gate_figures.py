@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from .errors import MissingFile
+from .figures import interval
 from .peaks import select
 from .store import project_folder
 
@@ -232,7 +233,7 @@ def table(tables: Mapping[str, pd.DataFrame]) -> HTML:
     """Table 1: every cut by model and metric, with intervals; the paper's own numbers in `paper_table`."""
     parts = []
     for title, rows in tables.items():
-        shown = lambda r: "–" if np.isnan(r["value"]) else f"{r['value']:z.2f} [{r['low']:z.2f}, {r['high']:z.2f}]"
+        shown = lambda r: "–" if np.isnan(r["value"]) else interval(r)
         text = rows.apply(shown, axis=1)
         column = rows["metric"].map(LABELS) + rows["setting"].where(rows["metric"].str.startswith("cider"), "").map(
             lambda data: f", {data}" * bool(data)
@@ -272,8 +273,8 @@ def loss_summary(tables: Mapping[str, pd.DataFrame], metric: str, brief: bool = 
     said = []
     for title, table in tables.items():
         rows = table[(table["metric"] == metric) & (table["condition"].isin(TELLING) | (not brief))]
-        between = lambda r: "" if brief else f" [{r['low']:z.2f}, {r['high']:z.2f}]"
-        parts = [f"{r['condition']} {r['value']:z.2f}{between(r)}" for _, r in rows.iterrows()]
+        number = lambda r: f"{r['value']:z.2f}" if brief else interval(r)
+        parts = [f"{r['condition']} {number(r)}" for _, r in rows.iterrows()]
         said.append(f"{title}: {', '.join(parts)}.")
     return f"{LABELS[metric]}. {' '.join(said)}{of_seeds(tables)}"
 

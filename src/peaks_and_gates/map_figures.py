@@ -14,6 +14,7 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from .figures import interval
 from .maps import UNIT, Map
 
 # Paul Tol's bright palette and two of his light one.  8 colours and 9 marks take turns: 72 pairs before one repeats.
@@ -160,8 +161,7 @@ def summary(found: Map, label: str) -> str:
     parts = []
     for condition, its in rows.groupby("condition", sort=False):
         top = its.loc[its["value"].idxmax()]
-        interval = f"[{top['low']:z.2f}, {top['high']:z.2f}]"
-        parts.append(f"{condition} {top['value']:z.2f} {interval} at layer {top['layer']}")
+        parts.append(f"{condition} {interval(top)} at layer {top['layer']}")
     name = "subject" if label == "subject" else "answer letter"
     return f"Highest ARI of the peaks with the {name} over the mapped layers: {'; '.join(parts)}."
 

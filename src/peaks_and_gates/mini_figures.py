@@ -11,6 +11,7 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 from PIL import Image
 
+from .figures import interval
 from .scene_words import KINDS
 
 # By architecture and role: the seeds of one mini share a look.
@@ -56,7 +57,7 @@ def abilities(table: pd.DataFrame) -> HTML:
     titles = {each: each + (f" ({n} seeds)" if n > 1 else "") for each, n in seeds.items()}
     merged = scored.assign(mini=scored["mini"].map(role).map(titles)).groupby(["metric", "mini"])
     ends = merged.agg({"value": "mean", "low": "min", "high": "max"})
-    text = ends.apply(lambda r: f"{r['value']:z.2f} [{r['low']:z.2f}, {r['high']:z.2f}]", axis=1)
+    text = ends.apply(interval, axis=1)
     wide = text.unstack().loc[[*KINDS, *LAST], list(titles.values())].rename(index=LAST)
     return HTML(wide.rename_axis(index=None, columns=None).to_html(classes="pg-table", border=0))
 

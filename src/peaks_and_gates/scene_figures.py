@@ -23,6 +23,7 @@ from PIL import Image
 
 from . import scenes
 from .errors import BadParameter
+from .figures import interval
 from .scene_drawing import draw
 from .scene_words import NUMBERS, Question, caption, questions
 from .scenes import COLOURS, COLUMNS, ROWS, SHAPES, SPLITS, TEXTURES, TWINS, Place, Scene, Thing
@@ -260,11 +261,6 @@ def guess_table(table: pd.DataFrame, asked: Sequence[Question]) -> HTML:
             "questions": part["n"].iloc[0], "knows the kind": knows["kind"], "knows the question": knows["question"],
         })  # fmt: skip
     return HTML(pd.DataFrame(rows).to_html(classes="pg-table", border=0, index=False))
-
-
-def interval(row: pd.Series) -> str:
-    """A number with its interval."""
-    return f"{row['value']:.2f} [{row['low']:.2f}, {row['high']:.2f}]"
 
 
 def balance_summary(table: pd.DataFrame) -> str:

@@ -259,8 +259,5 @@ def orders_summary(table: pd.DataFrame, metric: str, recipe: str) -> str:
     told = []
     for condition, rows in select(table, metric, recipe).groupby("condition", sort=False):
         top = rows.loc[rows["value"].idxmax()]
-        told.append(
-            f"{condition} {top['value']:.2f} [{top['low']:.2f}, {top['high']:.2f}] "
-            f"(layer {top['layer']:.0f} of {rows['layer'].max():.0f})"
-        )
+        told.append(f"{condition} {figures.interval(top)} (layer {top['layer']:.0f} of {rows['layer'].max():.0f})")
     return f"Highest {LABELS[metric]}, {int(table['n'].max()):,} questions: {', '.join(told)}."

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from . import models
 from .errors import MissingFile
-from .figures import LABELS, LIMITS, paper_curve
+from .figures import LABELS, LIMITS, interval, paper_curve
 from .finetune import check_card
 from .peaks import select
 
@@ -131,5 +131,5 @@ def compared(tables: Mapping[str, pd.DataFrame], every: int = 5) -> pd.DataFrame
     for heading, table in tables.items():
         rows = select(table[table["condition"] == "fine-tuned"], "overlap_pretrained").set_index("layer")
         rows = rows[(rows.index == 1) | (rows.index % every == 0)]
-        columns[heading] = rows.apply(lambda row: f"{row['value']:.2f} [{row['low']:.2f}, {row['high']:.2f}]", axis=1)
+        columns[heading] = rows.apply(interval, axis=1)
     return pd.DataFrame(columns)
