@@ -1,0 +1,64 @@
+"""The cost of an extraction: weights counted as the model has them, operations as torch counts them."""
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import AutoModelForCausalLM, LlamaConfig
+
+from conftest import make_questions
+from peaks_and_gates import estimate, extraction
+from peaks_and_gates.errors import UnknownName
+from peaks_and_gates.questions import build_prompts
+
+BILLION = 1e9
+
+
+@pytest.mark.parametrize(
+    ("name", "billions"),
+    [("llama-3-8b", 8.03), ("llama-3-70b", 70.6), ("llama-2-7b", 6.74), ("llama-2-13b", 13.0), ("mistral-7b", 7.24)],
+)
+def test_the_weights_of_the_papers_models(name, billions):
+    assert estimate.shape(name).weights / BILLION == pytest.approx(billions, rel=0.01)
+
+
+def test_an_unknown_model_is_named():
+    with pytest.raises(UnknownName, match="llama-3-8b"):
+        estimate.shape("llama-3-9b")
+
+
+@pytest.mark.parametrize("kv_heads", [1, 2, 4])
+def test_the_weights_and_operations_of_a_model_that_is_there(kv_heads):
+    config = LlamaConfig(
+        vocab_size=97, hidden_size=32, intermediate_size=80, num_hidden_layers=3, num_attention_heads=4,
+        num_key_value_heads=kv_heads, tie_word_embeddings=False,
+    )  # fmt: skip
+    network = AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
+    shape = estimate.shape_of(config)
+    norms = (2 * 3 + 1) * 32
+    assert shape.weights == sum(weight.numel() for weight in network.parameters()) - norms
+    with torch.inference_mode(), FlopCounterMode(display=False) as counter:
+        hidden = network.model(torch.zeros(1, 50, dtype=torch.long), use_cache=False).last_hidden_state
+        network.lm_head(hidden[:, -1])
+    # Eager attention computes both halves of the square of positions; what is needed is the lower one.
+    square = estimate.Work(tokens=50, pairs=50 * 50, prompts=1)
+    assert estimate.flops(shape, square) == pytest.approx(counter.get_total_flops(), rel=0.02)
+    assert estimate.work([("", 0, 50)]) == estimate.Work(50, 50 * 51 // 2, 1)
+
+
+def test_a_shared_prefix_counts_once(tiny):
+    prompts = build_prompts(make_questions(2, 6), 5, n_orders=1)
+    encoded = extraction.encode(tiny, prompts)
+    whole = [(i, 0, len(e.prefix) + len(e.rest)) for i, e in enumerate(encoded)]
+    shared = [(e.prefix, len(e.prefix), len(e.rest)) for e in encoded]
+    assert estimate.work(shared).tokens < estimate.work(whole).tokens / 2
+    prefixes = {e.prefix for e in encoded}
+    assert len(prefixes) == 2
+    assert estimate.work(shared).tokens == sum(map(len, prefixes)) + sum(len(e.rest) for e in encoded)
+
+
+def test_memory_grows_with_the_batch_and_says_how_many_gpus():
+    shape = estimate.shape("llama-3-70b")
+    few, many = (estimate.memory(shape, n) for n in (1024, 65536))
+    assert 2 * shape.weights < few < many
+    assert estimate.least_gpus(shape, 4096, 80) == 2
+    assert estimate.least_gpus(estimate.shape("llama-3-8b"), 4096, 24) == 1
