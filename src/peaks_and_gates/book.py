@@ -7,7 +7,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -161,31 +161,41 @@ def run(jobs: list[Job], force: bool = False) -> list[str]:
             continue
         last = job.manifest.get("seconds")
         print(f"{title}: running" + (f", {last / 60:.1f} minutes last time" if last else ""), flush=True)
-        start, began = time.perf_counter(), time.time()
         try:
-            execute(job)
+            perform(job)
         except BookError as error:
             failures.append(f"{job.name}: {error}")
             continue
-        manifest = {
-            "notebook": job.name,
-            "preset": job.preset,
-            "parameters": job.parameters,
-            "tables": tables_of(job, began - 1),
-            "run_key": job.key,
-            "dtype": precision(job.parameters),
-            "seconds": round(time.perf_counter() - start, 1),
-            "created": datetime.now(UTC).isoformat(timespec="seconds"),
-            "environment": store.environment(),
-        }
-        store.write_json(job.manifest_path, manifest)
-        job.marker.write_text(manifest["created"])
         executed.append(job)
-    for job in executed:  # only now: a later notebook may have recorded a table anew
+    finish(jobs, executed)
+    return failures
+
+
+def perform(job: Job) -> None:
+    """Run one notebook and write its manifest.  Raises BookError."""
+    start, began = time.perf_counter(), time.time()
+    execute(job)
+    manifest = {
+        "notebook": job.name,
+        "preset": job.preset,
+        "parameters": job.parameters,
+        "tables": tables_of(job, began - 1),
+        "run_key": job.key,
+        "dtype": precision(job.parameters),
+        "seconds": round(time.perf_counter() - start, 1),
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "environment": store.environment(),
+    }
+    store.write_json(job.manifest_path, manifest)
+    job.marker.write_text(manifest["created"])
+
+
+def finish(jobs: Sequence[Job], executed: Iterable[Job]) -> None:
+    """Stamp what was run, only now, since a later notebook may have recorded a table anew; write the scorecard."""
+    for job in executed:
         stamp(job)
     if jobs and jobs[0].record.is_dir():
         write_scorecard(jobs)
-    return failures
 
 
 def tables_of(job: Job, since: float) -> list[str]:
@@ -253,7 +263,7 @@ def environment(settings: dict[str, str]) -> Iterator[None]:
             os.environ.pop(name) if value is None else os.environ.__setitem__(name, value)
 
 
-def write_scorecard(jobs: list[Job]) -> list[claims.Verdict]:
+def write_scorecard(jobs: Sequence[Job]) -> list[claims.Verdict]:
     """Judge every claim on a run's recorded tables and keep the verdicts beside them."""
     job = jobs[0]
     verdicts = claims.judge_all(job.record)

@@ -29,7 +29,23 @@ def cli() -> None:
 @click.option("-p", "changes", multiple=True, metavar="KEY=VALUE", help="Change one of the preset's parameters.")
 @click.option("--model", help="A language model, or a vision-language model the book knows, to run the pages on.")
 @click.option("--force", is_flag=True, help="Run again what is done; stored hidden states are still reused.")
-def run(preset: str, only: tuple[str, ...], changes: tuple[str, ...], model: str | None, force: bool) -> None:
+@click.option(
+    "--executor",
+    type=click.Choice(["here", "local", "slurm"]),
+    default="here",
+    show_default=True,
+    help="Where: in this process, page by page; in several on this machine; as jobs of a SLURM cluster.",
+)
+@click.option("--profile", metavar="FILE", help="Settings of the jobs (YAML), such as slurm_partition: gpu.")
+def run(
+    preset: str,
+    only: tuple[str, ...],
+    changes: tuple[str, ...],
+    model: str | None,
+    force: bool,
+    executor: str,
+    profile: str | None,
+) -> None:
     """Run the notebooks at one size and record their tables."""
     from . import book, claims
 
@@ -37,7 +53,12 @@ def run(preset: str, only: tuple[str, ...], changes: tuple[str, ...], model: str
     changed |= dict(presets.parse_assignment(text) for text in changes)
     jobs = book.plan(preset, only, changed)
     book.check_parameters(jobs, changed)
-    failures = book.run(jobs, force)
+    if executor == "here":
+        failures = book.run(jobs, force)
+    else:
+        from . import cluster
+
+        failures = cluster.run(jobs, executor, profile, force)
     if jobs[0].record.is_dir():
         click.echo(f"Claims: {claims.count(claims.judge_all(jobs[0].record))}. The record is {jobs[0].record}.")
     if failures:
