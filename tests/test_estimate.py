@@ -7,7 +7,8 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 
 from conftest import make_questions
 from peaks_and_gates import estimate, extraction
-from peaks_and_gates.errors import UnknownName
+from peaks_and_gates.cli import main
+from peaks_and_gates.errors import BadParameter, UnknownName
 from peaks_and_gates.questions import build_prompts
 
 BILLION = 1e9
@@ -60,5 +61,34 @@ def test_memory_grows_with_the_batch_and_says_how_many_gpus():
     shape = estimate.shape("llama-3-70b")
     few, many = (estimate.memory(shape, n) for n in (1024, 65536))
     assert 2 * shape.weights < few < many
-    assert estimate.least_gpus(shape, 4096, 80) == 2
-    assert estimate.least_gpus(estimate.shape("llama-3-8b"), 4096, 24) == 1
+    assert estimate.least_gpus(shape, 80) == 2
+    assert estimate.least_gpus(estimate.shape("llama-3-8b"), 24) == 1
+
+
+def test_questions_of_one_length_are_counted_as_given_ones_are():
+    prompts = [(i % 6, 50, 10) for i in range(30)]
+    assert estimate.few_shot(5, 3, 30, 2, 10) == estimate.work(prompts)
+    alone = estimate.few_shot(5, None, 30, 2, 10)
+    assert alone.tokens == 30 * 60 and alone == estimate.work([("", 0, 60)] * 30)
+    assert estimate.few_shot(0, 3, 30, 2, 10).tokens == 300
+    assert estimate.few_shot(5, 100, 30, 2, 10) == estimate.work([(i, 50, 10) for i in range(30)])
+    with pytest.raises(BadParameter, match="every subject needs a question"):
+        estimate.few_shot(5, 3, 30, 31, 10)
+
+
+def test_copies_read_in_parallel_and_a_split_model_is_no_faster():
+    shape, work = estimate.shape("llama-3-70b"), estimate.few_shot(5)
+    table = estimate.machines(shape, work, n_nodes=3).set_index("gpu")
+    alone = estimate.flops(shape, work) / (989e12 * estimate.EFFICIENCY) / 60
+    assert table.loc["h200", "least"] == 2 and table.loc["h200", "one"] != table.loc["h200", "one"]
+    assert table.loc["h100", "node"] == pytest.approx(alone / 4)
+    assert table.loc["h100", "nodes"] == pytest.approx(alone / 12)
+    assert table.loc["t4", ["node", "nodes"]].isna().all()
+
+
+def test_the_command_line_estimates(capsys):
+    with pytest.raises(SystemExit) as end:
+        main(["estimate", "--model", "llama-3-8b", "--shots", "5"])
+    said = capsys.readouterr().out
+    assert end.value.code == 0 and "8.0 billion weights" in said and "h100" in said
+    assert "assumed, not measured" in said

@@ -121,6 +121,19 @@ def study(preset: str, only: tuple[str, ...], seeds: tuple[int, ...]) -> None:
 
 
 @cli.command()
+@click.option("--model", required=True, help="A model of shapes.yml, such as llama-3-70b.")
+@click.option("--shots", default=5, show_default=True, help="Solved examples before each question.")
+@click.option("--orders", default=8, show_default=True, help="Orders of a subject's shots; 0 for one a question.")
+@click.option("--questions", default=14_042, show_default=True, help="Questions, of 57 subjects as in MMLU.")
+@click.option("--nodes", default=4, show_default=True, help="Nodes of eight GPUs, beside one GPU and one node.")
+def estimate(model: str, shots: int, orders: int, questions: int, nodes: int) -> None:
+    """Estimate memory and time of reading a question set with a large model, from its shape; loads nothing."""
+    from . import estimate as costs
+
+    click.echo(costs.report(model, shots, orders or None, questions, nodes))
+
+
+@cli.command()
 def doctor() -> None:
     """Say what this machine can run, and what it lacks."""
     from .doctor import report

@@ -1,8 +1,9 @@
 """What reading a question set costs before it is read: memory and time, from a model's shape.
 
     shape = estimate.shape("llama-3-70b")
-    estimate.memory(shape, batch_tokens=4096)      # bytes
-    estimate.flops(shape, work)                    # of the whole extraction
+    estimate.memory(shape)                         # bytes
+    estimate.flops(shape, few_shot(n_shots=5))     # of the whole extraction
+    estimate.machines(shape, few_shot(n_shots=5))  # GPUs and minutes, on several kinds of GPU
 
 Two floating-point operations for every weight of the blocks and token, and four for every pair of positions that
 attend to each other, width and block. A shared prefix counts once, as `extraction` computes it.
@@ -15,14 +16,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import yaml
 from transformers import PreTrainedConfig
 
-from .errors import UnknownName
+from .errors import BadParameter, UnknownName
 
 KNOWN: dict[str, dict[str, Any]] = yaml.safe_load((Path(__file__).parent / "shapes.yml").read_text())
 BYTES = 2  # of a number in bfloat16
 GIB = 2**30
+BATCH_TOKENS = 4096  # of one forward pass, as `extraction.extract` has it
+# MMLU's test questions and subjects.  EvalScope's page on MMLU gives 3,212 characters for a mean prompt with five
+# shots; at 4.3 characters a token these are about 750 tokens, 125 for each of the six questions in it.
+MMLU = {"n_questions": 14_042, "n_subjects": 57, "question_tokens": 125}
+PER_NODE = 8  # GPUs
+EFFICIENCY = 0.45  # share of the maker's matrix rate that an extraction reaches: assumed, not measured
 
 
 @dataclass(frozen=True)
@@ -56,7 +64,7 @@ class Shape:
 
 @dataclass(frozen=True)
 class Work:
-    """Tokens that an extraction computes.  rows: of them each with the tokens before it that it can see."""
+    """What an extraction computes: tokens, pairs of a token and one that it can see, and prompts."""
 
     tokens: int
     pairs: int
@@ -98,18 +106,79 @@ def flops(shape: Shape, work: Work) -> int:
     return blocks + 2 * shape.vocabulary * shape.width * work.prompts
 
 
-def memory(shape: Shape, batch_tokens: int) -> int:
+def few_shot(
+    n_shots: int,
+    n_orders: int | None = 8,
+    n_questions: int = MMLU["n_questions"],
+    n_subjects: int = MMLU["n_subjects"],
+    question_tokens: int = MMLU["question_tokens"],
+) -> Work:
+    """The work of a question set whose questions, shots included, are all of one length.
+
+    n_orders: of the shots of a subject, each a prefix that its questions share; None for an order a question, where
+    nothing is shared.  Raises BadParameter for numbers below what makes sense.
+    """
+    if min(n_questions, n_subjects, question_tokens, n_orders or 1) < 1 or n_shots < 0 or n_questions < n_subjects:
+        raise BadParameter(
+            f"{n_questions} questions in {n_subjects} subjects, {n_shots} shots in {n_orders} orders, "
+            f"{question_tokens} tokens: all must be at least 1, shots 0, and every subject needs a question."
+        )
+    shots = n_shots * question_tokens
+    if n_orders is None or not n_shots:
+        return work([("", 0, shots + question_tokens)] * n_questions)
+    prefixes = min(n_subjects * n_orders, n_questions)
+    return work([(i % prefixes, shots, question_tokens) for i in range(n_questions)])
+
+
+def memory(shape: Shape, batch_tokens: int = BATCH_TOKENS) -> int:
     """Bytes on the GPU at most: weights, keys and values, every block's states of a batch, and its largest product."""
     states = (shape.blocks + 1) * shape.width * BYTES
     widest = 3 * shape.inner * BYTES
     return shape.weights * BYTES + batch_tokens * (2 * shape.cache_per_token + states + widest)
 
 
-def least_gpus(shape: Shape, batch_tokens: int, gpu_memory: float) -> int:
+def least_gpus(shape: Shape, gpu_memory: float, batch_tokens: int = BATCH_TOKENS) -> int:
     """GPUs of so many GiB that hold the model and a batch between them."""
     return -(-memory(shape, batch_tokens) // int(gpu_memory * GIB))
 
 
-def seconds(operations: int, rate: float) -> float:
-    """Time of an extraction at a rate that was measured or is assumed, in FLOP/s."""
-    return operations / rate
+def machines(shape: Shape, work: Work, n_nodes: int = 4, efficiency: float = EFFICIENCY) -> pd.DataFrame:
+    """Minutes of an extraction by kind of GPU, on one of them, on a node and on several; NaN where it has no room.
+
+    A model that is split over GPUs passes from one to the next, and computes no faster than on one that could hold it;
+    what is left of a node holds copies of it that read other questions.  Reading the weights from disk comes on top.
+    columns: gpu, least (GPUs that hold the model), one, node, nodes (minutes).
+    """
+    rows = []
+    for name, gpu in KNOWN["hardware"].items():
+        least = least_gpus(shape, gpu["memory"])
+        minutes = flops(shape, work) / (gpu["teraflops"] * 1e12 * efficiency) / 60
+        copies = {"one": 1 // least, "node": PER_NODE // least, "nodes": n_nodes * (PER_NODE // least)}
+        times = {where: minutes / n if n else float("nan") for where, n in copies.items()}
+        rows.append({"gpu": name, "least": least} | times)
+    return pd.DataFrame(rows)
+
+
+def report(model: str, n_shots: int, n_orders: int | None, n_questions: int, n_nodes: int) -> str:
+    """What `pg estimate` prints.  Raises UnknownName, BadParameter."""
+    known = shape(model)
+    needed = few_shot(n_shots, n_orders, n_questions)
+    plain = few_shot(n_shots, None, n_questions)
+    table = machines(known, needed, n_nodes)
+    times = table[["one", "node", "nodes"]].map(lambda minutes: "-" if minutes != minutes else f"{minutes:.1f}")
+    times.insert(0, "GPUs at least", table["least"])
+    times.columns = ["GPUs at least", "one GPU", f"node of {PER_NODE}", f"{n_nodes} nodes"]
+    times.index = table["gpu"]
+    times.index.name = "minutes on"
+    return "\n".join(
+        [
+            f"{model}: {known.weights / 1e9:.1f} billion weights, {known.weights * BYTES / GIB:.0f} GiB in bfloat16, "
+            f"{memory(known) / GIB:.0f} GiB with a batch of {BATCH_TOKENS} tokens.",
+            f"{n_questions} questions of {MMLU['question_tokens']} tokens: {needed.tokens / 1e6:.1f} million tokens, "
+            f"{flops(known, needed) / 1e15:.0f} PFLOP; a prompt at a time {plain.tokens / 1e6:.1f} million tokens, "
+            f"{flops(known, plain) / 1e15:.0f} PFLOP.",
+            times.reset_index().to_string(index=False),
+            f"At {EFFICIENCY:.0%} of the maker's matrix rate, which is assumed, not measured. Reading the weights from "
+            "disk comes on top.",
+        ]
+    )
