@@ -1,24 +1,31 @@
 """Extraction against the straightforward loop: batch of one, whole prompt, every state of every token to the host.
 
-    python benchmarks/extraction.py [questions per measurement]
+    python benchmarks/extraction.py
 
-States are compared first; a faster wrong answer counts for nothing. Printed for 0, 1, 2, 5 shots and one or eight
-orders: questions/s both ways, their ratio, the share of this machine's measured matrix-product rate that ours reaches.
+States are compared first; a faster wrong answer counts for nothing. Then questions a second both ways at 0, 1, 2 and 5
+shots with one and with eight orders, the limit that this machine's matrix products set, and the most memory that
+storing the states of 1,000, 2,000 and 4,000 questions takes.
 """
 
 from __future__ import annotations
 
+import json
 import sys
-import time
-from statistics import median
+import tempfile
+from dataclasses import replace
+from pathlib import Path
 
 import torch
+from common import in_a_process, keep, matmul_rate, peak_memory, seconds
 
-from peaks_and_gates import models
-from peaks_and_gates.extraction import encode, extract
+from peaks_and_gates import estimate, models, store
+from peaks_and_gates.extraction import encode, extract, hidden_states
 from peaks_and_gates.questions import build_prompts, load
 
 MODEL = "smollm2-135m-instruct"
+N_QUESTIONS = 75  # of one subject
+N_PLAIN = 15  # the plain loop's time per question does not depend on their number
+MEMORY = (1000, 2000, 4000)
 
 
 @torch.inference_mode()
@@ -28,58 +35,76 @@ def plain(model, prompts):
     for prompt in prompts:
         ids = model.tokenizer(prompt.text, return_tensors="pt").input_ids
         hidden = model.network(ids, output_hidden_states=True).hidden_states
-        states.append(torch.stack([h[0, -1].clone() for h in hidden[1:]]))
+        host = [layer[0].cpu().clone() for layer in hidden[1:]]
+        states.append(torch.stack([layer[-1] for layer in host]))
     return torch.stack(states)
 
 
-def seconds(call, repeats=3):
-    """Median wall time of a few calls, and the last result."""
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        result = call()
-        times.append(time.perf_counter() - start)
-    return median(times), result
-
-
-def matmul_rate(dtype):
-    """This machine's FLOP/s in a large matrix product."""
-    a = torch.randn(2048, 2048).to(dtype)
-    a @ a
-    return 2 * 2048**3 / seconds(lambda: a @ a, 7)[0]
-
-
-def tokens_computed(model, prompts):
-    """Tokens that go through the network when every prefix is computed once."""
-    encoded = encode(model, prompts)
-    return sum(len(prefix) for prefix in {e.prefix for e in encoded}) + sum(len(e.rest) for e in encoded)
-
-
-def main() -> None:
-    """Print the table."""
-    n = int(sys.argv[1]) if len(sys.argv) > 1 else 75
+def speed():
+    """Questions a second, ours and the plain loop's."""
     model = models.load(MODEL)
-    body = sum(p.numel() for p in model.network.get_decoder().layers.parameters())
-    peak = matmul_rate(model.dtype)
-    print(f"{torch.get_num_threads()} threads, {model.dtype}, matrix product {peak / 1e9:.0f} GFLOP/s, {n} questions")
-    print("shots orders  plain q/s  ours q/s  ratio  of peak  lowest cosine")
-    questions = load("wordnet", 1, n)
-    for n_orders in (1, 8):
-        for n_shots in (0, 1, 2, 5):
+    shape, peak = estimate.shape_of(model.network.config), matmul_rate(model.dtype)
+    print(f"{torch.get_num_threads()} threads, {model.dtype}, matrix product {peak / 1e9:.0f} GFLOP/s")
+    print("shots orders  plain q/s  ours q/s  ratio  limit q/s  reached  tokens/s  lowest cosine")
+    questions, rows = load("wordnet", 1, N_QUESTIONS), []
+    for n_shots in (0, 1, 2, 5):
+        for n_orders in (1, 8):
             prompts = build_prompts(questions, n_shots, n_orders)
-            few = prompts[: max(1, n // 5)]  # the plain loop's time per question does not depend on their number
+            few = prompts[:N_PLAIN]
             extract(model, prompts[:4])
-            reference_time, reference = seconds(lambda few=few: plain(model, few), 1)
-            ours_time, ours = seconds(lambda prompts=prompts: extract(model, prompts))
-            same = torch.cosine_similarity(ours.hidden["residual"][: len(few)].float(), reference.float(), dim=2).min()
-            rate = 2 * body * tokens_computed(model, prompts) / ours_time
-            slow, fast = len(few) / reference_time, n / ours_time
+            plain(model, few[:2])
+            reference_time, expected = seconds(lambda few=few: plain(model, few))
+            ours_time, found = seconds(lambda prompts=prompts: extract(model, prompts))
+            alike = torch.cosine_similarity(found.hidden["residual"][: len(few)].float(), expected.float(), dim=2).min()
+            assert alike > 0.9999, f"the states differ: cosine {alike}"
+            work = estimate.work([(e.prefix, len(e.prefix), len(e.rest)) for e in encode(model, prompts)])
+            slow, fast = len(few) / reference_time, len(prompts) / ours_time
+            limit = len(prompts) * peak / estimate.flops(shape, work)
+            rows.append(
+                {
+                    "benchmark": "extraction",
+                    "setting": f"{n_shots}-shot, {n_orders} order{'s' * (n_orders > 1)}",
+                    "unit": "questions/s",
+                    "ours": fast,
+                    "reference": slow,
+                    "ratio": fast / slow,
+                    "limit": limit,
+                    "agreement": f"lowest cosine {float(alike):.6f}",
+                    "tokens_per_second": work.tokens / ours_time,
+                    "gigaflops": estimate.flops(shape, work) / ours_time / 1e9,
+                }
+            )
             print(
-                f"{n_shots:>5} {n_orders:>6} {slow:>10.2f} {fast:>9.2f} {fast / slow:>6.1f} {rate / peak:>8.0%}"
-                f" {same:>14.4f}",
+                f"{n_shots:>5} {n_orders:>6} {slow:>10.2f} {fast:>9.2f} {fast / slow:>6.1f} {limit:>10.1f}"
+                f" {fast / limit:>8.0%} {work.tokens / ours_time:>9.0f} {alike:>14.6f}",
                 flush=True,
             )
+    return rows
+
+
+def memory(n):
+    """Store the states of n questions in a folder of its own and print the most memory it took."""
+    prompts = build_prompts(load("wordnet", 20, 50), 0)
+    many = [replace(p, subject=f"{p.subject}, {copy}") for copy in range(-(-n // len(prompts))) for p in prompts][:n]
+    hidden_states(MODEL, many)
+    print(json.dumps({"n": n, "gb": peak_memory()}))
+
+
+def main():
+    """Print the tables and keep them."""
+    rows = speed()
+    for n in MEMORY:
+        with tempfile.TemporaryDirectory() as folder:
+            for made in ("models", "downloads"):  # the model is there; the states are to be made
+                (Path(folder) / made).symlink_to(store.cache_folder().resolve() / made)
+            found = in_a_process("extraction.py", n, PG_CACHE=folder)
+        rows.append({"benchmark": "memory", "setting": f"{n} questions", "unit": "GB, at most", "ours": found["gb"]})
+        print(f"{n} questions: {found['gb']:.2f} GB at most", flush=True)
+    keep("extraction", rows)
 
 
 if __name__ == "__main__":
-    main()
+    if len(sys.argv) > 1:
+        memory(int(sys.argv[1]))
+    else:
+        main()

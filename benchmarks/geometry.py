@@ -1,31 +1,49 @@
-"""Time one landscape against DADApy's own route (float64 coordinates, scikit-learn neighbours).
+"""One landscape, neighbours to peaks, against DADApy's own route (float64 coordinates, scikit-learn neighbours).
 
-python benchmarks/geometry.py [n d]
+    python benchmarks/geometry.py
+
+Each side runs in a process of its own, so that memory is its alone. The partitions, numbers of peaks and intrinsic
+dimensions are compared first.
 """
 
-import resource
+from __future__ import annotations
+
+import json
 import sys
+import tempfile
 import time
+from pathlib import Path
 
 import numpy as np
-import psutil
-from dadapy import Data
-from sklearn.metrics import adjusted_rand_score
+from common import in_a_process, keep, peak_memory
 
-from peaks_and_gates.clustering import RECIPES
-from peaks_and_gates.geometry import K_MAX, landscape
+SIZES = [(2_500, 576), (9_181, 576), (20_000, 576), (2_500, 4_096), (9_181, 4_096), (20_000, 4_096)]
 
 
 def clusters(n: int, d: int, n_clusters: int = 57) -> np.ndarray:
-    """Return (n, d) float32: Gaussian clusters in 12 dimensions, turned into d, with a little noise."""
+    """(n, d) float32: Gaussian clusters in 12 dimensions, turned into d, with a little noise."""
     rng = np.random.default_rng(0)
     inner = 4 * rng.standard_normal((n_clusters, 12))[rng.integers(n_clusters, size=n)]
     inner += rng.standard_normal((n, 12))
-    return (inner @ rng.standard_normal((12, d)) + 0.1 * rng.standard_normal((n, d))).astype(np.float32)
+    noise = 0.1 * rng.standard_normal((n, d), dtype=np.float32)
+    return (inner @ rng.standard_normal((12, d))).astype(np.float32) + noise
 
 
-def dadapy_route(states: np.ndarray) -> tuple[np.ndarray, float]:
-    """Peaks and ID from coordinates, without any code of ours."""
+def ours(states: np.ndarray) -> tuple[np.ndarray, float]:
+    """Assignment and intrinsic dimension by `geometry.landscape`."""
+    from peaks_and_gates.geometry import landscape
+
+    found = landscape(states, {})
+    return found.assignment, found.intrinsic_dimension[found.recipe.gride_scale]
+
+
+def dadapy(states: np.ndarray) -> tuple[np.ndarray, float]:
+    """The same from coordinates, without any code of ours."""
+    from dadapy import Data
+
+    from peaks_and_gates.clustering import RECIPES
+    from peaks_and_gates.geometry import K_MAX
+
     recipe = RECIPES["released"]
     data = Data(states.astype(np.float64), maxk=K_MAX)
     data.compute_distances()
@@ -35,23 +53,59 @@ def dadapy_route(states: np.ndarray) -> tuple[np.ndarray, float]:
     return data.compute_clustering_ADP(Z=recipe.z).copy(), dimension
 
 
-def timed(function, *args):
-    """Return the result, the seconds, and how far the process's peak memory rose, in GB."""
-    before, start = psutil.Process().memory_info().rss, time.perf_counter()
-    result = function(*args)
-    seconds = time.perf_counter() - start
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # kB on Linux
-    return result, seconds, (peak - before) / 1e9
+SIDES = {"ours": ours, "dadapy": dadapy}
+
+
+def measure(side: str, n: int, d: int, partition: str) -> None:
+    """Run one side, leave its partition in a file, and print the rest."""
+    states = clusters(n, d)
+    SIDES[side](states[:300])  # imports, threads
+    before = peak_memory()
+    start = time.perf_counter()
+    assignment, dimension = SIDES[side](states)
+    took = time.perf_counter() - start
+    np.save(partition, assignment)
+    print(json.dumps({"seconds": took, "gb": peak_memory() - before, "id": float(dimension)}))
+
+
+def main() -> None:
+    """Print the table and keep it."""
+    import torch
+    from common import matmul_rate
+    from sklearn.metrics import adjusted_rand_score
+
+    rate, rows = matmul_rate(torch.float32), []
+    print("     n     d  DADApy s  ours s  ratio  limit s  DADApy GB  ours GB  ratio  peaks  ARI")
+    for n, d in SIZES:
+        found, labels = {}, {}
+        with tempfile.TemporaryDirectory() as folder:
+            for side in SIDES:
+                path = Path(folder) / f"{side}.npy"
+                found[side] = in_a_process("geometry.py", side, n, d, path)
+                labels[side] = np.load(path)
+        us, them = found["ours"], found["dadapy"]
+        ari = adjusted_rand_score(labels["ours"], labels["dadapy"])
+        peaks = {side: int(labels[side].max()) + 1 for side in SIDES}
+        assert ari == 1 and peaks["ours"] == peaks["dadapy"], f"the partitions differ: ARI {ari}, peaks {peaks}"
+        assert abs(us["id"] / them["id"] - 1) < 1e-4, f"the dimensions differ: {us['id']} and {them['id']}"
+        limit = 2 * n * n * d / rate  # the products of all pairs, nothing else
+        agreement = f"ARI {ari:.0f}, {peaks['ours']} peaks, ID {us['id']:.4f}"
+        shape = {"benchmark": "geometry", "setting": f"{n:,} x {d:,}", "agreement": agreement}
+        values = {"ours": us["seconds"], "reference": them["seconds"], "ratio": them["seconds"] / us["seconds"]}
+        rows.append(shape | {"unit": "s", "limit": limit} | values)
+        values = {"ours": us["gb"], "reference": them["gb"], "ratio": them["gb"] / us["gb"]}
+        rows.append(shape | {"benchmark": "geometry, memory", "unit": "GB above the states"} | values)
+        print(
+            f"{n:>6} {d:>5} {them['seconds']:>9.1f} {us['seconds']:>7.1f} {them['seconds'] / us['seconds']:>6.1f}"
+            f" {limit:>8.2f} {them['gb']:>10.2f} {us['gb']:>8.2f} {them['gb'] / us['gb']:>6.1f} {peaks['ours']:>6}"
+            f" {ari:>4.2f}",
+            flush=True,
+        )
+    keep("geometry", rows)
 
 
 if __name__ == "__main__":
-    n, d = map(int, sys.argv[1:]) if len(sys.argv) > 1 else (2700, 576)
-    states = clusters(n, d)
-    landscape(states[:200], {})  # start the threads
-    ours, our_seconds, our_memory = timed(landscape, states, {})
-    (theirs, dimension), their_seconds, their_memory = timed(dadapy_route, states)
-    ours_dimension = ours.intrinsic_dimension[ours.recipe.gride_scale]
-    print(f"agreement: ARI of the two partitions {adjusted_rand_score(ours.assignment, theirs):.6f}, ", end="")
-    print(f"peaks {ours.n_peaks} and {theirs.max() + 1}, ID {ours_dimension:.6f} and {dimension:.6f}")
-    print(f"ours {our_seconds:.2f} s, DADApy {their_seconds:.2f} s, ratio {their_seconds / our_seconds:.2f}")
-    print(f"peak memory above the states: ours {our_memory:.2f} GB, DADApy at least {their_memory:.2f} GB")
+    if len(sys.argv) > 1:
+        measure(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4])
+    else:
+        main()

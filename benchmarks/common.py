@@ -1,0 +1,75 @@
+"""What the benchmarks share: medians, the machine's limits, processes of their own for memory, and where results go."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from statistics import median
+from typing import Any, TypeVar
+
+import psutil
+import torch
+
+from peaks_and_gates import store
+
+HERE = Path(__file__).parent
+T = TypeVar("T")
+
+
+def seconds(call: Callable[[], T], repeats: int = 3) -> tuple[float, T]:
+    """Median wall time of a few calls, and the last result."""
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        result = call()
+        times.append(time.perf_counter() - start)
+    return median(times), result
+
+
+def matmul_rate(dtype: torch.dtype) -> float:
+    """This machine's FLOP/s in a large matrix product: what no model on it can exceed."""
+    a = torch.randn(2048, 2048).to(dtype)
+    a @ a
+    return 2 * 2048**3 / seconds(lambda: a @ a, 7)[0]
+
+
+def peak_memory() -> float:
+    """The most memory that this process has held, in GB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9  # kB on Linux
+
+
+def in_a_process(script: str, *arguments: object, **environment: str) -> dict[str, Any]:
+    """Run a benchmark's script in a process of its own, so that memory is its alone; the JSON it prints last."""
+    command = [sys.executable, str(HERE / script), *map(str, arguments)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=os.environ | environment)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def machine() -> dict[str, Any]:
+    """What the numbers were measured on, and when."""
+    cpu = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        names = [line.partition(":")[2].strip() for line in info.read_text().splitlines() if line[:10] == "model name"]
+        cpu = names[0] if names else cpu
+    return {
+        "cpu": cpu,
+        "cores": psutil.cpu_count(logical=False),
+        "threads": torch.get_num_threads(),
+        "memory_gb": round(psutil.virtual_memory().total / 1e9, 1),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "date": datetime.now(UTC).date().isoformat(),
+    } | store.environment()
+
+
+def keep(name: str, rows: list[dict[str, Any]]) -> None:
+    """Write a benchmark's rows to measured/, with the machine beside them, for the page on speed."""
+    store.write_json(HERE / "measured" / f"{name}.json", {"machine": machine(), "rows": rows})

@@ -1,0 +1,51 @@
+"""How long the book takes: cold, with stored states, and the site alone.
+
+    python benchmarks/whole_book.py
+
+In a clone of what is committed, with an empty cache. It takes as long as the book does, twice; the time of the
+installation is not in it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from common import HERE, keep
+
+STEPS = {"cold": ["run"], "with stored states": ["run", "--force"], "site alone": ["site"]}
+
+
+def pages(manifests: Path, name: str) -> list[dict[str, Any]]:
+    """Minutes of each page in its last run."""
+    found = {path.stem: json.loads(path.read_text())["seconds"] / 60 for path in sorted(manifests.glob("*.json"))}
+    row = {"benchmark": f"pages, {name}", "unit": "minutes"}
+    return [row | {"setting": page, "ours": minutes} for page, minutes in found.items()]
+
+
+def main() -> None:
+    """Print the times and keep them, those of each page, too."""
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        subprocess.run(["git", "clone", "--quiet", str(HERE.parent), folder], check=True)
+        settings = os.environ | {"PYTHONPATH": f"{folder}/src", "PG_CACHE": f"{folder}/.cache"}
+        for name, arguments in STEPS.items():
+            command = [sys.executable, "-m", "peaks_and_gates.cli", *arguments, "--preset", "laptop"]
+            start = time.perf_counter()
+            subprocess.run(command, cwd=folder, env=settings, check=True)
+            minutes = (time.perf_counter() - start) / 60
+            rows.append({"benchmark": "book", "setting": name, "unit": "minutes", "ours": minutes})
+            print(f"{name}: {minutes:.1f} minutes", flush=True)
+            if "run" in arguments:
+                rows += pages(Path(folder, "results", "laptop", "notebooks"), name)
+    keep("whole_book", rows)
+
+
+if __name__ == "__main__":
+    main()
