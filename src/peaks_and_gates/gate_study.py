@@ -163,7 +163,8 @@ def finding(effects: pd.DataFrame) -> str:
     if len(base) and base["outcome"].item() != "guesses":
         at = base.iloc[0]
         span = f"{at['n']} seeds, {at['low']:+.2f} to {at['high']:+.2f}"
-        said.append(f"The base has a gate of strength {at['mean']:+.2f} ({span}).")
+        reads = ": its text reads the image itself" if at["high"] < 0 else ""
+        said.append(f"The base's gate strength is {at['mean']:+.2f} ({span}){reads}.")
         moving = by("more", "less")
         if len(by("unknown")):
             said.append("There are too few models to tell what moves it.")
