@@ -9,6 +9,8 @@ import subprocess
 import time
 from contextlib import contextmanager
 
+import psutil
+
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "squeue", "scontrol")
 PARTITION = "pages"
 SETTINGS = """
@@ -35,7 +37,7 @@ SchedulerParameters=batch_sched_delay=0,sched_interval=1,sched_min_interval=1000
 MpiDefault=none
 ReturnToService=2
 MinJobAge=300
-NodeName={host} NodeAddr=127.0.0.1 CPUs={cores} State=UNKNOWN
+NodeName={host} NodeAddr=127.0.0.1 CPUs={cores} RealMemory={memory} State=UNKNOWN
 PartitionName={partition} Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 """
 
@@ -65,6 +67,7 @@ def slurm(folder, cores=2):
     folder.chmod(0o755)
     host = socket.gethostname().split(".")[0]
     known = {"host": host, "folder": folder, "user": getpass.getuser(), "cores": cores, "partition": PARTITION}
+    known["memory"] = psutil.virtual_memory().total // 2**20  # MiB
     settings = folder / "slurm.conf"
     settings.write_text(SETTINGS.format(controller_port=free_port(), node_port=free_port(), **known))
     key = folder / "munge.key"

@@ -12,6 +12,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pandas as pd
+import psutil
 import pytest
 
 import slurm_here
@@ -131,6 +132,15 @@ def test_a_record_that_is_never_seen(tmp_path, monkeypatch):
         cluster.seen([tmp_path / "manifest.json"])
 
 
+def test_an_exception_in_a_job_is_told_by_its_last_line(tmp_path):
+    report = (
+        "failed with trace:\n----\nTraceback\n  a line\nValueError: no room\n\n----\nYou can check full logs ...\n - x"
+    )
+    job = job_of(tmp_path, result="")
+    job.exception = lambda: RuntimeError(report)
+    assert cluster.outcome(step(), job, "") == [f"a part: ValueError: no room. See {job.paths.stderr}"]
+
+
 def test_an_error_of_ours_comes_back_as_its_message_and_leaves_no_note(own_cache):
     def call():
         raise BookError("too few questions")
@@ -187,6 +197,16 @@ def here(tmp_path_factory):
     return checkout.tables()
 
 
+def kill(number):
+    """SIGKILL the process that does the work of a SLURM job."""
+    workers = [p for p in psutil.process_iter(["cmdline"]) if "submitit.core._submit" in (p.info["cmdline"] or [])]
+    workers = [p for p in workers if "python" in Path(p.info["cmdline"][0]).name]  # not srun, which started it
+    workers = [p for p in workers if p.environ().get("SLURM_JOB_ID") == number]
+    assert workers, f"no process of job {number}"
+    for process in workers:
+        process.kill()
+
+
 def equal(tables, others):
     assert tables.keys() == others.keys() and tables
     for name, table in tables.items():
@@ -217,7 +237,7 @@ def test_a_cluster_finds_the_same_though_jobs_are_killed_and_the_node_is_drained
         assert len(killed) + len(queued("PENDING")) >= 6  # the grid
         time.sleep(3)  # into their work
         for number in killed:
-            ask("scancel", "--full", "--signal=KILL", number)
+            kill(number)
         node = environment["SLURMD_NODENAME"]
         ask("scontrol", "update", f"nodename={node}", "state=drain", "reason=a test")
         slurm_here.wait_for(lambda: not queued("RUNNING"), 120, "end of what ran on the drained node")

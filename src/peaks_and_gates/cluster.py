@@ -21,7 +21,7 @@ from typing import Any
 
 import submitit
 import yaml
-from submitit.core.utils import FailedSubmissionError
+from submitit.core.utils import FailedJobError, FailedSubmissionError
 
 from . import book, extraction, peaks, presets, store
 from .book import Job
@@ -224,7 +224,7 @@ def submitted(step: Step, executor: str, settings: Mapping[str, Any]) -> submiti
         settings["slurm_dependency"] = "singleton"
     try:
         return executor_of(executor, settings).submit(noted, step)
-    except FailedSubmissionError as error:
+    except (FailedJobError, FailedSubmissionError) as error:
         raise BookError(f"SLURM did not take the job '{step.name}': {error}. {offered()}") from error
 
 
@@ -255,13 +255,19 @@ def outcome(step: Step, job: submitit.Job, state: str) -> list[str]:
     """Why a job that ended did not succeed, in a list; an empty one if it did."""
     if job.paths.result_pickle.is_file():
         error = job.exception()
-        message = job.result() if error is None else f"{str(error).strip().splitlines()[-1]}. See {job.paths.stderr}"
+        message = job.result() if error is None else f"{cause(str(error))}. See {job.paths.stderr}"
         return [f"{step.name}: {message}"] if message else []
     log = job.paths.stderr.read_text().strip().splitlines()[-1:] if job.paths.stderr.is_file() else []
     how = f"{state.lower()}, " if state else ""
     last = f"Its last line: {log[0]}" if log else "It left no output"
     advice = "More memory or time is asked for in a profile; a folder that the nodes do not share is set by PG_CACHE."
     return [f"{step.name}: job {job.job_id} died without a result ({how}see {job.paths.stderr}). {last}. {advice}"]
+
+
+def cause(report: str) -> str:
+    """The last line of the traceback in submitit's report of an exception, behind which it names its logs."""
+    lines = report.partition("You can check full logs")[0].splitlines()
+    return [line.strip() for line in lines if line.strip(" -")][-1]
 
 
 def seen(paths: Iterable[Path]) -> None:
