@@ -296,6 +296,13 @@ def test_the_command_line_answers_bad_input_with_one_message(arguments, message,
     assert "Traceback" not in output.err
 
 
+def test_kernels_that_run_at_once_do_not_share_their_sockets():
+    with book.kernel() as one, book.kernel() as other:
+        assert one.KernelManager.transport == "ipc"
+        assert one.KernelManager.ip != other.KernelManager.ip
+        assert len(f"{one.KernelManager.ip}-65535") < 100  # the longest path that a socket may have is 107
+
+
 def test_a_page_says_the_precision_that_its_models_run_in(monkeypatch):
     monkeypatch.setattr(models, "best_dtype", lambda device: torch.bfloat16)
     minis = {"native": ["mini-native-0"], "adapted": ["mini-adapted-0"], "controls": []}

@@ -6,6 +6,7 @@ import ast
 import json
 import os
 import sys
+import tempfile
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -48,8 +49,6 @@ CHAPTERS = {
     ),
     "beyond": ("shots", "hierarchy", "landscape_map", "narrow_gates"),
 }
-# Kernels talk over local sockets where there are some, not over open TCP ports.
-KERNEL = Config({"KernelManager": {"transport": "ipc" if os.name == "posix" else "tcp"}})
 
 
 @dataclass(frozen=True)
@@ -225,7 +224,7 @@ def execute(job: Job, redraw: bool = False) -> None:
     temporary = job.output.with_suffix(".running.ipynb")
     settings = {"PG_RUNNER": "1", "PG_PAGE": job.name, "PG_RECORD": str(job.record), "PG_REDRAW": "1" if redraw else ""}
     try:
-        with environment(settings):
+        with environment(settings), kernel() as config:
             papermill.execute_notebook(
                 str(job.source),
                 str(temporary),
@@ -233,7 +232,7 @@ def execute(job: Job, redraw: bool = False) -> None:
                 kernel_name="python3",
                 progress_bar=False,
                 stderr_file=sys.stderr,
-                config=KERNEL,
+                config=config,
                 cwd=str(job.source.parent),
             )
     except papermill.PapermillExecutionError as error:
@@ -242,6 +241,20 @@ def execute(job: Job, redraw: bool = False) -> None:
             raise BookError(error.evalue) from None
         raise BookError(f"cell {error.exec_count}: {error.ename}: {error.evalue}. See {temporary}.") from None
     temporary.replace(job.output)
+
+
+@contextmanager
+def kernel() -> Iterator[Config]:
+    """Settings of a notebook's kernel: it talks over local sockets where there are some, not over open TCP ports.
+
+    The sockets lie in a folder of their own.  By default they are called alike in every process of a folder, and two
+    pages that run at once would answer each other's kernels.
+    """
+    if os.name != "posix":
+        yield Config()
+        return
+    with tempfile.TemporaryDirectory(prefix="pg-") as folder:
+        yield Config({"KernelManager": {"transport": "ipc", "ip": f"{folder}/kernel"}})
 
 
 def stamp(job: Job) -> None:
