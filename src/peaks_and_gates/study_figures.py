@@ -121,5 +121,5 @@ def numbers(table: pd.DataFrame) -> HTML:
             hidden = ~part["answers"] & (metric not in ("accuracy", "loss", "minutes"))
             values = part[metric].where(~hidden)
             digits = 1 if metric == "minutes" else 2
-            text[label].append(" / ".join("–" if np.isnan(v) else f"{v:.{digits}f}" for v in values))
+            text[label].append(" / ".join("–" if np.isnan(v) else f"{v:z.{digits}f}" for v in values))
     return HTML(pd.DataFrame(text).to_html(classes="pg-table", border=0, index=False))
