@@ -200,7 +200,7 @@ class Sent:
 
     def ended(self, state: str) -> bool:
         """Whether the job has ended, by its result, by what the cluster says of it, or by being gone for long."""
-        if self.job.paths.result_pickle.is_file() or state.split()[:1] in [[each] for each in DEAD]:
+        if self.job.paths.result_pickle.is_file() or state.partition(" ")[0] in DEAD:
             return True
         if state and state != "COMPLETED":
             self.missed = None

@@ -70,8 +70,8 @@ def imports(code: str) -> set[str]:
 
 
 def weights(parameters: dict[str, Any]) -> list[Path]:
-    """The shipped files that a page reads: an adapter's weights by its name; a whole folder's, checkpoints included; of
-    a folder without weights the cards."""
+    """The shipped weights that a page reads: an adapter's by its name; a whole folder's, checkpoints included; of a
+    folder without weights the cards."""
     found = []
     for value in parameters.values():
         for name in value if isinstance(value, list) else [value]:
