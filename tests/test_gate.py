@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from peaks_and_gates import gate, interventions, peaks, pictures, token_states, vlms
+from peaks_and_gates import gate, interventions, peaks, pictures, record, token_states, vlms
 from peaks_and_gates.errors import BadParameter
 from peaks_and_gates.gate import Study
 from peaks_and_gates.uncertainty import Estimate
@@ -104,7 +104,7 @@ def test_several_models_play_one_role():
     with pytest.raises(BadParameter, match=r"native=\[NAME\]"):
         gate.roles("mini-a-0", [])
     with pytest.raises(BadParameter, match="as many layers"):
-        gate.over_models([tables["mini-a-0"], tables["mini-a-1"].assign(layer=2)])
+        record.over_seeds([tables["mini-a-0"], tables["mini-a-1"].assign(layer=2)])
 
 
 def test_a_cut_changes_what_is_said():

@@ -1,6 +1,6 @@
 """Density peaks by DADApy: from neighbours to peaks, their saddles and their cores.
 
-All of DADApy but Gride, which `geometry` calls itself, and the way round a fault of its release 0.3.4.
+All of DADApy, and the way round a fault of its release 0.3.4.
 """
 
 from __future__ import annotations
@@ -41,9 +41,15 @@ def dadapy_data(distances: np.ndarray, neighbours: np.ndarray):
     return Data(distances=columns, maxk=k, verbose=False)
 
 
-def by_recipe(data, dimension: np.ndarray, recipe: Recipe, where: str) -> dict:
+def dimensions(data) -> dict[str, np.ndarray]:
+    """Gride at every scale that a DADApy data set reaches, by the names in `Landscape`."""
+    dimension, error, upper_ranks = data.return_id_scaling_gride(range_max=data.maxk, return_ranks=True)
+    return {"gride_ranks": upper_ranks // 2, "intrinsic_dimension": dimension, "intrinsic_dimension_error": error}
+
+
+def by_recipe(data, intrinsic_dimension: np.ndarray, recipe: Recipe, where: str) -> dict:
     """What a recipe finds in a DADApy data set whose Gride dimensions are known, by the names in `Landscape`."""
-    data.set_id(dimension[recipe.gride_scale])
+    data.set_id(intrinsic_dimension[recipe.gride_scale])
     data.compute_density_kNN(recipe.k)
     assignment, core = density_peaks(data, recipe.z, where)
     return {

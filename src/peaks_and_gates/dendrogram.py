@@ -260,7 +260,8 @@ def grow_all(chosen: Sequence[Panel]) -> Trees:
     numbers, leaves, links, subjects = (pd.concat(tables, ignore_index=True) for tables in zip(*made, strict=True))
     seeds = [rows for c, rows in numbers.groupby("condition", sort=False) if c.startswith("fine-tuned, seed")]
     if seeds:
-        numbers = pd.concat([numbers, peaks.over_seeds(seeds, "fine-tuned")], ignore_index=True)
+        mean = record.over_seeds([rows.assign(condition="fine-tuned") for rows in seeds])
+        numbers = pd.concat([numbers, mean], ignore_index=True)
     return Trees(numbers, leaves, links, subjects)
 
 

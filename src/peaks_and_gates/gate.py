@@ -129,20 +129,8 @@ def each(
             continue
         tables = [table(replace(study, model=one), f"{name}_{role}_{i}", **settings) for i, one in enumerate(names)]
         inputs = asdict(study) | settings | {"models": list(names)}
-        found[role] = record.table(f"{name}_{role}", inputs, lambda tables=tables: over_models(tables))
+        found[role] = record.table(f"{name}_{role}", inputs, lambda tables=tables: record.over_seeds(tables))
     return found
-
-
-def over_models(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
-    """Mean over tables of equal rows, with an interval from the lowest low to the highest high."""
-    together = pd.concat(tables)
-    how = {"value": "mean", "low": "min", "high": "max", "null": "mean", "null_high": "mean", "n": "min"}
-    keys = ["condition", "layer", "depth", "metric", "setting"]
-    if together.groupby(keys).size().ne(len(tables)).any():
-        raise BadParameter("The models of one role must have as many layers, and the same tokens around an image.")
-    mean = together.groupby(keys, sort=False, as_index=False).agg(how)
-    name = together["model"].iloc[0].rstrip("0123456789").rstrip("-")
-    return mean.assign(model=f"{name} ({len(tables)} seeds)")[list(together.columns)]
 
 
 def named(tables: Mapping[str, pd.DataFrame], name: str) -> dict[str, pd.DataFrame]:

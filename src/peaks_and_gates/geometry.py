@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from sklearn.metrics import adjusted_rand_score
 
-from .clustering import RECIPES, Recipe, by_recipe, dadapy_data
+from .clustering import RECIPES, Recipe, by_recipe, dadapy_data, dimensions
 from .errors import BadParameter, BadStates, TooFewPoints, UnknownName
 from .neighbours import among, as_matrix, class_neighbours, label_overlap, nearest_neighbours
 from .uncertainty import Estimate, adjusted_rand_index, normal_estimate, subsampled
@@ -120,7 +120,7 @@ def landscapes(
         where: named in messages, such as 'smollm2-135m-instruct, layer 12'.
         n_bootstrap: replicates of each interval and null.
         seed: of intervals and nulls.
-        device: where to search for neighbours; by default where the states are.
+        device: where to search for neighbours; by default a GPU if there is one.
 
     Returns:
         A Landscape by recipe name.
@@ -151,21 +151,19 @@ def landscapes(
         raise BadStates(f"{where}: different rows at distance 0 in float64. Round the states to float32 first.")
     overlap = {name: label_overlap(neighbours, labels[name], fractions[name], n_bootstrap, seed) for name in labels}
     data = dadapy_data(distances[:, :k_max], neighbours[:, :k_max])
-    dimension, error, upper_ranks = data.return_id_scaling_gride(range_max=k_max, return_ranks=True)
+    gride = dimensions(data)
 
     described = {}
     for name in recipes:
-        found = by_recipe(data, dimension, RECIPES[name], where)
+        found = by_recipe(data, gride["intrinsic_dimension"], RECIPES[name], where)
         described[name] = Landscape(
             **found,
+            **gride,
             n=n,
             n_dropped=len(states) - n,
             kept=kept,
             distances=distances,
             neighbours=neighbours,
-            gride_ranks=upper_ranks // 2,
-            intrinsic_dimension=dimension,
-            intrinsic_dimension_error=error,
             adjusted_rand_index={
                 label: adjusted_rand_index(found["assignment"], labels[label], n_bootstrap, seed) for label in labels
             },
@@ -229,19 +227,18 @@ def clustered(
     distances, neighbours = among(found.distances, found.neighbours, rows)
     k = min(K_MAX, neighbours.shape[1])
     data = dadapy_data(distances[:, :k], neighbours[:, :k])
-    dimension, error, upper_ranks = data.return_id_scaling_gride(range_max=k, return_ranks=True)
+    gride = dimensions(data)
     part = replace(
         found,
         n=len(rows),
         kept=found.kept[rows],
         distances=distances,
         neighbours=neighbours,
-        gride_ranks=upper_ranks // 2,
-        intrinsic_dimension=dimension,
-        intrinsic_dimension_error=error,
+        **gride,
         adjusted_rand_index={},
         label_overlap={},
     )
+    dimension = gride["intrinsic_dimension"]
     return {name: replace(part, **by_recipe(data, dimension, recipe, where)) for name, recipe in recipes.items()}
 
 

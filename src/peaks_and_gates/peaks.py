@@ -217,20 +217,10 @@ def of_seeds(
             measure(replace(study, model=model, shots=[0])).assign(condition=f"{condition}, seed {i}")
             for i, model in enumerate(models)
         ]
-        return pd.concat([over_seeds(tables, condition), *tables], ignore_index=True)
+        mean = record.over_seeds([each.assign(condition=condition) for each in tables])
+        return pd.concat([mean, *tables], ignore_index=True)
 
     return record.table(name, {"study": asdict(study), "models": list(models)}, compute)
-
-
-def over_seeds(tables: Sequence[pd.DataFrame], condition: str) -> pd.DataFrame:
-    """Mean over tables of equal rows, with an interval from the lowest low to the highest high."""
-    together = pd.concat(tables)
-    how = {"value": "mean", "low": "min", "high": "max", "null": "mean", "null_high": "mean", "n": "min"}
-    keys = ["layer", "depth", "metric", "setting"]
-    mean = together.groupby(keys, sort=False, as_index=False).agg(how)
-    name = together["model"].iloc[0].rstrip("0123456789").rstrip("-")
-    label = f"{name} ({len(tables)} seeds)" if len(tables) > 1 else together["model"].iloc[0]
-    return mean.assign(condition=condition, model=label)[list(together.columns)]
 
 
 def as_control(table: pd.DataFrame, name: str) -> pd.DataFrame:

@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from . import store
-from .errors import MissingFile
+from .errors import BadParameter, MissingFile
 
 
 def table(name: str, inputs: dict[str, Any], compute: Callable[[], pd.DataFrame]) -> pd.DataFrame:
@@ -47,3 +47,19 @@ def table(name: str, inputs: dict[str, Any], compute: Callable[[], pd.DataFrame]
     }
     store.write_json(about, described | {"environment": store.environment()})
     return frame
+
+
+def over_seeds(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """Mean over the tables of like models, with an interval from the lowest low to the highest high.
+
+    Raises BadParameter if the tables do not hold the same rows.
+    """
+    together = pd.concat(tables)
+    how = {"value": "mean", "low": "min", "high": "max", "null": "mean", "null_high": "mean", "n": "min"}
+    keys = ["condition", "layer", "depth", "metric", "setting"]
+    if together.groupby(keys).size().ne(len(tables)).any():
+        raise BadParameter("Models taken together must have as many layers, and the same tokens around an image.")
+    mean = together.groupby(keys, sort=False, as_index=False).agg(how)
+    name = together["model"].iloc[0]
+    label = f"{name.rstrip('0123456789').rstrip('-')} ({len(tables)} seeds)" if len(tables) > 1 else name
+    return mean.assign(model=label)[list(together.columns)]
