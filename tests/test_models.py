@@ -31,7 +31,7 @@ def logits(model):
 
 
 def test_a_folder_gives_the_model_that_was_saved(tiny, folder):
-    loaded = models.load(str(folder), dtype=torch.float64)
+    loaded = models.load(str(folder), dtype=torch.float64, device="cpu")
     torch.testing.assert_close(logits(loaded), logits(tiny))
     assert loaded.n_layers == tiny.n_layers == 4
 
@@ -54,7 +54,7 @@ def test_an_adapter_is_merged_and_named(tiny, folder, tmp_path):
         if "lora_B" in name:
             torch.nn.init.normal_(weight)
     network.save_pretrained(tmp_path / "adapter")
-    adapted = models.load(str(folder), adapter=str(tmp_path / "adapter"), dtype=torch.float64)
+    adapted = models.load(str(folder), adapter=str(tmp_path / "adapter"), dtype=torch.float64, device="cpu")
     expected = network(torch.tensor([tiny.tokenizer.encode("Which word means this?\nAnswer:")])).logits
     torch.testing.assert_close(logits(adapted), expected.detach(), rtol=1e-6, atol=1e-8)
     assert not torch.allclose(logits(adapted), logits(tiny))

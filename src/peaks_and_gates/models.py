@@ -16,9 +16,11 @@ from typing import Any
 
 import torch
 import yaml
+from filelock import FileLock
 from safetensors import safe_open
 from torch import nn
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
     GgufConfig,
@@ -27,6 +29,7 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
+from . import split
 from .errors import MissingFile, ModelUnavailable, UnknownName
 from .fetch import package_file
 from .store import cache_folder, digest, file_sha256, project_folder, write_json, writing
@@ -82,11 +85,14 @@ def best_device() -> torch.device:
 
 
 def best_dtype(device: torch.device) -> torch.dtype:
-    """bfloat16 where the hardware multiplies it natively, else float32."""
+    """bfloat16 on a GPU that multiplies it natively, float16 on an older one, float32 on a CPU.
+
+    Only CPUs with matrix units (Intel's AMX) multiply bfloat16 much faster than float32, some even slower; so all of
+    them take float32, and give the same numbers.
+    """
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
-    capable = torch.cpu.get_capabilities()
-    return torch.bfloat16 if capable.get("avx512_bf16") or capable.get("amx_bf16") else torch.float32
+    return torch.float32
 
 
 @cache
@@ -215,9 +221,20 @@ def load(
     transformers_logging.disable_progress_bar()
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, revision=revision)
+        config = AutoConfig.from_pretrained(folder, revision=revision)
+        spread = None
+        if device == torch.device("cuda"):  # no particular one
+            spread = split.memory_limits(split.weight_bytes(config, load_dtype), split.free_memory(), name)
         network = AutoModelForCausalLM.from_pretrained(
-            folder, revision=revision, dtype=load_dtype, use_safetensors=True
+            folder,
+            revision=revision,
+            dtype=load_dtype,
+            use_safetensors=True,
+            device_map="auto" if spread else None,
+            max_memory=spread,
         )
+    except ModelUnavailable:
+        raise
     except Exception as error:
         if root_described["provider"] == "hub":
             raise ModelUnavailable(hub_advice(root_described["repo"], error)) from error
@@ -226,10 +243,12 @@ def load(
     for layer_name, adapter_folder in [*adapters, *([("", in_checkout(adapter))] if adapter else [])]:
         network = merged(network, adapter_folder, base)
         base = layer_name
-    network = network.to(device=device, dtype=dtype).eval().requires_grad_(False)
+    network = (network if spread else network.to(device=device, dtype=dtype)).eval().requires_grad_(False)
     network.config.tie_last_hidden_states = False  # keep the last block's own output, before the final norm
     model = LanguageModel(name, network, tokenizer, digest(described), read_points(network, name))
     check(model)
+    if spread:
+        split.preflight(network, torch.tensor([tokenizer.encode("Answer: A")], device=model.device), name)
     parameters = sum(p.numel() for p in network.parameters())
     print(f"{name}: {parameters / 1e6:.0f} M parameters, {model.n_layers} layers, {dtype}, {device}")
     return model
@@ -275,17 +294,24 @@ def from_wheel(name: str, described: dict[str, str]) -> Path:
     """The wheel's GGUF file, dequantised once into a folder of safetensors (float32, exact)."""
     folder = cache_folder() / "models" / f"{name}-{described['sha256'][:8]}"
     complete = folder / "complete.json"  # written last: a folder without it is from a killed run
-    if complete.exists() and json.loads(complete.read_text())["sha256"] == file_sha256(folder / "model.safetensors"):
-        return folder
-    gguf = package_file(described["requirement"], described["wheel_sha256"], described["member"], described["sha256"])
-    # dequantize=True: without it the weights stay packed, and every product unpacks them again.
-    network = AutoModelForCausalLM.from_pretrained(
-        gguf.parent, gguf_file=gguf.name, quantization_config=GgufConfig(dequantize=True), dtype=torch.float32
-    )
     with writing(folder):
-        AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(folder)
-        network.save_pretrained(folder)
-    write_json(complete, {"sha256": file_sha256(folder / "model.safetensors"), "gguf": described["sha256"]})
+        folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / "making.lock"):  # several processes may ask for it at once
+        if complete.exists() and json.loads(complete.read_text())["sha256"] == file_sha256(
+            folder / "model.safetensors"
+        ):
+            return folder
+        gguf = package_file(
+            described["requirement"], described["wheel_sha256"], described["member"], described["sha256"]
+        )
+        # dequantize=True: without it the weights stay packed, and every product unpacks them again.
+        network = AutoModelForCausalLM.from_pretrained(
+            gguf.parent, gguf_file=gguf.name, quantization_config=GgufConfig(dequantize=True), dtype=torch.float32
+        )
+        with writing(folder):
+            AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(folder)
+            network.save_pretrained(folder)
+        write_json(complete, {"sha256": file_sha256(folder / "model.safetensors"), "gguf": described["sha256"]})
     return folder
 
 
