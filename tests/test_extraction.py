@@ -1,5 +1,6 @@
 """Extraction against the plain loop (one whole prompt at a time), and planted faults that it must not survive."""
 
+import copy
 import dataclasses
 
 import pytest
@@ -9,7 +10,7 @@ from tokenizers import models as tokenizer_models
 from transformers import PreTrainedTokenizerFast
 
 from conftest import make_questions
-from peaks_and_gates import extraction, models
+from peaks_and_gates import extraction, grouped, models
 from peaks_and_gates.errors import BadParameter, BadStates
 from peaks_and_gates.extraction import extract, hidden_states
 from peaks_and_gates.questions import build_prompts
@@ -54,7 +55,7 @@ def assert_like_plain_loop(model, prompts, **options):
 
 @pytest.fixture(scope="module")
 def prompts():
-    return build_prompts(make_questions(2, 5), n_shots=2, n_orders=2)
+    return build_prompts(make_questions(2, 5), n_shots=5, n_orders=2)
 
 
 @pytest.mark.parametrize("n_shots", [0, 1, 5])
@@ -84,6 +85,22 @@ def test_states_are_the_frameworks_own(tiny, prompts):
         torch.testing.assert_close(states[layer - 1], expected[layer][0, -1], **EXACT)
 
 
+def test_short_questions_share_a_row_and_none_is_lost():
+    prefixes = [tuple(range(60)), tuple(range(1, 61))]
+    group = [
+        extraction.Encoded(i, prefixes[i % 2], tuple(range(length)))
+        for i, length in enumerate([4, 9, 30, 2, 17, 11, 5])
+    ]
+    rows = extraction.packed(group, 60)
+    assert sorted(item.index for row in rows for item in row) == list(range(7))
+    for row in rows:
+        assert len({item.prefix for item in row}) == 1 and sum(len(item.rest) for item in row) <= 30
+    assert len(rows) < 7
+    batches = extraction.batches(rows, 60, 200)
+    assert [row for batch in batches for row in batch] == sorted(rows, key=lambda row: sum(len(i.rest) for i in row))
+    assert all(len(batch) * (60 + max(sum(len(i.rest) for i in row) for row in batch)) <= 200 for batch in batches)
+
+
 def test_prefixes_are_computed_once(tiny, prompts, monkeypatch):
     calls = []
     original = extraction.shared_cache
@@ -111,6 +128,35 @@ def test_a_token_across_the_cut_is_not_split(tiny, prompts):
     assert_like_plain_loop(joined, prompts)
 
 
+def heads_interleaved(query, *arguments, **settings):
+    """Queries of a group asked in another order than they are given back: each head reads another one's keys."""
+    return torch.nn.functional.scaled_dot_product_attention(query.flip(1), *arguments, **settings)
+
+
+def test_questions_attend_by_groups_and_the_model_is_left_as_it_was(tiny, prompts, monkeypatch):
+    asked = []
+    original = grouped.scaled_dot_product_attention
+    monkeypatch.setattr(
+        grouped, "scaled_dot_product_attention", lambda query, *a, **s: asked.append(query) or original(query, *a, **s)
+    )
+    extract(tiny, prompts)
+    config = tiny.network.config
+    assert asked and {query.shape[1] for query in asked} == {config.num_key_value_heads}
+    assert config._attn_implementation == "sdpa" and config.num_key_value_heads < config.num_attention_heads
+    monkeypatch.setattr(grouped, "scaled_dot_product_attention", heads_interleaved)
+    with pytest.raises(AssertionError):
+        assert_like_plain_loop(tiny, prompts)
+
+
+def test_a_model_with_eager_attention_keeps_it(tiny, prompts):
+    expected = extract(tiny, prompts)
+    eager = dataclasses.replace(tiny, network=copy.deepcopy(tiny.network))
+    eager.network.set_attn_implementation("eager")
+    with grouped.grouped_attention(eager.network):
+        assert eager.network.config._attn_implementation == "eager"
+    torch.testing.assert_close(extract(eager, prompts).hidden, expected.hidden, rtol=1e-4, atol=1e-5)
+
+
 def rows_shifted(keys_values, rows):
     return ORIGINAL["rows_of"](keys_values, rows.roll(1))
 
@@ -128,17 +174,33 @@ def prefix_forgotten(model, prefixes):
     return None
 
 
+def neighbours_seen(*arguments):
+    return {"position_ids": ORIGINAL["own_pasts"](*arguments)["position_ids"]}
+
+
+def counted_through(*arguments):
+    return {"attention_mask": ORIGINAL["own_pasts"](*arguments)["attention_mask"]}
+
+
+def read_at_the_end_of_the_row(states, ends):
+    last = {row: end for row, end in ends.tolist()}
+    return ORIGINAL["at"](states, torch.tensor([(row, last[row]) for row, _ in ends.tolist()]))
+
+
 def prefix_shortened(model, prefixes):
     return ORIGINAL["shared_cache"](model, [p[:-1] for p in prefixes])
 
 
-ORIGINAL = {name: getattr(extraction, name) for name in ("rows_of", "encode", "shared_cache")}
+ORIGINAL = {name: getattr(extraction, name) for name in ("rows_of", "encode", "shared_cache", "own_pasts", "at")}
 FAULTS = [
     ("rows_of", rows_shifted),
     ("encode", tokenised_apart),
     ("encode", token_before_last),
     ("shared_cache", prefix_forgotten),
     ("shared_cache", prefix_shortened),
+    ("own_pasts", neighbours_seen),
+    ("own_pasts", counted_through),
+    ("at", read_at_the_end_of_the_row),
 ]
 
 
@@ -147,7 +209,7 @@ def test_planted_faults_are_seen(tiny, prompts, monkeypatch, name, fault):
     model = dataclasses.replace(tiny, tokenizer=joining_tokenizer())
     assert_like_plain_loop(model, prompts)
     monkeypatch.setattr(extraction, name, fault)
-    with pytest.raises(AssertionError):
+    with pytest.raises((AssertionError, RuntimeError)):  # the latter where a mask no longer fits
         assert_like_plain_loop(model, prompts)
 
 

@@ -22,21 +22,25 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import accumulate
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 from transformers import DynamicCache
 
 from . import models, store
 from .errors import BadParameter, BadStates
+from .grouped import grouped_attention
 from .models import LanguageModel
 from .progress import bar
 from .questions import Prompt
 
 POINTS = ("residual", "norm")
-CODE = ("extraction", "models", "tiny")
+FEWEST_TOKENS, MOST_TOKENS = 4096, 65_536  # of one forward pass: on a CPU more gain nothing
+CODE = ("extraction", "grouped", "models", "tiny")
 
 
 @dataclass(frozen=True)
@@ -83,36 +87,58 @@ def extract(
     model: LanguageModel,
     prompts: Sequence[Prompt],
     points: Sequence[str] = POINTS,
-    batch_tokens: int = 4096,
+    batch_tokens: int | None = None,
     progress: tqdm | None = None,
 ) -> States:
     """Hidden states of the last token of each prompt, and its letter log-probabilities, in one pass.
 
-    batch_tokens: upper bound on rows x (prefix + question) tokens in one forward pass; bounds the memory.
+    batch_tokens: upper bound on rows x (prefix + question) tokens in one forward pass; bounds the memory. By default
+    4096 on a CPU, on a GPU what half of its free memory has room for.
     Raises BadParameter (unknown point), BadStates (not finite; names the model and the layer).
     """
     if unknown := set(points) - set(POINTS):
         raise BadParameter(f"Unknown point {sorted(unknown)}; the residual stream is read at {POINTS}.")
-    letters = model.letter_tokens.to(model.device)
-    rows: dict[int, tuple[dict[str, Tensor], Tensor]] = {}
-    for prefixes, group in groups(encode(model, prompts), batch_tokens):
-        keys_values = shared_cache(model, prefixes)
-        for batch in batches(group, len(prefixes[0]), batch_tokens):
-            hidden, logprobs = forward(model, keys_values, prefixes, batch, points)
-            for row, item in enumerate(batch):
-                rows[item.index] = ({point: hidden[point][row] for point in points}, logprobs[row, letters])
-            if progress is not None:
-                progress.update(len(batch))
-    ordered = [rows[i] for i in range(len(prompts))]
-    hidden = {point: torch.stack([states[point] for states, _ in ordered]) for point in points}
+    batch_tokens = batch_tokens or room(model)
+    letters = model.letter_tokens  # indices stay on the CPU: a split model's tensors lie on several devices
+    read: list[tuple[dict[str, Tensor], Tensor]] = []
+    order: list[int] = []
+    with grouped_attention(model.network):
+        for prefixes, group in groups(encode(model, prompts), batch_tokens):
+            keys_values = shared_cache(model, prefixes)
+            for batch in batches(packed(group, len(prefixes[0])), len(prefixes[0]), batch_tokens):
+                found, logprobs = forward(model, keys_values, prefixes, batch, points)
+                read.append((found, logprobs[:, letters]))
+                here = [item.index for row in batch for item in row]
+                order += here
+                if progress is not None:
+                    progress.update(len(here))
+    place = torch.tensor(order).argsort()
+    # Copied to the CPU at the end, since a GPU that is waited for after every batch idles in between.
+    hidden = {point: torch.cat([found[point] for found, _ in read]).cpu()[place] for point in points}
     for point in points:
         require_finite(hidden[point], f"{model.name}, {point}")
     return States(
         hidden,
-        torch.stack([logprobs for _, logprobs in ordered]).float().cpu(),
+        torch.cat([logprobs for _, logprobs in read]).float().cpu()[place],
         [prompt.subject for prompt in prompts],
         torch.tensor([prompt.answer for prompt in prompts]),
     )
+
+
+def room(model: LanguageModel) -> int:
+    """Tokens of one forward pass: few on a CPU, on a GPU what half of its free memory has room for."""
+    if model.device.type == "cpu":
+        return FEWEST_TOKENS
+    config = model.network.config
+    kv_width = config.hidden_size * config.num_key_value_heads // config.num_attention_heads
+    numbers = numbers_per_token(config.num_hidden_layers, config.hidden_size, kv_width, config.intermediate_size)
+    half = torch.cuda.mem_get_info(model.device)[0] // 2
+    return min(MOST_TOKENS, max(FEWEST_TOKENS, half // (model.dtype.itemsize * numbers)))
+
+
+def numbers_per_token(blocks: int, width: int, kv_width: int, inner: int) -> int:
+    """Numbers that a token of a batch takes at most: keys and values twice, every block's state, the widest product."""
+    return 4 * blocks * kv_width + (blocks + 1) * width + 3 * inner
 
 
 def groups(encoded: list[Encoded], batch_tokens: int) -> list[tuple[list[tuple[int, ...]], list[Encoded]]]:
@@ -139,15 +165,37 @@ def groups(encoded: list[Encoded], batch_tokens: int) -> list[tuple[list[tuple[i
     return found
 
 
-def batches(group: list[Encoded], prefix_length: int, batch_tokens: int) -> list[list[Encoded]]:
-    """Prompts of like length together, as many at once as the token bound allows; at least one."""
-    found: list[list[Encoded]] = []
-    for item in sorted(group, key=lambda item: (len(item.rest), item.index)):
-        width = prefix_length + len(item.rest)
-        if found and (len(found[-1]) + 1) * width <= batch_tokens:
-            found[-1].append(item)
+def packed(group: list[Encoded], prefix_length: int) -> list[list[Encoded]]:
+    """Rows of prompts that share a prefix, the longest first wherever there is room; most rows are filled well.
+
+    A row holds its longest prompt or half a prefix, whichever is longer. More would need fewer copies of the prefix's
+    keys, but attention looks at every pair of a row's tokens, those of different prompts, too.
+    """
+    width = max(prefix_length // 2, max(len(item.rest) for item in group))
+    rows: list[list[Encoded]] = []
+    with_room: dict[tuple[int, ...], list[tuple[int, list[Encoded]]]] = defaultdict(list)
+    for item in sorted(group, key=lambda item: (-len(item.rest), item.index)):
+        open_rows = with_room[item.prefix]
+        fits = (i for i, (room, _) in enumerate(open_rows) if room >= len(item.rest))
+        i = next(fits, len(open_rows))
+        if i == len(open_rows):
+            rows.append([])
+            open_rows.append((width, rows[-1]))
+        left, row = open_rows[i]
+        row.append(item)
+        open_rows[i] = (left - len(item.rest), row)
+    return rows
+
+
+def batches(rows: list[list[Encoded]], prefix_length: int, batch_tokens: int) -> list[list[list[Encoded]]]:
+    """Rows of like length together, as many at once as the token bound allows; at least one."""
+    found: list[list[list[Encoded]]] = []
+    length = lambda row: sum(len(item.rest) for item in row)
+    for row in sorted(rows, key=lambda row: (length(row), row[0].index)):
+        if found and (len(found[-1]) + 1) * (prefix_length + length(row)) <= batch_tokens:
+            found[-1].append(row)
         else:
-            found.append([item])
+            found.append([row])
     return found
 
 
@@ -163,27 +211,58 @@ def forward(
     model: LanguageModel,
     keys_values: DynamicCache | None,
     prefixes: list[tuple[int, ...]],
-    batch: list[Encoded],
+    batch: list[list[Encoded]],
     points: Sequence[str],
 ) -> tuple[dict[str, Tensor], Tensor]:
-    """One batch behind its prefixes: states by point (B, L, D) on the CPU, and log-probabilities (B, vocabulary)."""
-    lengths = torch.tensor([len(item.rest) for item in batch], device=model.device)
-    width = int(lengths.max())
-    # Padded on the right with token 0: what comes after the last token cannot be seen by it.
-    ids = torch.tensor([[*item.rest, *[0] * (width - len(item.rest))] for item in batch], device=model.device)
+    """One batch behind its prefixes: states by point (N, L, D) and log-probabilities (N, vocabulary) of its prompts."""
     if keys_values is not None:
         row_of = {prefix: row for row, prefix in enumerate(prefixes)}
-        wanted = torch.tensor([row_of[item.prefix] for item in batch], device=model.device)
+        wanted = torch.tensor([row_of[row[0].prefix] for row in batch], device=model.device)
         keys_values = rows_of(keys_values, wanted)
+    # Padded on the right with token 0: what comes after the last token cannot be seen by it.
+    rests = [[torch.tensor(item.rest) for item in row] for row in batch]
+    ids = pad_sequence([torch.cat(row) for row in rests], batch_first=True)  # (B, T)
+    alone = all(len(row) == 1 for row in batch)  # then plain causal attention is right
+    own = {} if alone else own_pasts(rests, ids.shape[1], len(batch[0][0].prefix), model)
     decoder = model.network.get_decoder()
-    output = decoder(ids, past_key_values=keys_values, use_cache=keys_values is not None, output_hidden_states=True)
-    row = torch.arange(len(batch), device=model.device)
-    last = [state[row, lengths - 1] for state in output.hidden_states[1:]]  # L x (B, D)
-    normed = [norm(state) for norm, state in zip(model.norms, last, strict=True)]
-    logits = model.network.get_output_embeddings()(normed[-1])  # (B, vocabulary)
+    output = decoder(
+        ids.to(model.device),
+        past_key_values=keys_values,
+        use_cache=keys_values is not None,
+        output_hidden_states=True,
+        **own,
+    )
+    ends = [(row, end - 1) for row, parts in enumerate(rests) for end in accumulate(len(part) for part in parts)]
+    last = at(output.hidden_states[1:], torch.tensor(ends))  # L x (N, D)
+    # A split model leaves each state where its block is, and the norm may be elsewhere; else nothing is moved.
+    normed = [norm(state.to(norm.weight.device)) for norm, state in zip(model.norms, last, strict=True)]
+    logits = model.network.get_output_embeddings()(normed[-1])  # (N, vocabulary)
     hidden = {"residual": last, "norm": normed}
-    stacked = {point: torch.stack(hidden[point], dim=1).cpu() for point in points}  # (B, L, D)
+    place = normed[-1].device
+    stacked = {p: torch.stack([state.to(place) for state in hidden[p]], dim=1) for p in points}  # (N, L, D)
     return stacked, logits.float().log_softmax(-1)
+
+
+def own_pasts(rests: list[list[Tensor]], width: int, prefix_length: int, model: LanguageModel) -> dict[str, Tensor]:
+    """Positions and mask with which each prompt of a row sees the prefix and itself, as if it were alone.
+
+    position_ids: (B, T).  attention_mask: (B, 1, T, prefix + T), 0 where a token looks, else the lowest number.
+    """
+    place = lambda row: torch.cat([torch.arange(len(part)) for part in row])
+    number = lambda row: torch.cat([torch.full((len(part),), i) for i, part in enumerate(row)])
+    positions = pad_sequence([place(row) for row in rests], batch_first=True)
+    of = pad_sequence([number(row) for row in rests], batch_first=True, padding_value=-1).to(model.device)  # (B, T)
+    causal = torch.ones(width, width, dtype=torch.bool, device=model.device).tril()
+    hidden = torch.nn.functional.pad(~((of[:, :, None] == of[:, None, :]) & causal), (prefix_length, 0))
+    mask = torch.zeros(hidden.shape, dtype=model.dtype, device=model.device)
+    mask = mask.masked_fill_(hidden, torch.finfo(model.dtype).min)
+    return {"position_ids": (positions + prefix_length).to(model.device), "attention_mask": mask[:, None]}
+
+
+def at(states: Sequence[Tensor], ends: Tensor) -> list[Tensor]:
+    """The states (B, T, D) of each block at the tokens in ends (N, 2), as (N, D)."""
+    there = {device: ends.to(device).unbind(1) for device in {state.device for state in states}}
+    return [state[there[state.device]] for state in states]
 
 
 def rows_of(keys_values: DynamicCache, rows: Tensor) -> DynamicCache:
