@@ -39,7 +39,7 @@ def nearest_neighbours(
         points: (n, d), float16, bfloat16, float32 or float64.
         k: neighbours of each point, 1 <= k < n.
         block: points in one block of the Gram matrix.
-        device: where to compute; by default where the points are.
+        device: where to compute; by default a GPU if there is one, else where the points are.
         where: named in messages, such as 'smollm2-135m-instruct, layer 12'.
 
     Returns:
@@ -51,7 +51,7 @@ def nearest_neighbours(
 
     Source: the error bound of an inner product in any order of summation, Higham 2002, sec. 3.1.
     """
-    points = as_matrix(points, where).to(device)
+    points = as_matrix(points, where).to(device or ("cuda" if torch.cuda.is_available() else None))
     n = len(points)
     if not 1 <= k < n:
         raise TooFewPoints(
