@@ -13,7 +13,7 @@ READY  := $(VENV)/ready
 .PHONY: book site test lab lint lock bench clean
 
 book: $(READY)
-	$(PG) run --preset $(PRESET)
+	$(PG) run --preset $(PRESET) --executor local
 	$(PG) site --preset $(PRESET)
 
 site: $(READY)

@@ -88,6 +88,51 @@ def test_a_profile_that_cannot_be_read(tmp_path, text, says):
         cluster.resources_of("smoke", str(profile))
 
 
+@pytest.mark.parametrize(
+    ("asked", "at_once"),
+    [
+        ({"cpus_per_task": 1, "mem_gb": 2}, 4),
+        ({"cpus_per_task": 2, "mem_gb": 2}, 2),
+        ({"cpus_per_task": 1, "mem_gb": 6}, 2),
+        ({"cpus_per_task": 1, "mem_gb": 2, "gpus_per_node": 1}, 1),
+        ({"cpus_per_task": 99, "mem_gb": 99}, 1),  # alone it may have whatever there is
+    ],
+)
+def test_this_machine_takes_as_many_jobs_as_it_has_room_for(monkeypatch, asked, at_once):
+    monkeypatch.setattr(cluster.os, "cpu_count", lambda: 4)
+    monkeypatch.setattr(cluster.psutil, "virtual_memory", lambda: SimpleNamespace(total=15.9e9))
+    running = {}
+    while cluster.has_room("local", running, step(str(len(running))), {"states": asked}) and len(running) < 9:
+        running[step(str(len(running)))] = None
+    assert len(running) == at_once
+    assert cluster.has_room("slurm", running, step(), {"states": asked})
+
+
+@pytest.mark.parametrize(("executor", "ended"), [("local", ["a", "b"]), ("slurm", [])])
+def test_an_interrupted_run_ends_its_own_jobs_and_leaves_a_clusters(executor, ended):
+    seen = []
+    job = lambda name: SimpleNamespace(cancel=lambda check: seen.append(name))
+    running = {step(name): cluster.Sent(job(name)) for name in "ab"}
+    with pytest.raises(KeyboardInterrupt), cluster.ended_with_us(executor, running):
+        raise KeyboardInterrupt
+    assert seen == ended
+
+
+def test_the_longest_page_is_sent_off_first(monkeypatch):
+    sent = []
+    monkeypatch.setattr(
+        cluster, "submit_all", lambda steps, *rest: sent.extend(step.name for step in steps) or ["nothing was run"]
+    )
+    monkeypatch.setattr(book.Job, "state", "missing")
+    monkeypatch.setattr(cluster, "parts", lambda *arguments: [])
+    monkeypatch.setattr(cluster, "seen", lambda paths: None)
+    monkeypatch.setattr(book, "finish", lambda jobs, executed: None)
+    jobs = book.plan("laptop", ["scenes", "accuracy", "probes"])
+    cluster.run(jobs, "local")
+    seconds = {job.name: job.manifest["seconds"] for job in jobs}
+    assert sent == sorted(seconds, key=lambda name: -seconds[name]) != list(seconds)
+
+
 def test_a_setting_that_no_executor_knows(own_cache):
     with pytest.raises(BadParameter, match=r"are not understood.*memory_gb"):
         cluster.executor_of("local", {"memory_gb": 3})

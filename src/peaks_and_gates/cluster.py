@@ -13,12 +13,14 @@ import os
 import shutil
 import subprocess
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import psutil
 import submitit
 import yaml
 from submitit.core.utils import FailedJobError, FailedSubmissionError
@@ -61,9 +63,17 @@ def run(jobs: Sequence[Job], executor: str, profile: str | None = None, force: b
         return []
     resources = resources_of(todo[0].preset, profile)
     wanted = [step for step in parts(todo, resources.pop("shards", 1)) if not step.note.is_file()]
+    if executor == "local":  # pages keep one machine busy; the same by model would only start more processes
+        wanted = [step for step in wanted if step.kind == "states"]
+    # The longest first, so that none is left to run alone at the end.
+    last = {job.name: job.manifest.get("seconds", 0) / 60 for job in todo}
+    todo.sort(key=lambda job: -last[job.name])
+    print(f"{len(todo)} pages to run, one after the other {sum(last.values()):.0f} minutes last time")
     pages = [Step(job.name, "page", job.key, partial(book.perform, job)) for job in todo]
+    # On a cluster the pages wait for all parts. Here a few may still be at work, and a page waits for those it needs.
+    rounds = {"parts and pages": wanted + pages} if executor == "local" else {"parts": wanted, "pages": pages}
     failures = []
-    for title, steps in (("parts", wanted), ("pages", pages)):
+    for title, steps in rounds.items():
         failures += submit_all(steps, executor, resources, title)
     failed = {message.partition(":")[0] for message in failures}
     executed = [job for job in todo if job.name not in failed]
@@ -174,7 +184,7 @@ def executor_of(name: str, settings: Mapping[str, Any]) -> submitit.AutoExecutor
 def submit_all(steps: Sequence[Step], executor: str, resources: Mapping[str, Any], title: str) -> list[str]:
     """Send steps off, as many at once as the executor takes, and wait for them.  Returns the failures' messages."""
     waiting, running, failures = list(steps), {}, []
-    with bar(total=len(steps), desc=title, unit="job") as progress:
+    with bar(total=len(steps), desc=title, unit="job") as progress, ended_with_us(executor, running):
         while waiting or running:
             while waiting and has_room(executor, running, waiting[0], resources):
                 step = waiting.pop(0)
@@ -187,8 +197,21 @@ def submit_all(steps: Sequence[Step], executor: str, resources: Mapping[str, Any
                     del running[step]
                     failures += outcome(step, sent.job, state)
                     progress.update()
-            progress.set_postfix_str(", ".join(sorted({state.lower() for state in states.values() if " " in state})))
+            waits = sorted({state.lower() for state in states.values() if " " in state})
+            named = [step.name for step in running] if len(running) < 5 else [f"{len(running)} at once"]
+            progress.set_postfix_str("; ".join(named + waits))
     return failures
+
+
+@contextmanager
+def ended_with_us(executor: str, running: Mapping[Step, Sent]) -> Iterator[None]:
+    """End this machine's jobs if we are ended; a cluster's go on, and the next run waits for them."""
+    try:
+        yield
+    except BaseException:
+        for sent in running.values() if executor == "local" else ():
+            sent.job.cancel(check=False)
+        raise
 
 
 @dataclass
@@ -211,9 +234,13 @@ class Sent:
 
 
 def has_room(executor: str, running: Mapping[Step, Any], step: Step, resources: Mapping[str, Any]) -> bool:
-    """Whether to send a step off now: a cluster queues for itself, this machine has so many cores."""
-    cores = sum(resources[each.kind].get("cpus_per_task", 1) for each in (*running, step))
-    return executor == "slurm" or not running or cores <= (os.cpu_count() or 1)
+    """Whether to send a step off now: a cluster queues for itself, this machine has so much of everything.
+
+    Of GPUs one, since every local job takes the first.
+    """
+    there = {"cpus_per_task": os.cpu_count() or 1, "mem_gb": psutil.virtual_memory().total / 1e9, "gpus_per_node": 1}
+    asked = {name: sum(resources[each.kind].get(name, 0) for each in (*running, step)) for name in there}
+    return executor == "slurm" or not running or all(asked[name] <= there[name] for name in there)
 
 
 def submitted(step: Step, executor: str, settings: Mapping[str, Any]) -> submitit.Job:
