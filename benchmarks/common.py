@@ -34,11 +34,13 @@ def seconds(call: Callable[[], T], repeats: int = 3) -> tuple[float, T]:
     return median(times), result
 
 
-def matmul_rate(dtype: torch.dtype) -> float:
+def matmul_rate(dtype: torch.dtype, device: str = "cpu") -> float:
     """This machine's FLOP/s in a large matrix product: what no model on it can exceed."""
-    a = torch.randn(2048, 2048).to(dtype)
-    a @ a
-    return 2 * 2048**3 / seconds(lambda: a @ a, 7)[0]
+    n = 2048 if device == "cpu" else 8192
+    a = torch.randn(n, n, device=device).to(dtype)
+    corner = lambda: float((a @ a)[0, 0])  # on a GPU, reading a number waits for it
+    corner()
+    return 2 * n**3 / seconds(corner, 7)[0]
 
 
 def peak_memory() -> float:

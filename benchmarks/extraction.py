@@ -33,7 +33,7 @@ def plain(model, prompts):
     """The straightforward loop; (n, L, D) residual states."""
     states = []
     for prompt in prompts:
-        ids = model.tokenizer(prompt.text, return_tensors="pt").input_ids
+        ids = model.tokenizer(prompt.text, return_tensors="pt").input_ids.to(model.device)
         hidden = model.network(ids, output_hidden_states=True).hidden_states
         host = [layer[0].cpu().clone() for layer in hidden[1:]]
         states.append(torch.stack([layer[-1] for layer in host]))

@@ -19,7 +19,8 @@ from typing import Any
 
 from common import HERE, keep
 
-STEPS = {"cold": ["run"], "with stored states": ["run", "--force"], "site alone": ["site"]}
+LOCAL = ["--executor", "local"]  # as `make book` does
+STEPS = {"cold": ["run", *LOCAL], "with stored states": ["run", "--force", *LOCAL], "site alone": ["site"]}
 
 
 def pages(manifests: Path, name: str) -> list[dict[str, Any]]:

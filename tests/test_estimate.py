@@ -1,11 +1,13 @@
 """The cost of an extraction: weights counted as the model has them, operations as torch counts them."""
 
+import json
+
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM, LlamaConfig
 
-from conftest import make_questions
+from conftest import ROOT, make_questions
 from peaks_and_gates import estimate, extraction
 from peaks_and_gates.cli import main
 from peaks_and_gates.errors import BadParameter, UnknownName
@@ -91,4 +93,16 @@ def test_the_command_line_estimates(capsys):
         main(["estimate", "--model", "llama-3-8b", "--shots", "5"])
     said = capsys.readouterr().out
     assert end.value.code == 0 and "8.0 billion weights" in said and "h100" in said
-    assert "assumed, not measured" in said
+    assert "as measured on one H100" in said
+
+
+def test_the_estimate_is_that_of_the_run_that_was_measured():
+    """Of what was not fitted: lengths that differ count as their mean, and memory is a bound of the right size."""
+    rows = json.loads((ROOT / "benchmarks" / "measured" / "gpu.json").read_text())["rows"]
+    measured = {row["unit"]: row for row in rows if row["benchmark"] == "GPU, extraction"}
+    shape = estimate.shape("llama-3-8b")
+    table = estimate.machines(shape, estimate.few_shot(n_shots=5, n_orders=1)).set_index("gpu")
+    assert table.loc["h100", "one"] == pytest.approx(measured["minutes"]["ours"], rel=0.1)
+    memory = measured["GB, at most"]
+    bound = int(memory["agreement"].split()[-2])
+    assert 0.5 < memory["ours"] * 1e9 / estimate.memory(shape, bound) < 1

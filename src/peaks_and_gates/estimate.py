@@ -21,16 +21,18 @@ import yaml
 from transformers import PreTrainedConfig
 
 from .errors import BadParameter, UnknownName
+from .extraction import FEWEST_TOKENS, numbers_per_token
 
 KNOWN: dict[str, dict[str, Any]] = yaml.safe_load((Path(__file__).parent / "shapes.yml").read_text())
 BYTES = 2  # of a number in bfloat16
 GIB = 2**30
-BATCH_TOKENS = 4096  # of one forward pass, as `extraction.extract` has it
 # MMLU's test questions and subjects.  EvalScope's page on MMLU gives 3,212 characters for a mean prompt with five
 # shots; at 4.3 characters a token these are about 750 tokens, 125 for each of the six questions in it.
 MMLU = {"n_questions": 14_042, "n_subjects": 57, "question_tokens": 125}
 PER_NODE = 8  # GPUs
-EFFICIENCY = 0.45  # share of the maker's matrix rate that an extraction reaches: assumed, not measured
+# Share of the maker's matrix rate that an extraction reaches: measured on one H100 with the shape of Llama-3-8B, see
+# benchmarks/measured/gpu.json.  Other GPUs and shapes may differ.
+EFFICIENCY = 0.34
 
 
 @dataclass(frozen=True)
@@ -55,11 +57,6 @@ class Shape:
     def weights(self) -> int:
         """All weights; the norms' few are left out."""
         return self.block_weights + (1 if self.tied else 2) * self.vocabulary * self.width
-
-    @property
-    def cache_per_token(self) -> int:
-        """Bytes of keys and values of a token."""
-        return 2 * self.blocks * self.width * self.kv_heads // self.heads * BYTES
 
 
 @dataclass(frozen=True)
@@ -130,14 +127,13 @@ def few_shot(
     return work([(i % prefixes, shots, question_tokens) for i in range(n_questions)])
 
 
-def memory(shape: Shape, batch_tokens: int = BATCH_TOKENS) -> int:
-    """Bytes on the GPU at most: weights, keys and values, every block's states of a batch, and its largest product."""
-    states = (shape.blocks + 1) * shape.width * BYTES
-    widest = 3 * shape.inner * BYTES
-    return shape.weights * BYTES + batch_tokens * (2 * shape.cache_per_token + states + widest)
+def memory(shape: Shape, batch_tokens: int = FEWEST_TOKENS) -> int:
+    """Bytes on the GPU at most: the weights, and what a batch takes."""
+    kv_width = shape.width * shape.kv_heads // shape.heads
+    return BYTES * (shape.weights + batch_tokens * numbers_per_token(shape.blocks, shape.width, kv_width, shape.inner))
 
 
-def least_gpus(shape: Shape, gpu_memory: float, batch_tokens: int = BATCH_TOKENS) -> int:
+def least_gpus(shape: Shape, gpu_memory: float, batch_tokens: int = FEWEST_TOKENS) -> int:
     """GPUs of so many GiB that hold the model and a batch between them."""
     return -(-memory(shape, batch_tokens) // int(gpu_memory * GIB))
 
@@ -173,12 +169,12 @@ def report(model: str, n_shots: int, n_orders: int | None, n_questions: int, n_n
     return "\n".join(
         [
             f"{model}: {known.weights / 1e9:.1f} billion weights, {known.weights * BYTES / GIB:.0f} GiB in bfloat16, "
-            f"{memory(known) / GIB:.0f} GiB with a batch of {BATCH_TOKENS} tokens.",
+            f"{memory(known) / GIB:.0f} GiB with a batch of {FEWEST_TOKENS} tokens.",
             f"{n_questions} questions of {MMLU['question_tokens']} tokens: {needed.tokens / 1e6:.1f} million tokens, "
             f"{flops(known, needed) / 1e15:.0f} PFLOP; a prompt at a time {plain.tokens / 1e6:.1f} million tokens, "
             f"{flops(known, plain) / 1e15:.0f} PFLOP.",
             times.reset_index().to_string(index=False),
-            f"At {EFFICIENCY:.0%} of the maker's matrix rate, which is assumed, not measured. Reading the weights from "
-            "disk comes on top.",
+            f"At {EFFICIENCY:.0%} of the maker's matrix rate, as measured on one H100 with the shape of Llama-3-8B. "
+            "Reading the weights from disk comes on top.",
         ]
     )
