@@ -56,15 +56,15 @@ def dadapy(states: np.ndarray) -> tuple[np.ndarray, float]:
 SIDES = {"ours": ours, "dadapy": dadapy}
 
 
-def measure(side: str, n: int, d: int, partition: str) -> None:
-    """Run one side, leave its partition in a file, and print the rest."""
-    states = clusters(n, d)
+def measure(side: str, folder: str) -> None:
+    """Run one side on the states in a folder, leave its partition there, and print the rest."""
+    states = np.load(Path(folder, "states.npy"))  # made elsewhere: the memory that it takes to make them is not ours
     SIDES[side](states[:300])  # imports, threads
     before = peak_memory()
     start = time.perf_counter()
     assignment, dimension = SIDES[side](states)
     took = time.perf_counter() - start
-    np.save(partition, assignment)
+    np.save(Path(folder, f"{side}.npy"), assignment)
     print(json.dumps({"seconds": took, "gb": peak_memory() - before, "id": float(dimension)}))
 
 
@@ -79,10 +79,10 @@ def main() -> None:
     for n, d in SIZES:
         found, labels = {}, {}
         with tempfile.TemporaryDirectory() as folder:
+            np.save(Path(folder, "states.npy"), clusters(n, d))
             for side in SIDES:
-                path = Path(folder) / f"{side}.npy"
-                found[side] = in_a_process("geometry.py", side, n, d, path)
-                labels[side] = np.load(path)
+                found[side] = in_a_process("geometry.py", side, folder)
+                labels[side] = np.load(Path(folder, f"{side}.npy"))
         us, them = found["ours"], found["dadapy"]
         ari = adjusted_rand_score(labels["ours"], labels["dadapy"])
         peaks = {side: int(labels[side].max()) + 1 for side in SIDES}
@@ -106,6 +106,6 @@ def main() -> None:
 
 if __name__ == "__main__":
     if len(sys.argv) > 1:
-        measure(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4])
+        measure(sys.argv[1], sys.argv[2])
     else:
         main()
