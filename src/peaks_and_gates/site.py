@@ -131,7 +131,7 @@ def run_box(job: Job) -> str:
         seen: f"up to {recorded_n(job):,}" if book.models_of(parameters) else f"none of a data set: {synthetic}",
         "seed": parameters.get("seed"),
         "run": f"{manifest['created'][:10]}, {hardware}, {manifest.get('dtype', 'unknown precision')}",
-        "took": f"{manifest['seconds'] / 60:.1f} min after the pages before it",
+        "took": f"{manifest['seconds'] / 60:.1f} min, without what other pages had stored",
         "repeat": f"<code>pg run --preset {manifest['preset']} --only {job.name}</code>",
         "key": f"<code>{manifest['run_key']}</code>",
     }
