@@ -81,15 +81,13 @@ def main() -> None:
     extract(model, first, ("norm",))
     slow = N_PLAIN / seconds(lambda: plain(model, first[:N_PLAIN]))[0]
     torch.cuda.reset_peak_memory_stats()
-    bound, work, start = room(model), estimate.Work(0, 0, 0), time.perf_counter()
-    layer = []
+    bound, layer, start = room(model), [], time.perf_counter()
     for group in tqdm(by_subject.values(), desc="subjects"):
         layer.append(extract(model, group, ("norm",)).hidden["norm"][:, model.n_layers // 2])
     took = time.perf_counter() - start
     memory = torch.cuda.max_memory_allocated() / 1e9
-    for group in by_subject.values():
-        part = estimate.work([(e.prefix, len(e.prefix), len(e.rest)) for e in encode(model, group)])
-        work = estimate.Work(work.tokens + part.tokens, work.pairs + part.pairs, work.prompts + part.prompts)
+    encoded = [each for group in by_subject.values() for each in encode(model, group)]
+    work = estimate.work([(each.prefix, len(each.prefix), len(each.rest)) for each in encoded])
     shape = estimate.shape(MODEL)
     operations = estimate.flops(shape, work)
     row = {"benchmark": "GPU, extraction", "setting": f"{MODEL}, 5-shot, 1 order"}

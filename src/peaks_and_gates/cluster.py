@@ -4,6 +4,7 @@
 
 Two rounds. First the *parts*, what pages share or can share out: the hidden states of one model under one condition for
 a share of the subjects, and a gate page for one of its models. Then the pages themselves, which find the parts stored.
+On this machine it is one round, and gate pages are not shared out: the pages alone keep its cores busy.
 Every part leaves its artifacts in the store and is noted there, so whatever is killed, the next run goes on from there.
 """
 
@@ -63,7 +64,7 @@ def run(jobs: Sequence[Job], executor: str, profile: str | None = None, force: b
         return []
     resources = resources_of(todo[0].preset, profile)
     wanted = [step for step in parts(todo, resources.pop("shards", 1)) if not step.note.is_file()]
-    if executor == "local":  # pages keep one machine busy; the same by model would only start more processes
+    if executor == "local":
         wanted = [step for step in wanted if step.kind == "states"]
     # The longest first, so that none is left to run alone at the end.
     last = {job.name: job.manifest.get("seconds", 0) / 60 for job in todo}
