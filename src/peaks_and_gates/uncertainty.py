@@ -117,8 +117,9 @@ def subsampled(
 
     A bootstrap would plant duplicates, and each of them a peak. Here the numbers are computed again on random
     subsets without replacement, clustering and all. Subsets that share most of their points differ too little:
-    their standard deviation is stretched by sqrt(fraction / (1 - fraction)), and the interval is 1.96 of that
-    to both sides.
+    their deviation is stretched by sqrt(fraction / (1 - fraction)), and the interval is 1.96 of that to both
+    sides. The deviation is that from the number of all points, not from the subsets' own mean: where every
+    subset says 0 and the whole says .1, the whole is not certain.
 
     Args:
         statistic: from (m,) ascending indices to some numbers, such as
@@ -142,9 +143,9 @@ def subsampled(
     rng = np.random.default_rng(seed)
     size = round(fraction * n)
     subsets = [np.sort(rng.choice(n, size, replace=False)) for _ in range(n_repeats)]
-    values = statistic(np.arange(n)) if values is None else values
+    values = np.asarray(statistic(np.arange(n)) if values is None else values, dtype=np.float64)
     replicates = np.array([statistic(rows) for rows in subsets], dtype=np.float64)  # (repeats, numbers)
-    errors = replicates.std(0, ddof=1) * np.sqrt(size / (n - size))
+    errors = np.sqrt(np.square(replicates - values).mean(0) * size / (n - size))
     return [normal_estimate(float(v), float(e), n) for v, e in zip(values, errors, strict=True)]
 
 
