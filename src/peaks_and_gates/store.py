@@ -143,6 +143,22 @@ def intact(path: Path) -> bool:
         return False
 
 
+def made_once(folder: Path, about: dict[str, Any], save: Callable[[Path], Any]) -> Path:
+    """A folder with a model that `save` puts into it, in one process at a time, and again if its weights are damaged.
+
+    about: written beside the weights with their checksum, last.  Returns the folder.  Raises StorageFull.
+    """
+    weights = folder / "model.safetensors"
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder / "making.lock"):
+            if not intact(weights):
+                manifest_path(weights).unlink(missing_ok=True)
+                save(folder)
+                write_json(manifest_path(weights), about | {"sha256": file_sha256(weights)})
+    return folder
+
+
 def manifest_path(path: Path) -> Path:
     """The manifest that belongs to an artifact's data file."""
     return path.with_name(path.name + ".json")

@@ -5,30 +5,25 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from filelock import FileLock
 from tokenizers import Tokenizer, decoders, pre_tokenizers
 from tokenizers import models as tokenizer_models
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from .store import cache_folder, write_json
+from .store import cache_folder, made_once
 
 
 def tiny_llama(seed: int = 0) -> Path:
     """A random four-layer Llama of 0.2 M parameters with a byte-level tokenizer, for tests and the smoke preset."""
-    folder = cache_folder() / "models" / f"tiny-llama-{seed}"
-    folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / "making.lock"):  # several processes may ask for it at once
-        if (folder / "complete.json").exists():
-            return folder
+
+    def save(folder: Path) -> None:
         symbols = sorted(pre_tokenizers.ByteLevel.alphabet())
         vocabulary = {symbol: i for i, symbol in enumerate(["<end>", *symbols, "ĠA", "ĠB", "ĠC", "ĠD"])}
         merges = [("Ġ", letter) for letter in "ABCD"]
         tokenizer = Tokenizer(tokenizer_models.BPE(vocab=vocabulary, merges=merges))
         tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
         tokenizer.decoder = decoders.ByteLevel()
-        PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<end>", pad_token="<end>").save_pretrained(
-            folder
-        )
+        fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<end>", pad_token="<end>")
+        fast.save_pretrained(folder)
         config = LlamaConfig(
             vocab_size=len(vocabulary), hidden_size=64, intermediate_size=128, num_hidden_layers=4,
             num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=4096, tie_word_embeddings=True,
@@ -37,5 +32,5 @@ def tiny_llama(seed: int = 0) -> Path:
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             LlamaForCausalLM(config).save_pretrained(folder)
-        write_json(folder / "complete.json", {"seed": seed})
-    return folder
+
+    return made_once(cache_folder() / "models" / f"tiny-llama-{seed}", {"seed": seed}, save)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from filelock import FileLock
 from tokenizers import Tokenizer, decoders, pre_tokenizers, processors
 from tokenizers import models as tokenizer_models
 from transformers import (
@@ -40,7 +39,7 @@ from transformers import (
 )
 
 from .errors import UnknownName
-from .store import cache_folder, code_version, write_json, writing
+from .store import cache_folder, code_version, made_once
 from .vlm_processors import PROCESSORS
 
 MADE_BY = ("tiny_vlms", "vlm_processors")  # modules whose change makes another model
@@ -76,23 +75,19 @@ def tiny_vlm(family: str, seed: int = 0) -> Path:
     """
     if family not in MAKERS:
         raise UnknownName("family of tiny vision-language models", family, MAKERS)
-    version = code_version(*MADE_BY)
-    folder = cache_folder() / "models" / f"tiny-{family}-{seed}-{version}"
-    complete = folder / "complete.json"
-    with writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder / "making.lock"):
-            if not complete.exists():
-                with torch.random.fork_rng(devices=[]):
-                    torch.manual_seed(seed)
-                    network, processor = MAKERS[family]()
-                # A random model would write image tokens, for which there are no features, into its answers.
-                image = processor.tokenizer.convert_tokens_to_ids(processor.image_token)
-                network.generation_config.suppress_tokens = [image]
-                network.save_pretrained(folder)
-                processor.save_pretrained(folder)
-                write_json(complete, {"family": family, "seed": seed})
-    return folder
+
+    def save(folder: Path) -> None:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            network, processor = MAKERS[family]()
+        # A random model would write image tokens, for which there are no features, into its answers.
+        image = processor.tokenizer.convert_tokens_to_ids(processor.image_token)
+        network.generation_config.suppress_tokens = [image]
+        network.save_pretrained(folder)
+        processor.save_pretrained(folder)
+
+    folder = cache_folder() / "models" / f"tiny-{family}-{seed}-{code_version(*MADE_BY)}"
+    return made_once(folder, {"family": family, "seed": seed}, save)
 
 
 def byte_tokenizer(special: list[str], bos: bool, names: dict[str, str] | None = None) -> PreTrainedTokenizerFast:
