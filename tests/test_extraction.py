@@ -10,7 +10,7 @@ from tokenizers import models as tokenizer_models
 from transformers import PreTrainedTokenizerFast
 
 from conftest import make_questions
-from peaks_and_gates import extraction, grouped, models
+from peaks_and_gates import extraction, grouped, models, packing
 from peaks_and_gates.errors import BadParameter, BadStates
 from peaks_and_gates.extraction import extract, hidden_states
 from peaks_and_gates.questions import build_prompts
@@ -88,15 +88,14 @@ def test_states_are_the_frameworks_own(tiny, prompts):
 def test_short_questions_share_a_row_and_none_is_lost():
     prefixes = [tuple(range(60)), tuple(range(1, 61))]
     group = [
-        extraction.Encoded(i, prefixes[i % 2], tuple(range(length)))
-        for i, length in enumerate([4, 9, 30, 2, 17, 11, 5])
+        packing.Encoded(i, prefixes[i % 2], tuple(range(length))) for i, length in enumerate([4, 9, 30, 2, 17, 11, 5])
     ]
-    rows = extraction.packed(group, 60)
+    rows = packing.packed(group, 60)
     assert sorted(item.index for row in rows for item in row) == list(range(7))
     for row in rows:
         assert len({item.prefix for item in row}) == 1 and sum(len(item.rest) for item in row) <= 30
     assert len(rows) < 7
-    batches = extraction.batches(rows, 60, 200)
+    batches = packing.batches(rows, 60, 200)
     assert [row for batch in batches for row in batch] == sorted(rows, key=lambda row: sum(len(i.rest) for i in row))
     assert all(len(batch) * (60 + max(sum(len(i.rest) for i in row) for row in batch)) <= 200 for batch in batches)
 
@@ -163,7 +162,7 @@ def rows_shifted(keys_values, rows):
 
 def tokenised_apart(model, prompts):
     ids = lambda text: tuple(model.tokenizer(text).input_ids)
-    return [extraction.Encoded(i, ids(p.prefix), ids(p.question)) for i, p in enumerate(prompts)]
+    return [packing.Encoded(i, ids(p.prefix), ids(p.question)) for i, p in enumerate(prompts)]
 
 
 def token_before_last(model, prompts):
