@@ -77,13 +77,14 @@ CASES = [
 ]
 
 
+@pytest.mark.parametrize(("dtype", "off"), [(torch.float64, 1e-10), (torch.float32, 1e-4)])
 @pytest.mark.parametrize("case", CASES)
-def test_equal_to_all_float64_differences(case):
+def test_equal_to_all_float64_differences(case, dtype, off):
     points = case()
-    distances, indices = nearest_neighbours(points, 20, block=128)
+    distances, indices = nearest_neighbours(points, 20, block=128, dtype=dtype)
     true_distances, true_indices = by_differences(points, 20)
     np.testing.assert_array_equal(indices, true_indices)
-    np.testing.assert_allclose(distances, true_distances, rtol=1e-10, atol=0)
+    np.testing.assert_allclose(distances, true_distances, rtol=off, atol=0)
     assert distances.dtype == np.float64 and indices.dtype == np.int64
 
 
@@ -143,15 +144,36 @@ def test_the_input_is_left_as_it_was():
     np.testing.assert_array_equal(points, before)
 
 
-def test_the_bound_holds_and_is_needed():
-    """No true distance is below its lower bound, and without the margin some would be."""
-    points = torch.tensor(two_far_groups())
-    norms = torch.linalg.vecdot(points, points)
-    bounds = neighbours._lower_bounds(points, points, norms, norms).numpy()
-    gram = (norms[:, None] + norms - 2 * points @ points.T).numpy()
-    true = cdist(points, points, "sqeuclidean")
-    assert (bounds <= true).all()
-    assert (gram > true).any()
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("case", CASES)
+def test_the_bound_holds_for_all_candidates_though_few_are_looked_at(case, dtype, monkeypatch):
+    points = torch.tensor(case())
+    monkeypatch.setattr(neighbours, "SAMPLE", 64)
+    scale = neighbours._power_of_two(points)
+    centred = neighbours._centred(points, scale, dtype)
+    norms = torch.linalg.vecdot(centred, centred)
+    squared, index = neighbours._smallest(centred, norms, 28, 128)
+    bound = neighbours._relative_bound(points, scale, norms, squared, index)
+    true = torch.tensor(cdist(points * scale, points * scale, "sqeuclidean")).gather(1, index)
+    error = (squared - true).abs() / (norms[:, None] + norms[index])
+    assert error.max() <= bound < 1e-5
+
+
+@pytest.mark.parametrize("case", [two_far_groups, spread_norms])
+def test_without_the_bound_neighbours_are_wrong(case, monkeypatch):
+    monkeypatch.setattr(neighbours, "_relative_bound", lambda *_: 0.0)
+    found = nearest_neighbours(case(), 20, dtype=torch.float32)[1]
+    assert (found != by_differences(case(), 20)[1]).any()
+
+
+def test_large_searches_are_in_float32(monkeypatch):
+    points = gaussian(300)
+    monkeypatch.setattr(neighbours, "FLOAT64_UP_TO", 300 * 300 * 48 - 1)
+    distances, indices = nearest_neighbours(points, 20)
+    expected = nearest_neighbours(points, 20, dtype=torch.float64)
+    np.testing.assert_array_equal(indices, expected[1])
+    np.testing.assert_array_equal(distances, nearest_neighbours(points, 20, dtype=torch.float32)[0])
+    assert (distances != expected[0]).any()
 
 
 def test_messages_say_where():

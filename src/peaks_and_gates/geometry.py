@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from hashlib import blake2b
 
 import numpy as np
 import torch
@@ -146,7 +147,8 @@ def landscapes(
 
     k_max = min(k_max, n - 1)
     k = max([k_max, *(int(counts.max()) for counts in per_point.values())])
-    distances, neighbours = nearest_neighbours(states[kept], k, device=device, where=where)
+    different = states if n == len(states) else states[kept]
+    distances, neighbours = nearest_neighbours(different, k, device=device, where=where)
     if not distances[:, 0].all():
         raise BadStates(f"{where}: different rows at distance 0 in float64. Round the states to float32 first.")
     overlap = {name: label_overlap(neighbours, labels[name], fractions[name], n_bootstrap, seed) for name in labels}
@@ -189,10 +191,11 @@ def _check_enough(n: int, k_max: int, recipes: Sequence[str], where: str) -> Non
 
 def first_of_identical(states: torch.Tensor) -> np.ndarray:
     """Ascending indices of the rows that equal no earlier row; 0.0 and -0.0 are equal."""
-    rows = states.cpu() if states.dtype == torch.float64 else states.cpu().float()
     first = {}
-    for index, row in enumerate((rows + 0.0).numpy()):
-        first.setdefault(row.tobytes(), index)
+    for part, start in zip(states.split(1024), range(0, len(states), 1024), strict=True):  # a copy of few at a time
+        rows = part.cpu() if part.dtype == torch.float64 else part.cpu().float()
+        for index, row in enumerate((rows + 0.0).numpy(), start):
+            first.setdefault(blake2b(row).digest(), index)
     return np.fromiter(first.values(), dtype=np.int64)
 
 

@@ -1,11 +1,11 @@
-"""Exact Euclidean nearest neighbours, in blocks, and the share of them that agree.
+"""Euclidean nearest neighbours, in blocks, and the share of them that agree.
 
 distances, indices = nearest_neighbours(hidden_states, k=128)       # (n, k) float64, (n, k) int64
 
 The fast way to all distances is |x|² + |y|² − 2x·y, one matrix product. It loses every digit of a distance
-much smaller than the norms, so here each fast value carries a proven error bound: it is used only where the
-bound shows that it has ten right digits and a certain rank, and the others are computed again from the
-differences themselves.
+much smaller than the norms. So some of those found are computed again from the differences themselves. Their
+error, with a margin, bounds that of the others; where it leaves a rank or a value open, the distance is computed
+again, too.
 """
 
 from __future__ import annotations
@@ -17,7 +17,10 @@ from peaks_and_gates.errors import BadParameter, BadStates, TooFewPoints
 from peaks_and_gates.uncertainty import Estimate, mean_estimate
 
 SLACK = 8  # spare candidates a row; they certify that nothing nearer was left out
-TOLERANCE = 1e-10  # largest relative error of a squared distance that is not computed again
+SAMPLE, MARGIN = 1024, 4  # distances whose error is looked at; how far the bound lies above the largest
+# Largest relative error of a squared distance that is not computed again, by the type of the products.
+TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-4}
+FLOAT64_UP_TO = 1e11  # products of coordinates: a second of two cores
 
 
 def nearest_neighbours(
@@ -25,20 +28,23 @@ def nearest_neighbours(
     k: int,
     *,
     block: int = 1024,
+    dtype: torch.dtype | None = None,
     device: str | torch.device | None = None,
     where: str = "the points",
 ) -> tuple[np.ndarray, np.ndarray]:
     """Find the k nearest neighbours of every point, the point itself left out.
 
-    Time is half of one float64 matrix product (the Gram matrix is symmetric); beyond one float64 copy of
-    the points, memory is O(n·k + block²). The result is that of float64 brute force on the differences:
-    rows with duplicates, near-duplicates, ties or a large common offset are found out by the bound and
-    computed again.
+    Time is half of one matrix product (the Gram matrix is symmetric); beyond one copy of the points, memory is
+    O(n·k + block²). The order is that of float64 brute force on the differences: rows with duplicates,
+    near-duplicates, ties or a large common offset are found out by the bound and computed again. The distances have
+    ten right digits by products in float64. In float32, which takes half the time and memory, they have at least
+    four, mostly six.
 
     Args:
         points: (n, d), float16, bfloat16, float32 or float64.
         k: neighbours of each point, 1 <= k < n.
         block: points in one block of the Gram matrix.
+        dtype: of the products, float64 or float32; by default float64 where it takes two cores about a second.
         device: where to compute; by default a GPU if there is one, else where the points are.
         where: named in messages, such as 'smollm2-135m-instruct, layer 12'.
 
@@ -48,35 +54,35 @@ def nearest_neighbours(
     Raises:
         BadStates: the points are not a matrix of finite floats.
         TooFewPoints: k >= n.
-
-    Source: the error bound of an inner product in any order of summation, Higham 2002, sec. 3.1.
     """
     points = as_matrix(points, where).to(device or ("cuda" if torch.cuda.is_available() else None))
-    n = len(points)
+    n, d = points.shape
     if not 1 <= k < n:
         raise TooFewPoints(
             f"{where}: {n} points have at most {n - 1} neighbours each, but k={k} was asked for. "
             f"Choose k between 1 and {n - 1}, or give at least {k + 1} points."
         )
+    dtype = dtype or (torch.float64 if n * n * d <= FLOAT64_UP_TO else torch.float32)
     scale = _power_of_two(points)
-    centred = points.double() * scale  # (n, d)
-    centred -= centred.mean(0)  # a common offset would swell the norms, and with them the bound
+    centred = _centred(points, scale, dtype)  # (n, d)
     norms = torch.linalg.vecdot(centred, centred)  # (n,)
-    lower, index = _smallest(centred, norms, min(k + SLACK, n - 1), block)  # (n, m) each
-    squared, index = _exact_order(points, scale, norms, _relative_bound(points), lower, index)
+    squared, index = _smallest(centred, norms, min(k + SLACK, n - 1), block)  # (n, m) each
+    bound = _relative_bound(points, scale, norms, squared, index)
+    squared, index = _right_order(points, scale, bound * (norms[:, None] + norms[index]), squared, index)
 
-    nothing_rejected = index.shape[1] == n - 1
-    doubtful = lower.amax(1) <= squared[:, k - 1] * (1 + TOLERANCE)  # a rejected point may be as near
-    squared, index = squared[:, :k].contiguous(), index[:, :k].contiguous()
-    if not nothing_rejected:
+    if index.shape[1] < n - 1:  # points were rejected; perhaps some that are as near
+        farthest = norms + norms.max()
+        doubtful = squared[:, -1] - bound * farthest <= squared[:, k - 1] * (1 + TOLERANCE[dtype])
+        squared, index = squared[:, :k].contiguous(), index[:, :k].contiguous()
         for row in torch.nonzero(doubtful).flatten().tolist():
-            bounds = _lower_bounds(centred[row : row + 1], centred, norms[row : row + 1], norms)[0]
-            bounds[row] = torch.inf
-            near = torch.nonzero(bounds <= squared[row, -1] * (1 + TOLERANCE)).flatten()  # ascending
-            exact = _direct(points, scale, row, near)
+            found = _squared(centred[row : row + 1], centred, norms[row : row + 1], norms)[0]
+            found[row] = torch.inf
+            lowest = found - bound * (norms[row] + norms)
+            near = torch.nonzero(lowest <= squared[row, -1] * (1 + TOLERANCE[dtype])).flatten()  # ascending
+            exact = _direct(points, scale, torch.full_like(near, row), near)
             order = exact.sort(stable=True).indices[:k]
             squared[row], index[row] = exact[order], near[order]
-    return (squared.sqrt() / scale).cpu().numpy(), index.cpu().numpy()
+    return (squared[:, :k].sqrt() / scale).cpu().numpy(), index[:, :k].cpu().numpy()
 
 
 def neighbour_overlap(neighbours: np.ndarray, labels: np.ndarray, k: int | np.ndarray) -> np.ndarray:
@@ -213,7 +219,8 @@ def as_matrix(points: np.ndarray | torch.Tensor, where: str) -> torch.Tensor:
             f"{where}: expected a matrix (points, dimensions) of floats, got shape {tuple(points.shape)} "
             f"of {points.dtype}. Give one layer at a time, one row a point."
         )
-    bad = torch.nonzero(~torch.isfinite(points).all(1)).flatten().tolist()
+    largest = torch.linalg.vector_norm(points, torch.inf, dim=1)  # NaN where there is one
+    bad = torch.nonzero(~torch.isfinite(largest)).flatten().tolist()
     if bad:
         shown = ", ".join(map(str, bad[:5])) + (", …" if len(bad) > 5 else "")
         raise BadStates(
@@ -233,74 +240,84 @@ def _check_width(neighbours: np.ndarray, k: int) -> None:
 
 def _power_of_two(points: torch.Tensor) -> float:
     """Return the power of two that brings the largest coordinate near 1, so that no square overflows."""
-    largest = float(points.abs().max())
+    largest = float(torch.linalg.vector_norm(points, torch.inf))
     return 2.0 ** -int(np.clip(np.frexp(largest)[1], -1000, 1000)) if largest else 1.0
 
 
-def _relative_bound(points: torch.Tensor) -> float:
-    """Bound the error of |x|² + |y|² − 2x·y in units of |x|² + |y|²: norms, product, centring, sums."""
-    return (2 * points.shape[1] + 32) * 2.0**-53
+def _chunk(points: torch.Tensor) -> int:
+    """Rows of 2 MB in float64: what stays in a CPU's cache between one step and the next."""
+    return max(1, 2**18 // points.shape[1])
 
 
-def _lower_bounds(rows, columns, row_norms, column_norms) -> torch.Tensor:
-    """Return a (rows, columns) matrix that no true squared distance is below."""
-    gram = _product(rows, columns)
-    return gram.mul_(-2).add_((row_norms[:, None] + column_norms) * (1 - _relative_bound(rows)))
+def _centred(points: torch.Tensor, scale: float, dtype: torch.dtype) -> torch.Tensor:
+    """The points about their mean, for a common offset would swell the norms; no float64 copy of them all is made."""
+    parts = points.split(_chunk(points))
+    mean = sum((part.double() * scale).sum(0) for part in parts) / len(points)
+    centred = torch.empty(points.shape, dtype=dtype, device=points.device)
+    for part, place in zip(parts, centred.split(_chunk(points)), strict=True):
+        place.copy_(torch.add(-mean, part, alpha=scale))  # in float64, whatever the points are
+    return centred
 
 
-def _product(rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
-    """rows @ columns.T; on a CPU by numpy, whose BLAS is up to twice as fast as torch's on AMD machines."""
-    if rows.device.type == "cpu":
-        return torch.from_numpy(rows.numpy() @ columns.numpy().T)
-    return rows @ columns.T
+def _squared(rows, columns, row_norms, column_norms) -> torch.Tensor:
+    """Squared distances of all rows to all columns, (rows, columns), by the Gram matrix."""
+    return (row_norms[:, None] + column_norms).addmm_(rows, columns.T, alpha=-2)
 
 
 def _smallest(centred, norms, m: int, block: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the m smallest lower bounds of every row and their columns, (n, m) each, in no order."""
+    """Return the m smallest squared distances of every row and their columns, (n, m) each, in no order."""
     n = len(centred)
-    values = torch.full((n, m), torch.inf, dtype=torch.float64, device=centred.device)
+    values = torch.full((n, m), torch.inf, dtype=centred.dtype, device=centred.device)
     index = torch.zeros((n, m), dtype=torch.int64, device=centred.device)
 
-    def merge(rows: slice, bounds: torch.Tensor, first_column: int) -> None:
-        columns = torch.arange(first_column, first_column + bounds.shape[1], device=index.device)
-        best = torch.cat([values[rows], bounds], 1).topk(m, 1, largest=False, sorted=False)
-        columns = torch.cat([index[rows], columns.expand(len(bounds), -1)], 1)
-        values[rows], index[rows] = best.values, columns.gather(1, best.indices)
+    def merge(rows: slice, found: torch.Tensor, first_column: int) -> None:
+        best = torch.cat([values[rows], found], 1).topk(m, 1, largest=False, sorted=False)
+        old = best.indices < m
+        columns = index[rows].gather(1, best.indices.clamp(max=m - 1))
+        values[rows], index[rows] = best.values, torch.where(old, columns, best.indices + (first_column - m))
 
     for i in range(0, n, block):
         rows = slice(i, min(i + block, n))
         for j in range(i, n, block):  # the upper triangle of blocks; each serves its rows and its columns
             columns = slice(j, min(j + block, n))
-            bounds = _lower_bounds(centred[rows], centred[columns], norms[rows], norms[columns])
+            found = _squared(centred[rows], centred[columns], norms[rows], norms[columns])
             if i == j:
-                bounds.fill_diagonal_(torch.inf)  # the point itself
+                found.fill_diagonal_(torch.inf)  # the point itself
             else:
-                merge(columns, bounds.T, i)
-            merge(rows, bounds, j)
+                merge(columns, found.T, i)
+            merge(rows, found, j)
     return values, index
 
 
-def _exact_order(points, scale, norms, relative_bound, lower, index) -> tuple[torch.Tensor, torch.Tensor]:
+def _relative_bound(points, scale, norms, squared, index) -> float:
+    """Bound the error of squared distances, in units of |x|² + |y|², by what it is in some of those found."""
+    rows = torch.arange(0, len(points), max(1, len(points) // SAMPLE), device=index.device)
+    columns = index[rows, -1]
+    error = (squared[rows, -1] - _direct(points, scale, rows, columns)).abs() / (norms[rows] + norms[columns])
+    return MARGIN * max(float(error.nan_to_num(0).max()), torch.finfo(norms.dtype).eps)
+
+
+def _right_order(points, scale, bound, squared, index) -> tuple[torch.Tensor, torch.Tensor]:
     """Sort candidates by squared distance; where the bound leaves value or rank open, compute again."""
-    bound = relative_bound * (norms[:, None] + norms[index])  # (n, m)
-    squared, order = (lower + bound).sort(1)
+    tolerance = TOLERANCE[squared.dtype]
+    squared, order = squared.double().sort(1)
     index, bound = index.gather(1, order), bound.gather(1, order)
     reach = bound.amax(1, keepdim=True)  # one bound a row, so that only adjacent ranks can be in doubt
     close = squared.diff(dim=1) <= 2 * reach
-    unsure = bound >= TOLERANCE * squared
+    unsure = bound >= tolerance * squared
     unsure[:, 1:] |= close
     unsure[:, :-1] |= close
-    for row in torch.nonzero(unsure.any(1)).flatten().tolist():
-        again = unsure[row]
-        squared[row, again] = _direct(points, scale, row, index[row, again])
+    squared[unsure] = _direct(points, scale, unsure.nonzero()[:, 0], index[unsure])
     order = index.sort(1).indices  # by index first, then stably by distance: ties go to the lower index
     order = order.gather(1, squared.gather(1, order).sort(dim=1, stable=True).indices)
     return squared.gather(1, order), index.gather(1, order)
 
 
-def _direct(points, scale: float, row: int, columns: torch.Tensor) -> torch.Tensor:
-    """Squared distances from one point to some others by their float64 differences, in chunks of 64 MB."""
-    chunk = max(1, 2**23 // points.shape[1])
-    here = points[row].double() * scale
-    parts = [points[part].double().mul_(scale).sub_(here).square_().sum(1) for part in columns.split(chunk)]
-    return torch.cat(parts)
+def _direct(points, scale: float, rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
+    """Squared distances of pairs of points, (pairs,), by their float64 differences."""
+    found = torch.empty(len(rows), dtype=torch.float64, device=points.device)
+    chunk = _chunk(points)
+    for a, b, place in zip(rows.split(chunk), columns.split(chunk), found.split(chunk), strict=True):
+        difference = (points[a].double() * scale).sub_(points[b], alpha=scale)
+        place.copy_(difference.square_().sum(1))
+    return found
