@@ -27,11 +27,12 @@ from .gate import Study
 from .patching import patched, patched_attention, recorded
 from .peaks import row
 from .pictures import Pair, Picture
+from .tails import tail
 from .tokens import TokenMap, only
 from .uncertainty import Estimate, mean_estimate
-from .vlms import VisionLanguageModel
+from .vlms import Batch, VisionLanguageModel
 
-CODE = (*gate.CODE, "interventions")
+CODE = (*gate.CODE, "interventions", "tails")
 CAPTIONED = {"scenes": ("scenes",), "paper": ("flickr30k", "coco")}
 
 
@@ -83,26 +84,50 @@ def repeated(study: Study, cut: Cut) -> list[Cut]:
 
 
 def answers(study: Study, task: str, shown: Sequence[Picture], cut: Cut) -> list[str]:
-    """What the model says about each picture with a cut: greedy, in shards that are kept."""
+    """What the model says about each picture with a cut."""
+    return answers_by_cut(study, task, shown, [cut])[0]
+
+
+def answers_by_cut(study: Study, task: str, shown: Sequence[Picture], cuts: Sequence[Cut]) -> list[list[str]]:
+    """What the model says about each picture with each cut: N texts a cut, greedy, in shards that are kept."""
     texts = [study.prompt(task, picture) for picture in shown]
     n_new = study.new_tokens[task == "captions"]
     described = vlms.describe(study.model) | {"dtype": study.dtype, "batch_size": study.batch_size}
-    said: list[str] = []
+    said: list[list[str]] = [[] for _ in cuts]
+    title = f"{task}, {name_of(cuts[0]) if len(cuts) == 1 else f'{len(cuts)} cuts'}"
     for start in range(0, len(shown), token_states.SHARD):
         part = slice(start, start + token_states.SHARD)
 
-        def compute(part: slice = part) -> list[str]:
-            found = []
-            for model, batch, seeds in token_states.batches(study, shown[part], texts[part], f"{task}, {name_of(cut)}"):
-                with cutting(model, batch.tokens, seeds, cut, study.how), torch.inference_mode():
-                    ids = model.network.generate(**batch.inputs, max_new_tokens=n_new, do_sample=False, num_beams=1)
-                new = ids[:, batch.inputs["input_ids"].shape[1] :]
-                found += model.tokenizer.batch_decode(new, skip_special_tokens=True)
+        def compute(part: slice = part) -> list[list[str]]:
+            found: list[list[str]] = [[] for _ in cuts]
+            for model, batch, seeds in token_states.batches(study, shown[part], texts[part], title):
+                for new, kept in zip(spoken(model, batch, seeds, cuts, study.how, n_new), found, strict=True):
+                    kept += new
             return found
 
-        key = {"model": described, "pictures": [p.key for p in shown[part]], "texts": texts[part], "cut": asdict(cut)}
-        said += store.document("vlm_answers", key | {"n_new": n_new, "how": study.how}, compute, CODE)
-    return [text.strip() for text in said]
+        key = {"model": described, "pictures": [p.key for p in shown[part]], "texts": texts[part], "how": study.how}
+        key |= {"cuts": [asdict(cut) for cut in cuts], "n_new": n_new}
+        for texts_of_cut, new in zip(said, store.document("vlm_answers", key, compute, CODE), strict=True):
+            texts_of_cut += [text.strip() for text in new]
+    return said
+
+
+@torch.inference_mode()
+def spoken(
+    model: VisionLanguageModel, batch: Batch, seeds: Sequence[int], cuts: Sequence[Cut], how: str, n_new: int
+) -> Iterator[list[str]]:
+    """Cut by cut, what the model goes on to say, B texts of n_new tokens.
+
+    What comes before the end-of-image token is run once for all cuts that leave it as it is.
+    """
+    rest = tail(model, batch, only(batch.tokens.where("end")))
+    for cut in cuts:
+        touched = rest.batch.tokens.where(*cut.targets)[:, : rest.start].any()
+        tokens, inputs = (batch.tokens, batch.inputs) if touched else (rest.batch.tokens, rest.to_generate())
+        with cutting(model, tokens, seeds, cut, how):
+            ids = model.network.generate(**inputs, max_new_tokens=n_new, do_sample=False, num_beams=1)
+        new = ids[:, inputs["input_ids"].shape[1] :]
+        yield model.tokenizer.batch_decode(new, skip_special_tokens=True)
 
 
 def name_of(cut: Cut) -> str:
@@ -125,10 +150,14 @@ def knockout_rows(study: Study) -> pd.DataFrame:
     """Compute what `knockout_table` returns."""
     asked = study.pictures("questions")
     captioned = {data: study.pictures("captions", data) for data in CAPTIONED[study.source]}
+    draws = {condition: repeated(study, cut) for condition, cut in CUTS.items()}
+    cuts = [cut for several in draws.values() for cut in several]
+    by_cut = lambda task, shown: dict(zip(cuts, answers_by_cut(study, task, shown, cuts), strict=True))
+    answered = by_cut("questions", asked)
+    described = {data: by_cut("captions", shown) for data, shown in captioned.items()}
     rows = []
-    for condition, cut in CUTS.items():
-        draws = repeated(study, cut)
-        right = [vqa.vqa_accuracy(answers(study, "questions", asked, c), [p.answers for p in asked]) for c in draws]
+    for condition, several in draws.items():
+        right = [vqa.vqa_accuracy(answered[cut], [p.answers for p in asked]) for cut in several]
         scores = np.mean(right, 0)
         rows.append(row(study, condition, 0, 0.0, "vqa", study.how, mean_estimate(scores)))
         if condition == "none":
@@ -136,12 +165,12 @@ def knockout_rows(study: Study) -> pd.DataFrame:
         else:
             rows.append(row(study, condition, 0, 0.0, "vqa_lost", study.how, share_lost(whole, scores, study.seed)))
         for data, shown in captioned.items():
-            said = [answers(study, "captions", shown, c) for c in draws]
+            said = [described[data][cut] for cut in several]
             references = [list(picture.captions) for picture in shown]
             for tokenizer in ("ptb", "whitespace"):
                 scores = np.mean([captions.cider(texts, references, tokenizer)[0] for texts in said], 0)
                 rows.append(row(study, condition, 0, 0.0, f"cider_{tokenizer}", data, mean_estimate(scores)))
-        overlap = averaged([output_overlap(study, c) for c in draws])
+        overlap = averaged([output_overlap(study, cut) for cut in several])
         rows.append(row(study, condition, 0, 0.0, "class_overlap", study.how, overlap))
     return pd.DataFrame(rows)
 
@@ -222,8 +251,6 @@ def patching_rows(study: Study, step: int) -> pd.DataFrame:
     steps = [("none", 0)]
     steps += [("residual", layer) for layer in range(0, model.n_layers + 1, step)]
     steps += [("attention", first) for first in range(0, model.n_layers, step)]
-    outputs: dict[tuple[str, int], list[Tensor]] = {each: [] for each in steps}
-    targets = []
     base, other = (list(side) for side in zip(*pairs, strict=True))
     asked = lambda side: [study.prompt("classes", picture) for picture in side]
     both = zip(
@@ -231,27 +258,13 @@ def patching_rows(study: Study, step: int) -> pd.DataFrame:
         token_states.batches(study, other, asked(other), "patched from"),
         strict=True,
     )
-    for (_, batch, _), (_, source, _) in both:
-        end, their_end = only(batch.tokens.where("end")), only(source.tokens.where("end"))
-        run = lambda inputs: model.network(**inputs, logits_to_keep=1, use_cache=False).logits[:, -1].float().cpu()
-        with torch.inference_mode():
-            with recorded(model, their_end) as states:
-                targets.append(run(source.inputs))
-            for kind, layer in steps:
-                match kind:
-                    case "none":
-                        context = nullcontext()
-                    case "residual":
-                        context = patched(model, states.residual[:, layer], end, layer)
-                    case _:
-                        context = patched_attention(model, states.attention_input, end, layer)
-                with context:
-                    outputs[kind, layer].append(run(batch.inputs))
-    target = torch.cat(targets)
-    untouched = torch.cat(outputs["none", 0])
+    found = [outputs(model, batch, source, steps) for (_, batch, _), (_, source, _) in both]
+    target = torch.cat([theirs for theirs, _ in found])
+    patched_logits = {step: torch.cat([ours[step] for _, ours in found]) for step in steps}
+    untouched = patched_logits["none", 0]
     rows = []
-    for (kind, layer), parts in outputs.items():
-        depth, logits = layer / model.n_layers, torch.cat(parts)
+    for (kind, layer), logits in patched_logits.items():
+        depth = layer / model.n_layers
         alike = mean_estimate(similarity.similarity(logits, target).numpy())
         rows.append(row(study, kind, layer, depth, "similarity", "", alike))
         flips = similarity.flips(untouched, logits, ids[:, 0], ids[:, 1])
@@ -260,6 +273,33 @@ def patching_rows(study: Study, step: int) -> pd.DataFrame:
         if kind == "none":
             rows.append(row(study, kind, layer, depth, "base_right", "", flips.base_right))
     return pd.DataFrame(rows)
+
+
+@torch.inference_mode()
+def outputs(
+    model: VisionLanguageModel, batch: Batch, source: Batch, steps: Sequence[tuple[str, int]]
+) -> tuple[Tensor, dict[tuple[str, int], Tensor]]:
+    """What is said next by prompts, and by others whose end-of-image tokens get the states of these, (B, V) each.
+
+    batch: the prompts that are patched.  source: those whose states they get.  steps: ("none", 0), or "residual" and a
+    layer, or "attention" and the first block.  Returns the logits of `source`, and those of `batch` by step.
+    """
+    run = lambda inputs: model.network(**inputs, logits_to_keep=1).logits[:, -1].float().cpu()
+    with recorded(model, only(source.tokens.where("end"))) as states:
+        theirs = run(source.inputs | {"use_cache": False})
+    rest = tail(model, batch, only(batch.tokens.where("end")))
+    found = {}
+    for kind, layer in steps:
+        match kind:
+            case "none":
+                context = nullcontext()
+            case "residual":
+                context = patched(model, states.residual[:, layer], rest.position, layer)
+            case _:
+                context = patched_attention(model, states.attention_input, rest.position, layer)
+        with context:
+            found[kind, layer] = run(rest.inputs())
+    return theirs, found
 
 
 def told_apart(model: VisionLanguageModel, pairs: Sequence[Pair]) -> list[Pair]:

@@ -168,10 +168,15 @@ def _hooked(module: nn.Module, position: Tensor, act: Callable[[Tensor, Tensor, 
 def _on_prompts(model: VisionLanguageModel, position: Tensor) -> Iterator[None]:
     """While in the context, see before every run that no position is on padding, which the blocks cannot tell."""
 
+    seen = False
+
     def look(network: nn.Module, args: tuple, inputs: dict) -> None:
-        mask = inputs.get("attention_mask")
-        if isinstance(mask, Tensor) and mask.ndim == 2:
-            _check_place(position, mask.bool().cpu())
+        nonlocal seen
+        mask, ids = inputs.get("attention_mask"), inputs.get("input_ids")
+        n_tokens = mask.shape[1] if ids is None and isinstance(mask, Tensor) else getattr(ids, "shape", (0, 0))[1]
+        if isinstance(mask, Tensor) and mask.ndim == 2 and not (seen and n_tokens == 1):  # not a token generated
+            _check_place(position, mask[:, -n_tokens:].bool().cpu())  # of the tokens run now, see `tails`
+            seen = True
 
     handle = model.network.register_forward_pre_hook(look, with_kwargs=True)
     try:

@@ -29,11 +29,12 @@ from .patching import patched, recorded, steered
 from .peaks import row
 from .pictures import Picture
 from .scene_words import plural
+from .tails import tail
 from .tokens import only
 from .uncertainty import mean_estimate
 from .vlms import Batch, VisionLanguageModel
 
-CODE = (*gate.CODE, "interventions", "steering")
+CODE = (*gate.CODE, "interventions", "tails", "steering")
 STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
 TASKS = ("classes", "captions")
 
@@ -208,20 +209,21 @@ def generated(study: Study, task: str, shown: Sequence[Trial], way: Way, strengt
         for side, title in zip(sides, titles, strict=True)
     )
     for (model, batch, seeds), (_, source, _) in zip(*runs, strict=True):
-        n_prompt, end = batch.inputs["input_ids"].shape[1], only(batch.tokens.where("end"))
         with torch.inference_mode():
             own, goal = end_states(model, batch), end_states(model, source)
             if way.towards == "random":
                 goal = elsewhere(own, goal, seeds)
+            rest = tail(model, batch, only(batch.tokens.where("end")))
             for texts, strength in zip(said, strengths, strict=True):
-                with moved(model, steered(own, goal, strength), end, way.layers):
+                with moved(model, steered(own, goal, strength), rest.position, way.layers):
                     ids = model.network.generate(
-                        **batch.inputs,
+                        **rest.to_generate(),
                         max_new_tokens=study.new_tokens[task == "captions"],
                         do_sample=False,
                         num_beams=1,
                     )
-                new = model.tokenizer.batch_decode(ids[:, n_prompt:], skip_special_tokens=True)
+                new = ids[:, rest.batch.inputs["input_ids"].shape[1] :]
+                new = model.tokenizer.batch_decode(new, skip_special_tokens=True)
                 texts += [text.strip() for text in new]
     return said
 
