@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import platform
-import resource
 import subprocess
 import sys
 import time
@@ -43,9 +42,19 @@ def matmul_rate(dtype: torch.dtype, device: str = "cpu") -> float:
     return 2 * n**3 / seconds(corner, 7)[0]
 
 
-def peak_memory() -> float:
-    """The most memory that this process has held, in GB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9  # kB on Linux
+def memory(what: str = "VmHWM") -> float:
+    """The most memory that this process has held (VmHWM), or what it holds now (VmRSS), in GB.  Linux only.
+
+    Not by getrusage, whose maximum a process inherits from the one that started it.
+    """
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(what)) * 1024 / 1e9
+
+
+def forget_peak() -> float:
+    """Let the most memory held be counted from now on; what is held now, in GB."""
+    Path("/proc/self/clear_refs").write_text("5")
+    return memory("VmRSS")
 
 
 def in_a_process(script: str, *arguments: object, **environment: str) -> dict[str, Any]:

@@ -1,4 +1,6 @@
-"""Knockout and patching of the native mini: batches under SDPA against one picture at a time with eager attention.
+"""Knockout and patching of the native mini, as the book does them, against one picture at a time with eager attention.
+
+The book takes pictures in batches, under SDPA, and runs what a patch leaves as it is once.
 
     python benchmarks/cutting.py
 
@@ -7,17 +9,19 @@ What the model says, and the states' outputs, are compared first.
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import torch
 from common import keep, seconds
 
-from peaks_and_gates import pictures, vlms
+from peaks_and_gates import pictures, store, vlms
 from peaks_and_gates.gate import PROMPTS
-from peaks_and_gates.interventions import CUTS, cutting
-from peaks_and_gates.patching import patched, recorded
+from peaks_and_gates.interventions import CUTS, cutting, outputs, spoken
+from peaks_and_gates.patching import patched, patched_attention, recorded
 from peaks_and_gates.tokens import only
 
 MODEL = "mini-native-0"
-N, BATCH = 64, 16
+N, BATCH = 128, 64
 N_NEW = 6  # tokens of an answer
 
 
@@ -26,34 +30,87 @@ def parts(items, size):
     return [items[start : start + size] for start in range(0, len(items), size)]
 
 
-@torch.inference_mode()
+def questions(model, shown):
+    """The prompts that ask each picture's question."""
+    texts = [PROMPTS["scenes"]["questions"].format(question=picture.question) for picture in shown]
+    return vlms.encode(model, [picture.image for picture in shown], texts)
+
+
+def seeds(shown):
+    """What the random cuts of each picture are drawn with."""
+    return [int(store.digest(picture.key)[:8], 16) for picture in shown]
+
+
 def knocked_out(model, shown, size):
-    """What the model answers without its end-of-image token."""
-    said = []
+    """What the model answers with every cut of the knockout table: by cut, a list of texts."""
+    said = [[] for _ in CUTS]
     for part in parts(shown, size):
-        texts = [PROMPTS["scenes"]["questions"].format(question=picture.question) for picture in part]
-        batch = vlms.encode(model, [picture.image for picture in part], texts)
-        with cutting(model, batch.tokens, [0] * len(part), CUTS["end → text"], "zero"):
-            ids = model.network.generate(**batch.inputs, max_new_tokens=N_NEW, do_sample=False, num_beams=1)
-        said += model.tokenizer.batch_decode(ids[:, batch.inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+        found = spoken(model, questions(model, part), seeds(part), list(CUTS.values()), "zero", N_NEW)
+        for kept, new in zip(said, found, strict=True):
+            kept += new
     return said
 
 
 @torch.inference_mode()
+def plainly_knocked_out(model, shown, size):
+    """The same by whole prompts, as one would write it."""
+    said = [[] for _ in CUTS]
+    for part in parts(shown, size):
+        batch = questions(model, part)
+        for kept, cut in zip(said, CUTS.values(), strict=True):
+            with cutting(model, batch.tokens, seeds(part), cut, "zero"):
+                ids = model.network.generate(**batch.inputs, max_new_tokens=N_NEW, do_sample=False, num_beams=1)
+            new = ids[:, batch.inputs["input_ids"].shape[1] :]
+            kept += model.tokenizer.batch_decode(new, skip_special_tokens=True)
+    return said
+
+
+def prompts(model, shown):
+    """The class prompts of some pictures."""
+    return vlms.encode(model, [picture.image for picture in shown], [PROMPTS["scenes"]["classes"]] * len(shown))
+
+
+def sweep(model):
+    """Every step of the page on patching."""
+    layers = range(model.n_layers)
+    return [("none", 0), *(("residual", i) for i in (*layers, model.n_layers)), *(("attention", i) for i in layers)]
+
+
 def patched_outputs(model, shown, size):
-    """The logits (N, vocabulary) of each picture with the next one's end-of-image state, halfway up."""
-    found, layer = [], model.n_layers // 2
-    others = shown[1:] + shown[:1]
-    for mine, theirs in zip(parts(shown, size), parts(others, size), strict=True):
-        texts = [PROMPTS["scenes"]["classes"]] * len(mine)
-        base = vlms.encode(model, [picture.image for picture in mine], texts)
-        source = vlms.encode(model, [picture.image for picture in theirs], texts)
+    """The logits (N, steps, vocabulary) of each picture, with the next one's end-of-image state at every step."""
+    found = []
+    for mine, theirs in zip(parts(shown, size), parts(shown[1:] + shown[:1], size), strict=True):
+        _, logits = outputs(model, prompts(model, mine), prompts(model, theirs), sweep(model))
+        found.append(torch.stack(list(logits.values()), 1))
+    return torch.cat(found)
+
+
+@torch.inference_mode()
+def plainly_patched_outputs(model, shown, size):
+    """The same by whole prompts, as one would write it."""
+    found = []
+    for mine, theirs in zip(parts(shown, size), parts(shown[1:] + shown[:1], size), strict=True):
+        base, source = prompts(model, mine), prompts(model, theirs)
+        end = only(base.tokens.where("end"))
         run = lambda inputs: model.network(**inputs, logits_to_keep=1, use_cache=False).logits[:, -1]
         with recorded(model, only(source.tokens.where("end"))) as states:
             run(source.inputs)
-        with patched(model, states.residual[:, layer], only(base.tokens.where("end")), layer):
-            found.append(run(base.inputs))
+        logits = []
+        for kind, layer in sweep(model):
+            match kind:
+                case "none":
+                    context = nullcontext()
+                case "residual":
+                    context = patched(model, states.residual[:, layer], end, layer)
+                case _:
+                    context = patched_attention(model, states.attention_input, end, layer)
+            with context:
+                logits.append(run(base.inputs))
+        found.append(torch.stack(logits, 1))
     return torch.cat(found)
+
+
+ACTS = {"knockout": (knocked_out, plainly_knocked_out), "patching": (patched_outputs, plainly_patched_outputs)}
 
 
 def main():
@@ -61,19 +118,25 @@ def main():
     batched, single = (vlms.load(MODEL, attention=attention) for attention in ("sdpa", "eager"))
     shown, rows = pictures.load("questions", "scenes", N, 0), []
     print("             plain pictures/s  ours pictures/s  ratio")
-    for name, act in {"knockout": knocked_out, "patching": patched_outputs}.items():
-        act(batched, shown[:BATCH], BATCH), act(single, shown[:2], 1)
-        slow, expected = seconds(lambda act=act: act(single, shown, 1))
-        fast, found = seconds(lambda act=act: act(batched, shown, BATCH))
+    for name, (ours, plain) in ACTS.items():
+        ours(batched, shown, BATCH), plain(single, shown, 1)  # the codes of the pictures are found here
+        slow, expected = seconds(lambda plain=plain: plain(single, shown, 1))
+        fast, found = seconds(lambda ours=ours: ours(batched, shown, BATCH))
         if name == "knockout":
-            same = sum(a == b for a, b in zip(found, expected, strict=True))
-            assert same == N, f"{N - same} of {N} answers differ"
-            agreement = f"{same} of {N} answers equal"
+            pairs = [pair for both in zip(found, expected, strict=True) for pair in zip(*both, strict=True)]
+            same, asked = sum(ours == plain for ours, plain in pairs), len(pairs)
+            assert same == asked, f"{asked - same} of {asked} answers differ"
+            agreement = f"{same} of {asked} answers equal"
         else:
             off = float((found - expected).abs().max())
             assert off < 1e-3, f"logits differ by {off}"
             agreement = f"logits within {off:.0e}"
-        row = {"benchmark": name, "setting": f"batches of {BATCH}", "unit": "pictures/s", "agreement": agreement}
+        row = {
+            "benchmark": name,
+            "setting": f"mini-native, batches of {BATCH}",
+            "unit": "pictures/s",
+            "agreement": agreement,
+        }
         rows.append(row | {"ours": N / fast, "reference": N / slow, "ratio": slow / fast})
         print(f"{name:<12} {N / slow:>16.1f} {N / fast:>16.1f} {slow / fast:>6.1f}", flush=True)
     keep("cutting", rows)

@@ -16,7 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from common import in_a_process, keep, matmul_rate, peak_memory, seconds
+from common import in_a_process, keep, matmul_rate, memory, seconds
 
 from peaks_and_gates import estimate, models, store
 from peaks_and_gates.extraction import encode, extract, hidden_states
@@ -82,12 +82,12 @@ def speed():
     return rows
 
 
-def memory(n):
+def stored(n):
     """Store the states of n questions in a folder of its own and print the most memory it took."""
     prompts = build_prompts(load("wordnet", 20, 50), 0)
     many = [replace(p, subject=f"{p.subject}, {copy}") for copy in range(-(-n // len(prompts))) for p in prompts][:n]
     hidden_states(MODEL, many)
-    print(json.dumps({"n": n, "gb": peak_memory()}))
+    print(json.dumps({"n": n, "gb": memory()}))
 
 
 def main():
@@ -105,6 +105,6 @@ def main():
 
 if __name__ == "__main__":
     if len(sys.argv) > 1:
-        memory(int(sys.argv[1]))
+        stored(int(sys.argv[1]))
     else:
         main()

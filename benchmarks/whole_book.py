@@ -1,8 +1,8 @@
 """How long the book takes: cold, with stored states, and the site alone.
 
-    python benchmarks/whole_book.py
+    python benchmarks/whole_book.py [FOLDER]
 
-In a clone of what is committed, with an empty cache. It takes as long as the book does, twice; the time of the
+In a clone of what is committed, with an empty cache, which is kept if it is given a folder. The time of the
 installation is not in it.
 """
 
@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ def pages(manifests: Path, name: str) -> list[dict[str, Any]]:
 def main() -> None:
     """Print the times and keep them, those of each page, too."""
     rows = []
-    with tempfile.TemporaryDirectory() as folder:
+    with nullcontext(sys.argv[1]) if sys.argv[1:] else tempfile.TemporaryDirectory() as folder:
         subprocess.run(["git", "clone", "--quiet", str(HERE.parent), folder], check=True)
         settings = os.environ | {"PYTHONPATH": f"{folder}/src", "PG_CACHE": f"{folder}/.cache"}
         for name, arguments in STEPS.items():
