@@ -3,6 +3,7 @@
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -115,7 +116,11 @@ def test_an_interrupted_run_ends_its_own_jobs_and_leaves_a_clusters(executor, en
     running = {step(name): cluster.Sent(job(name)) for name in "ab"}
     with pytest.raises(KeyboardInterrupt), cluster.ended_with_us(executor, running):
         raise KeyboardInterrupt
-    assert seen == ended
+    with pytest.raises(SystemExit), cluster.ended_with_us(executor, running):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(5)
+    assert seen == 2 * ended
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
 def test_the_longest_page_is_sent_off_first(monkeypatch):

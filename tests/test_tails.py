@@ -68,12 +68,13 @@ def generates_the_same(tools, model):
     found = run(rest.to_generate(), rest.position)
     assert close(found, run(batch.inputs, end(batch)))
 
-    def cut(inputs, tokens):
-        with cutting(model, tokens, [0, 1, 2], CUTS["image → text"], "zero"), torch.inference_mode():
+    def cut(inputs, tokens, how):
+        with cutting(model, tokens, [0, 1, 2], CUTS["image → text"], how), torch.inference_mode():
             return torch.stack(model.network.generate(**inputs, **settings).logits)
 
-    blind = cut(rest.to_generate(), rest.batch.tokens)
-    assert close(blind, cut(batch.inputs, batch.tokens)) and not close(blind, found, 1e-3)
+    for how in ("zero", "mask"):
+        blind = cut(rest.to_generate(), rest.batch.tokens, how)
+        assert close(blind, cut(batch.inputs, batch.tokens, how)) and not close(blind, found, 1e-3)
     for group in ("prompt", "after"):  # the tokens are told from what is filled in
         assert torch.equal(rest.batch.tokens.where(group).sum(1), batch.tokens.where(group).sum(1))
 

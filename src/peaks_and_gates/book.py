@@ -48,6 +48,7 @@ CHAPTERS = {
         "opening_the_gate",
     ),
     "beyond": ("shots", "hierarchy", "landscape_map", "narrow_gates"),
+    "scale": ("speed", "scaling_up"),
 }
 
 

@@ -12,7 +12,9 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -207,12 +209,15 @@ def submit_all(steps: Sequence[Step], executor: str, resources: Mapping[str, Any
 @contextmanager
 def ended_with_us(executor: str, running: Mapping[Step, Sent]) -> Iterator[None]:
     """End this machine's jobs if we are ended; a cluster's go on, and the next run waits for them."""
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # else we would just be gone
     try:
         yield
     except BaseException:
         for sent in running.values() if executor == "local" else ():
             sent.job.cancel(check=False)
         raise
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @dataclass

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 # Modules that show or steer, and make no number.
 SHOWING = {"book", "claims", "cli", "doctor", "errors", "figures", "freshness", "map_figures", "progress", "site"}
 SHOWING |= {"gate_figures", "mini_figures", "scene_figures", "steering_figures", "study_figures", "table_figures"}
-SHOWING |= {"training_figures", "tree_figures"}
+SHOWING |= {"speed", "training_figures", "tree_figures"}
 # The libraries whose versions a page's numbers depend on.
 LIBRARIES = {*store.PACKAGES, "gguf", "pandas", "scipy", "tokenizers"}
 
@@ -71,14 +71,14 @@ def imports(code: str) -> set[str]:
 
 def weights(parameters: dict[str, Any]) -> list[Path]:
     """The shipped weights that a page reads: an adapter's by its name; a whole folder's, checkpoints included; of a
-    folder without weights the cards."""
+    folder without weights the cards, or what the benchmarks measured."""
     found = []
     for value in parameters.values():
         for name in value if isinstance(value, list) else [value]:
             known = models.MODELS.get(str(name), {}).get("adapter") or vlms.VLMS.get(str(name), {}).get("folder")
             if known:
                 found += (root() / known).glob("*.safetensors")
-            elif str(name).startswith("weights/"):
+            elif str(name).startswith(("weights/", "benchmarks/")):
                 folder = root() / name
                 found += list(folder.rglob("*.safetensors")) or folder.rglob("*.json")
     return sorted(set(found))

@@ -124,11 +124,16 @@ def run_box(job: Job) -> str:
     environment = manifest["environment"]
     hardware = environment["gpu"] or f"{environment['cores']} cores, {environment['memory_gib']} GiB"
     pictures = job.source.parent.name == "gate" or "cards" in parameters
-    seen, synthetic = ("pictures", "drawn scenes") if pictures else ("questions", "synthetic points")
+    if "measured" in parameters:
+        seen, what = "numbers", "what the benchmarks left"
+    elif not book.models_of(parameters):
+        seen, what = ("pictures", "drawn scenes") if pictures else ("points", "synthetic")
+    else:
+        seen, what = "pictures" if pictures else "questions", f"up to {recorded_n(job):,}"
     facts = {
         "size": manifest["preset"],
         "models": ", ".join(book.models_of(parameters)),
-        seen: f"up to {recorded_n(job):,}" if book.models_of(parameters) else f"none of a data set: {synthetic}",
+        seen: what,
         "seed": parameters.get("seed"),
         "run": f"{manifest['created'][:10]}, {hardware}, {manifest.get('dtype', 'unknown precision')}",
         "took": f"{manifest['seconds'] / 60:.1f} min, without what other pages had stored",
