@@ -133,6 +133,30 @@ def estimate(model: str, shots: int, orders: int, questions: int, nodes: int) ->
     click.echo(costs.report(model, shots, orders or None, questions, nodes))
 
 
+@cli.command("exercises")
+@click.argument("names", nargs=-1)
+@click.option("--to", "folder", default="exercises", show_default=True, help="The folder they are written into.")
+@click.option("--solutions", is_flag=True, help="The solved versions, into a folder `solutions` inside.")
+def write_exercises(names: tuple[str, ...], folder: str, solutions: bool) -> None:
+    """Write the coding exercises (all if none is named) into a folder; what is there already stays."""
+    from . import exercises
+
+    made = exercises.write(folder, names, solutions)
+    click.echo("\n".join(map(str, made)) or f"Nothing to write: {folder} has them already.")
+
+
+@cli.command()
+@click.argument("path")
+def check(path: str) -> None:
+    """Run one exercise, such as exercises/rand-index, and say which of its checks hold."""
+    from . import exercises
+
+    found = exercises.check(path)
+    click.echo(exercises.report(found))
+    if any(each.failed for each in found):
+        sys.exit(1)
+
+
 @cli.command()
 def doctor() -> None:
     """Say what this machine can run, and what it lacks."""
