@@ -24,6 +24,10 @@ test: $(READY)
 	$(VENV)/bin/ruff format --check src tests benchmarks
 	$(VENV)/bin/python -m pytest
 
+lint: $(READY)
+	$(VENV)/bin/ruff check --fix src tests notebooks benchmarks
+	$(VENV)/bin/ruff format src tests benchmarks
+
 lab: $(READY)
 	$(VENV)/bin/jupyter lab notebooks
 

@@ -133,6 +133,19 @@ def estimate(model: str, shots: int, orders: int, questions: int, nodes: int) ->
     click.echo(costs.report(model, shots, orders or None, questions, nodes))
 
 
+@cli.command("compare")
+@click.argument("before")
+@click.argument("after")
+def compare_records(before: str, after: str) -> None:
+    """Compare two records, such as results/laptop then and now; an error if a reader would be told otherwise."""
+    from . import compare
+
+    found = compare.records(before, after)
+    click.echo(compare.report(found))
+    if not found.alike:
+        sys.exit(1)
+
+
 @cli.command("exercises")
 @click.argument("names", nargs=-1)
 @click.option("--to", "folder", default="exercises", show_default=True, help="The folder they are written into.")
