@@ -38,7 +38,7 @@ def build(preset: str) -> Path:
     for job in jobs:
         write_if_changed(source / "notebooks" / job.source.parent.name / job.source.name, nbformat.writes(page(job)))
     verdicts = book.write_scorecard(jobs) if jobs[0].record.is_dir() else []
-    fill(source / "book" / "scorecard.md", "<!-- scorecard -->", scorecard_html(verdicts))
+    fill(source / "book" / "scorecard.md", "<!-- scorecard -->", scorecard_html(verdicts, preset))
     fill(source / "book" / "index.md", "<!-- run-summary -->", summary_html(jobs, verdicts))
     builder = Path(sys.executable).with_name("jupyter-book")  # the script of this environment
     command = [str(builder), "build", str(source), "--path-output", str(root)]
@@ -153,7 +153,7 @@ def recorded_n(job: Job) -> int:
     return max((int(table["n"].max()) for table in tables if "n" in table and len(table)), default=0)
 
 
-def scorecard_html(verdicts: list[claims.Verdict]) -> str:
+def scorecard_html(verdicts: list[claims.Verdict], preset: str) -> str:
     """One table per paper: claim, what the paper found, what was found here, verdict, and where to look."""
     if not verdicts:
         return "<p>Nothing has been run at this size yet.</p>"
@@ -161,20 +161,28 @@ def scorecard_html(verdicts: list[claims.Verdict]) -> str:
     titles["control"] = "Controls: models whose wiring is known"
     tables = []
     for paper, title in titles.items():
-        rows = "".join(scorecard_row(v) for v in verdicts if v.claim["paper"] == paper)
+        rows = "".join(scorecard_row(v, preset) for v in verdicts if v.claim["paper"] == paper)
         head = "".join(f'<th scope="col">{name}</th>' for name in ("", "Claim", "The paper", "Here", "Verdict", "Page"))
         table = f"<table><caption>{title}</caption><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
-        tables.append(f'<div class="pg-scorecard">{table}</div>')
-    return "\n\n".join(tables)
+        tables.append(f'<div class="pg-scorecard" data-title="{title}">{table}</div>')
+    script = '<script src="../_static/scorecard.js" defer></script>'
+    return f'<div class="pg-scorecards">{"".join(tables)}</div>{script}'
 
 
-def scorecard_row(verdict: claims.Verdict) -> str:
-    """One claim as a table row."""
+def scorecard_row(verdict: claims.Verdict, preset: str) -> str:
+    """One claim as a table row, with what it is filtered and sorted by."""
     claim = verdict.claim
+    pages = list(book.notebooks())
     found = "<br>".join(
         f"{html.escape(part.says)}: {claims.number(part.found)} ({part.outcome})" for part in verdict.parts
     )
-    link = page_link(claim["page"]) if claim.get("page") else "planned"
+    page, link = len(pages), "planned"
+    if claim.get("page"):
+        page = pages.index(claim["page"])
+        link = f"{page_link(claim['page'])}<br><code>pg run --preset {preset} --only {claim['page']}</code>"
+    if sizes := sorted({part.found.n for part in verdict.parts if part.found}):
+        n = " to ".join(f"{size:,}" for size in dict.fromkeys([sizes[0], sizes[-1]]))
+        found += f'<br><span class="pg-size">{preset}, N = {n}</span>'
     cells = {
         "Claim": html.escape(claim["claim"]),
         "The paper": html.escape(f"{claim['paper_value']} ({claim['figure']})"),
@@ -183,7 +191,8 @@ def scorecard_row(verdict: claims.Verdict) -> str:
         "Page": link,
     }
     body = "".join(f'<td data-label="{name}">{value}</td>' for name, value in cells.items())
-    return f'<tr><th scope="row">{claim["id"]}</th>{body}</tr>'
+    about = f'data-verdict="{verdict.verdict}" data-page="{page}"'
+    return f'<tr {about}><th scope="row">{claim["id"]}</th>{body}</tr>'
 
 
 def page_link(name: str) -> str:
