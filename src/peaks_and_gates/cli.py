@@ -133,6 +133,33 @@ def estimate(model: str, shots: int, orders: int, questions: int, nodes: int) ->
     click.echo(costs.report(model, shots, orders or None, questions, nodes))
 
 
+@cli.command("export-results")
+@click.argument("folder")
+@click.option("--name", required=True, help="What the run is to be called: small letters, digits and hyphens.")
+def export_results(folder: str, name: str) -> None:
+    """Pack the tables of a run, such as _build/results/laptop-1a2b3c4d, to contribute them; no hidden states."""
+    from . import contribute
+
+    packed = contribute.pack(folder, name)
+    click.echo(f"{packed}, {packed.stat().st_size / 1e6:.1f} MB. `pg check-results {packed}` says if it is complete.")
+
+
+@cli.command("check-results")
+@click.argument("path")
+@click.option("--keep", is_flag=True, help="Take it in: its verdicts then stand on the scorecard, under its name.")
+def check_results(path: str, keep: bool) -> None:
+    """Say whether a packed run can be taken in, or every reason why not."""
+    from . import contribute
+
+    if keep:
+        click.echo(f"Taken in: {contribute.keep(path)}")
+        return
+    if found := contribute.problems(path):
+        click.echo("\n".join(found))
+        sys.exit(1)
+    click.echo(f"{path} can be taken in.")
+
+
 @cli.command("compare")
 @click.argument("before")
 @click.argument("after")

@@ -16,7 +16,20 @@ if TYPE_CHECKING:
     from .book import Job
 
 # Modules that show or steer, and make no number.
-SHOWING = {"book", "claims", "cli", "doctor", "errors", "figures", "freshness", "map_figures", "progress", "site"}
+SHOWING = {
+    "book",
+    "claims",
+    "cli",
+    "compare",
+    "contribute",
+    "doctor",
+    "errors",
+    "figures",
+    "freshness",
+    "map_figures",
+    "progress",
+    "site",
+}
 SHOWING |= {"gate_figures", "mini_figures", "scene_figures", "steering_figures", "study_figures", "table_figures"}
 SHOWING |= {"speed", "training_figures", "tree_figures"}
 # The libraries whose versions a page's numbers depend on.

@@ -15,7 +15,7 @@ import nbformat
 import pandas as pd
 from nbformat import NotebookNode
 
-from . import book, claims, store
+from . import book, claims, contribute, store
 from .book import Job
 from .errors import BookError, HashMismatch
 
@@ -166,7 +166,24 @@ def scorecard_html(verdicts: list[claims.Verdict], preset: str) -> str:
         table = f"<table><caption>{title}</caption><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
         tables.append(f'<div class="pg-scorecard" data-title="{title}">{table}</div>')
     script = '<script src="../_static/scorecard.js" defer></script>'
-    return f'<div class="pg-scorecards">{"".join(tables)}</div>{script}'
+    return f'<div class="pg-scorecards">{"".join(tables)}</div>{script}{contributed_html(contribute.contributed())}'
+
+
+def contributed_html(runs: list[contribute.Run]) -> str:
+    """One table of the verdicts of readers' own runs, a row each; nothing if there are none."""
+    if not runs:
+        return ""
+    ids = [verdict.claim["id"] for verdict in runs[0].verdicts]
+    head = "".join(f'<th scope="col">{name}</th>' for name in ("Run", *ids))
+    rows = []
+    for run in runs:
+        about = run.about
+        name = f"{html.escape(about['name'])}, {html.escape(about['size'])}: {html.escape(', '.join(about['models']))}"
+        cells = "".join(f"<td>{claims.badge(verdict.verdict)}</td>" for verdict in run.verdicts)
+        rows.append(f'<tr><th scope="row">{name}, {html.escape(about["exported"])}</th>{cells}</tr>')
+    caption = "<caption>Runs of readers, each under its own name and size</caption>"
+    table = f"<table>{caption}<thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
+    return f'<div class="pg-contributed" tabindex="0" role="region" aria-label="Runs of readers">{table}</div>'
 
 
 def scorecard_row(verdict: claims.Verdict, preset: str) -> str:
