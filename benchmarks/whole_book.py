@@ -52,8 +52,9 @@ def main() -> None:
             print(f"{name}: {minutes:.1f} minutes", flush=True)
             if "run" in arguments:
                 rows += pages(Path(folder, "results", "laptop", "notebooks"), name)
-        rows.append(reading(Path(folder, ".cache", "states")))
-    keep("whole_book", rows)
+            if name == "cold":
+                rows.append(reading(Path(folder, ".cache", "states")))
+            keep("whole_book", rows)
 
 
 if __name__ == "__main__":

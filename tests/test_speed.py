@@ -70,6 +70,8 @@ def test_the_figures_hold_what_was_measured(table):
     assert widths[:2] == [7.0, 12345.6] and widths[2] == 1.0  # the longest on top
     assert [label.get_text() for label in bars.get_yticklabels()] == ["subjects", "shots"]
     assert speed.pages_summary(table).endswith("The longest pages: shots 12345.6, subjects 7.0.")
+    assert "<figure" in speed.pages_shown(table).data
+    assert "whole_book.py" in speed.pages_shown(table[table["benchmark"] != "book"]).data
     plt.close("all")
 
 

@@ -14,7 +14,7 @@ from IPython.display import HTML
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
-from . import estimate
+from . import estimate, figures
 from .errors import MissingFile, UnknownName
 from .models import in_checkout
 
@@ -133,6 +133,14 @@ def pages(table: pd.DataFrame) -> Figure:
     ax.grid(visible=True, axis="x")
     ax.legend(loc="lower right")
     return figure
+
+
+def pages_shown(table: pd.DataFrame) -> HTML:
+    """The bars of `pages`; a sentence instead if the book was not timed."""
+    if "book" not in set(table["benchmark"]):
+        return HTML("<p>Run <code>python benchmarks/whole_book.py</code> to see where the time goes.</p>")
+    said = pages_summary(table)
+    return figures.show(lambda: pages(table), alt=said, caption=f"Where the time goes. {said}")
 
 
 def pages_summary(table: pd.DataFrame) -> str:
