@@ -7,7 +7,7 @@ from sklearn.metrics import adjusted_rand_score
 from peaks_and_gates import clustering, geometry
 from peaks_and_gates.clustering import RECIPES, density_peaks
 from peaks_and_gates.errors import BadParameter, BadStates, BookError, TooFewPoints, UnknownName
-from peaks_and_gates.geometry import landscape, landscapes, reclustered
+from peaks_and_gates.geometry import first_of_identical, landscape, landscapes, reclustered
 from peaks_and_gates.neighbours import nearest_neighbours, neighbour_overlap, point_overlap
 from peaks_and_gates.uncertainty import normal_estimate
 
@@ -315,3 +315,13 @@ def test_errors_say_what_where_and_how():
     points[:, 0] = np.arange(40) * 1e-200
     with pytest.raises(BadStates, match="distance 0"):
         landscape(points, {})
+
+
+def test_the_order_in_memory_does_not_matter():
+    points = np.random.default_rng(0).standard_normal((1500, 8))
+    points[700] = points[3]
+    columns_first = np.asfortranarray(points)
+    assert first_of_identical(torch.as_tensor(columns_first)).tolist() == [i for i in range(1500) if i != 700]
+    expected, found = (landscape(each, {}) for each in (points, columns_first))
+    np.testing.assert_array_equal(found.neighbours, expected.neighbours)
+    np.testing.assert_array_equal(found.assignment, expected.assignment)

@@ -195,7 +195,7 @@ def first_of_identical(states: torch.Tensor) -> np.ndarray:
     for part, start in zip(states.split(1024), range(0, len(states), 1024), strict=True):  # a copy of few at a time
         rows = part.cpu() if part.dtype == torch.float64 else part.cpu().float()
         for index, row in enumerate((rows + 0.0).numpy(), start):
-            first.setdefault(blake2b(row).digest(), index)
+            first.setdefault(blake2b(row.tobytes()).digest(), index)
     return np.fromiter(first.values(), dtype=np.int64)
 
 

@@ -68,11 +68,11 @@ def nearest_neighbours(
     norms = torch.linalg.vecdot(centred, centred)  # (n,)
     squared, index = _smallest(centred, norms, min(k + SLACK, n - 1), block)  # (n, m) each
     bound = _relative_bound(points, scale, norms, squared, index)
+    last = squared.amax(1)  # what was rejected was found to be no nearer
     squared, index = _right_order(points, scale, bound * (norms[:, None] + norms[index]), squared, index)
 
     if index.shape[1] < n - 1:  # points were rejected; perhaps some that are as near
-        farthest = norms + norms.max()
-        doubtful = squared[:, -1] - bound * farthest <= squared[:, k - 1] * (1 + TOLERANCE[dtype])
+        doubtful = last - bound * (norms + norms.max()) <= squared[:, k - 1] * (1 + TOLERANCE[dtype])
         squared, index = squared[:, :k].contiguous(), index[:, :k].contiguous()
         for row in torch.nonzero(doubtful).flatten().tolist():
             found = _squared(centred[row : row + 1], centred, norms[row : row + 1], norms)[0]
