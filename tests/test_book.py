@@ -32,7 +32,7 @@ def test_every_notebook_runs_and_leaves_a_record(smoke):
         assert job.state == "done"
         assert job.manifest["parameters"].get("model", "tiny-llama") == "tiny-llama"  # one page is synthetic
         assert job.manifest["environment"]["packages"]["torch"]
-        assert job.name in ("cartoon", "scenes") or job.manifest["tables"]
+        assert job.name in ("cartoon", "scenes", "speed", "scaling_up") or job.manifest["tables"]
     for name in ("accuracy", "geometry"):
         table = pd.read_parquet(smoke[0].record / f"{name}.parquet")
         assert {"condition", "model", "layer", "metric", "value", "low", "high", "n"} <= set(table.columns)
