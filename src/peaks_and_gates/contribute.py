@@ -26,6 +26,7 @@ import numpy as np
 import pandas as pd
 
 from . import claims, store
+from .book import models_of
 from .errors import BadParameter, MissingFile
 from .freshness import root
 
@@ -82,7 +83,7 @@ def pack(folder: str | Path, name: str, into: str | Path = ".") -> Path:
     about = {
         "name": name,
         "size": next(iter(manifests.values()))["preset"],
-        "models": sorted({str(model) for page in pages.values() for model in named(page["parameters"])}),
+        "models": sorted({str(model) for page in pages.values() for model in models_of(page["parameters"])}),
         "exported": datetime.now(UTC).date().isoformat(),
         "package": version("peaks-and-gates"),
         "pages": pages,
@@ -99,15 +100,6 @@ def pack(folder: str | Path, name: str, into: str | Path = ".") -> Path:
 
     store.write_atomically(target, write)
     return target
-
-
-def named(parameters: dict[str, Any]) -> list[str]:
-    """The models that a page's parameters name."""
-    found = []
-    for key in ("model", "pretrained", "fine_tuned", "native", "adapted", "controls"):
-        value = parameters.get(key) or []
-        found += [value] if isinstance(value, str) else value
-    return found
 
 
 def without_places(value: Any) -> Any:
