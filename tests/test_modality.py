@@ -59,7 +59,8 @@ def with_pairs_of_one_example(monkeypatch):
 
 def without_length_one(monkeypatch):
     right = torch.linalg.vector_norm
-    monkeypatch.setattr(torch.linalg, "vector_norm", lambda x, **options: torch.full_like(right(x, **options), 30.0))
+    wrong = lambda *args, **options: torch.full_like(right(*args, **options), 30.0)
+    monkeypatch.setattr(torch.linalg, "vector_norm", wrong)
 
 
 @pytest.mark.parametrize("fault", [without_absolute_value, with_pairs_of_one_example, without_length_one])

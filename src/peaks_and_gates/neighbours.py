@@ -245,8 +245,8 @@ def _power_of_two(points: torch.Tensor) -> float:
 
 
 def _chunk(points: torch.Tensor) -> int:
-    """Rows of 2 MB in float64: what stays in a CPU's cache between one step and the next."""
-    return max(1, 2**18 // points.shape[1])
+    """Rows of 2 MB in float64, which stay in a CPU's cache between one step and the next; a GPU takes more at once."""
+    return max(1, 2 ** (18 if points.device.type == "cpu" else 24) // points.shape[1])
 
 
 def _centred(points: torch.Tensor, scale: float, dtype: torch.dtype) -> torch.Tensor:
