@@ -20,7 +20,7 @@ import torch
 from peaks_and_gates import store
 
 HERE = Path(__file__).parent
-T = TypeVar("T")
+T, S = TypeVar("T"), TypeVar("S")
 
 
 def seconds(call: Callable[[], T], repeats: int = 3) -> tuple[float, T]:
@@ -31,6 +31,19 @@ def seconds(call: Callable[[], T], repeats: int = 3) -> tuple[float, T]:
         result = call()
         times.append(time.perf_counter() - start)
     return median(times), result
+
+
+def side_by_side(
+    ours: Callable[[], T], reference: Callable[[], S], repeats: int = 3
+) -> tuple[tuple[float, T], tuple[float, S]]:
+    """As `seconds`, of two ways to the same, by turns: what else the machine does then slows both alike."""
+    times: tuple[list[float], list[float]] = ([], [])
+    for _ in range(repeats):
+        took, fast = seconds(ours, 1)
+        times[0].append(took)
+        took, slow = seconds(reference, 1)
+        times[1].append(took)
+    return (median(times[0]), fast), (median(times[1]), slow)
 
 
 def matmul_rate(dtype: torch.dtype, device: str = "cpu") -> float:

@@ -12,7 +12,7 @@ from __future__ import annotations
 from contextlib import nullcontext
 
 import torch
-from common import keep, seconds
+from common import keep, side_by_side
 
 from peaks_and_gates import pictures, store, vlms
 from peaks_and_gates.gate import PROMPTS
@@ -120,8 +120,9 @@ def main():
     print("             plain pictures/s  ours pictures/s  ratio")
     for name, (ours, plain) in ACTS.items():
         ours(batched, shown, BATCH), plain(single, shown, 1)  # the codes of the pictures are found here
-        slow, expected = seconds(lambda plain=plain: plain(single, shown, 1))
-        fast, found = seconds(lambda ours=ours: ours(batched, shown, BATCH))
+        (fast, found), (slow, expected) = side_by_side(
+            lambda ours=ours: ours(batched, shown, BATCH), lambda plain=plain: plain(single, shown, 1)
+        )
         if name == "knockout":
             pairs = [pair for both in zip(found, expected, strict=True) for pair in zip(*both, strict=True)]
             same, asked = sum(ours == plain for ours, plain in pairs), len(pairs)

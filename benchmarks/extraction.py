@@ -16,7 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from common import in_a_process, keep, matmul_rate, memory, seconds
+from common import in_a_process, keep, matmul_rate, memory, side_by_side
 
 from peaks_and_gates import estimate, models, store
 from peaks_and_gates.extraction import encode, extract, hidden_states
@@ -53,8 +53,9 @@ def speed():
             few = prompts[:N_PLAIN]
             extract(model, prompts[:4])
             plain(model, few[:2])
-            reference_time, expected = seconds(lambda few=few: plain(model, few))
-            ours_time, found = seconds(lambda prompts=prompts: extract(model, prompts))
+            (ours_time, found), (reference_time, expected) = side_by_side(
+                lambda prompts=prompts: extract(model, prompts), lambda few=few: plain(model, few)
+            )
             alike = torch.cosine_similarity(found.hidden["residual"][: len(few)].float(), expected.float(), dim=2).min()
             assert alike > 0.9999, f"the states differ: cosine {alike}"
             work = estimate.work([(e.prefix, len(e.prefix), len(e.rest)) for e in encode(model, prompts)])
