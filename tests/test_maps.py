@@ -172,10 +172,11 @@ def test_nothing_is_asked_of_another_server(found):
     about = json.loads((static / "plotly" / "source.json").read_text())
     assert store.file_sha256(static / "plotly" / about["file"]) == about["sha256"]
     script, style = (static / "landscape_map.js").read_text(), (static / "landscape_map.css").read_text()
-    for text in (script, style, map_figures.LOADER, map_figures.interactive(found).data):
+    loader = figures.script("landscape_map.js")
+    for text in (script, style, loader, map_figures.interactive(found).data):
         assert "//cdn" not in text and "http" not in text
     assert f"plotly/{about['file']}" in script and "eval(" not in script and "innerHTML" not in script
-    loaded = re.findall(r'_static/([\w.]+)"', map_figures.LOADER) + re.findall(r'new URL\("([\w./-]+)"', script)
+    loaded = re.findall(r'_static/([\w.]+)"', loader) + re.findall(r'new URL\("([\w./-]+)"', script)
     assert len(loaded) == 3 and all((static / name).is_file() for name in loaded)
 
 

@@ -49,6 +49,15 @@ CHAPTERS = {
     ),
     "beyond": ("shots", "hierarchy", "landscape_map", "narrow_gates"),
     "scale": ("speed", "scaling_up"),
+    "methods": (
+        "known_rule",
+        "known_stream",
+        "known_dimension",
+        "known_peaks",
+        "known_agreement",
+        "known_rank",
+        "known_wiring",
+    ),
 }
 
 
@@ -207,7 +216,7 @@ def tables_of(job: Job, since: float) -> list[str]:
 def models_of(parameters: dict[str, Any]) -> list[str]:
     """The models a page reads, each once."""
     names = [parameters.get("model"), parameters.get("pretrained")]
-    for several in ("fine_tuned", "native", "adapted", "controls", "minis", "before", "after"):
+    for several in ("fine_tuned", "native", "adapted", "controls", "minis", "before", "after", "wired"):
         names += parameters.get(several, ())
     return list(dict.fromkeys(name for name in names if name))
 

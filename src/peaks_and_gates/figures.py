@@ -73,13 +73,53 @@ def show(draw: Callable[[], Figure], alt: str, caption: str) -> HTML:
 
     alt: what the figure shows, for those who cannot see it.  caption: what it says.
     """
-    pictures = []
+    caption = html.escape(caption)
+    return HTML(f'{SWITCH}<figure class="pg-figure">{pictures(draw, alt)}<figcaption>{caption}</figcaption></figure>')
+
+
+def steps(frames: Mapping[str, tuple[Callable[[], Figure], str]], caption: str) -> HTML:
+    """Pictures of which a slider shows one at a time; where there is no script, all of them.
+
+    frames: by what is set in it ("noise 0.1"), how a picture is drawn, and what it shows: alternative text, which is
+    also read out, and written below the picture.
+    """
+    parts = []
+    for label, (draw, said) in frames.items():
+        label, text = html.escape(label, quote=True), html.escape(said)
+        parts.append(f'<div class="pg-step" data-label="{label}">{pictures(draw, said)}<p>{label}: {text}</p></div>')
+    caption = html.escape(caption)
+    inside = f"{''.join(parts)}<figcaption>{caption}</figcaption>"
+    return HTML(f'{SWITCH}<figure class="pg-figure pg-steps">{inside}</figure>{script("steps.js")}')
+
+
+def quoted(text: str) -> HTML:
+    """A prompt as it is, line by line."""
+    return HTML(f'<pre class="pg-quoted">{html.escape(text)}</pre>')
+
+
+def pictures(draw: Callable[[], Figure], alt: str) -> str:
+    """A picture for each theme, as HTML."""
+    text = html.escape(alt, quote=True)
+    images = []
     for theme in THEMES:
         svg = base64.b64encode(render(draw, theme)).decode()
-        text = html.escape(alt, quote=True)
-        pictures.append(f'<img class="pg-{theme}" alt="{text}" src="data:image/svg+xml;base64,{svg}">')
-    caption = html.escape(caption)
-    return HTML(f'{SWITCH}<figure class="pg-figure">{"".join(pictures)}<figcaption>{caption}</figcaption></figure>')
+        images.append(f'<img class="pg-{theme}" alt="{text}" src="data:image/svg+xml;base64,{svg}">')
+    return "".join(images)
+
+
+def script(name: str) -> str:
+    """Load a script of the book's own site; elsewhere (in JupyterLab) nothing is loaded, and no other server is asked.
+
+    Sphinx writes the way to the site's root into every page.
+    """
+    return f"""<script>{{
+  const root = document.documentElement.dataset.content_root;
+  if (root !== undefined) {{
+    const script = document.createElement("script");
+    script.src = root + "_static/{name}";
+    document.head.append(script);
+  }}
+}}</script>"""
 
 
 def render(draw: Callable[[], Figure], theme: str) -> bytes:

@@ -26,8 +26,10 @@ SHOWING = {
     "errors",
     "figures",
     "freshness",
+    "known_figures",
     "map_figures",
     "progress",
+    "reference",
     "site",
 }
 SHOWING |= {"gate_figures", "mini_figures", "scene_figures", "steering_figures", "study_figures", "table_figures"}

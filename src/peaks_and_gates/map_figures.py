@@ -14,7 +14,7 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from .figures import interval
+from .figures import interval, script
 from .maps import UNIT, Map
 
 # Paul Tol's bright palette and two of his light one.  8 colours and 9 marks take turns: 72 pairs before one repeats.
@@ -34,16 +34,6 @@ COLOURINGS = {"group": "group of subjects", "subject": "subject", "answer": "ans
 DEPTHS = (0.1, 0.3, 0.6, 0.9)  # of the picture's rows; fixed before any was looked at
 NAMES_IN_LEGEND = 16
 
-# Sphinx writes the way to the site's root into every page; elsewhere there is none, and nothing is loaded.
-LOADER = """<script>{
-  const root = document.documentElement.dataset.content_root;
-  if (root !== undefined) {
-    const script = document.createElement("script");
-    script.src = root + "_static/landscape_map.js";
-    document.head.append(script);
-  }
-}</script>"""
-
 
 def interactive(found: Map) -> HTML:
     """Controls, an empty plot and the data, for `landscape_map.js` to bring to life; hidden until it does."""
@@ -59,7 +49,7 @@ def interactive(found: Map) -> HTML:
         '<label class="pg-map-layer"><span data-role="at"></span> <input type="range" min="0" step="1"></label>'
         '<button type="button">Play</button></div>'
         '<div class="pg-map-plot" role="img"></div><p class="pg-map-status" aria-live="polite"></p>'
-        f'<script type="application/json">{data}</script></div>{LOADER}'
+        f'<script type="application/json">{data}</script></div>{script("landscape_map.js")}'
     )
 
 

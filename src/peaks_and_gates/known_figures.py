@@ -1,0 +1,373 @@
+"""Draw what tools say where the answer is known: the figures of the pages beside the methods."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pandas as pd
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from .figures import interval
+
+Frame = tuple[Callable[[], Figure], str]  # how it is drawn, and what it shows
+# Paul Tol's bright palette, a marker each.
+LOOKS = (("#4477AA", "o"), ("#66CCEE", "s"), ("#228833", "^"), ("#EE6677", "D"), ("#AA3377", "v"), ("#CCBB44", "P"))
+PARTS = {"state": ("#4477AA", "o"), "attention": ("#EE6677", "D"), "feed-forward": ("#228833", "^")}
+GREY = "#888888"
+SIGNED = "PuOr"  # a diverging map that colour-blind readers can read
+
+
+def dimension_frames(table: pd.DataFrame) -> dict[str, Frame]:
+    """Gride against the ranks compared, a frame for each noise."""
+    frames = {}
+    for noise, rows in table.groupby("noise"):
+        ends = []
+        for true, its in rows.groupby("true"):
+            first, last = its.iloc[0], its.iloc[-1]
+            ends.append(f"{true} is estimated as {first['value']:.1f} from near, {last['value']:.1f} from far")
+        frames[f"noise {noise:g}"] = (lambda rows=rows: dimension_picture(table, rows), f"{'; '.join(ends)}.")
+    return frames
+
+
+def dimension_picture(table: pd.DataFrame, rows: pd.DataFrame) -> Figure:
+    """One noise."""
+    figure, ax = plt.subplots(figsize=(6.6, 4.2), layout="constrained")
+    for (colour, marker), (true, its) in zip(LOOKS, rows.groupby("true"), strict=False):
+        ax.plot(its["rank"], its["value"], color=colour, marker=marker, ms=5, mew=0)
+        ax.fill_between(its["rank"], its["low"], its["high"], color=colour, alpha=0.2, lw=0)
+        ax.axhline(true, color=colour, ls=":", lw=1.3)
+        ax.text(its["rank"].max() * 1.12, true, f"truly {true}", color=plt.rcParams["text.color"], va="center")
+    ranks = sorted(rows["rank"].unique())
+    ax.set_xscale("log", base=2)
+    ax.set_yscale("log", base=2)
+    ticks = [2, 5, 10, 20, 50, 100, 200]
+    ax.set(xticks=ranks, xticklabels=[f"{r} and {2 * r}" for r in ranks], xlim=(0.9, 1.9 * ranks[-1]))
+    ax.set(yticks=ticks, yticklabels=ticks, ylim=(1.6, 1.2 * table["high"].max()))
+    ax.set(xlabel="neighbours compared", ylabel="estimated dimension")
+    ax.tick_params(axis="x", rotation=30)
+    ax.minorticks_off()
+    return figure
+
+
+def peak_frames(numbers: pd.DataFrame, drawn: pd.DataFrame) -> dict[str, Frame]:
+    """The five clouds coloured by peak, beside the number of peaks, a frame for each Z."""
+    frames = {}
+    for z, points in drawn.groupby("z"):
+        at = numbers[numbers["z"] == z].set_index("true")
+        one, five = at.loc[1], at.loc[5]
+        said = (
+            f"{points['peak'].nunique()} peaks in the draw shown, {1 - points['core'].mean():.0%} of its points in the "
+            f"halo. Over the draws, {five['value']:.1f} peaks [{five['low']:.0f}, {five['high']:.0f}] where there are "
+            f"five clouds, ARI with them {five['ari']:.2f}, and {one['value']:.1f} [{one['low']:.0f}, "
+            f"{one['high']:.0f}] where there is one."
+        )
+        frames[f"Z = {z:g}"] = (lambda z=z, points=points: peak_picture(numbers, points, z), said)
+    return frames
+
+
+def peak_picture(numbers: pd.DataFrame, points: pd.DataFrame, z: float) -> Figure:
+    """One Z."""
+    figure, (left, right) = plt.subplots(1, 2, figsize=(7.4, 3.7), dpi=130, layout="constrained")  # dpi: of the points
+    sizes = points["peak"].value_counts()
+    for i, (_, its) in enumerate((peak, points[points["peak"] == peak]) for peak in sizes.index):
+        colour, marker = LOOKS[i % len(LOOKS)]
+        core = its[its["core"]]
+        halo = its[~its["core"]]
+        left.scatter(core["x"], core["y"], s=12, color=colour, marker=marker, lw=0, rasterized=True)
+        left.scatter(
+            halo["x"], halo["y"], s=11, facecolor="none", edgecolor=colour, marker=marker, lw=0.5, rasterized=True
+        )
+    left.set(xticks=[], yticks=[], aspect="equal", title="filled: core, hollow: halo")
+    left.grid(False)
+    left.spines[:].set(visible=True, lw=0.5)
+    for (colour, marker), (true, its) in zip((LOOKS[3], LOOKS[0]), numbers.groupby("true"), strict=True):
+        right.plot(its["z"], its["value"], color=colour, marker=marker, ms=5, mew=0)
+        right.fill_between(its["z"], its["low"], its["high"], color=colour, alpha=0.2, lw=0)
+        right.axhline(true, color=colour, ls=":", lw=1.3)
+        right.text(4.05, true * 1.06, f"truly {true}", ha="right", va="bottom", color=plt.rcParams["text.color"])
+    right.axvline(z, color=plt.rcParams["text.color"], lw=1)
+    ticks = [1, 2, 5, 10, 20, 50]
+    right.set_yscale("log")
+    right.set(yticks=ticks, yticklabels=ticks, xlabel="significance Z", title="number of peaks")
+    right.minorticks_off()
+    return figure
+
+
+def agreement_frames(table: pd.DataFrame, seed: int) -> dict[str, Frame]:
+    """Labels against groups as a table of counts, beside the indices, a frame for each share that was shuffled."""
+    from .synthetic import shuffled  # the drawing shows a draw of its own, of the same kind
+
+    rows = table[table["what"] == "shuffled"]
+    frames = {}
+    for share, its in rows.groupby("x"):
+        at = its.set_index("index")
+        said = (
+            f"adjusted Rand index {interval(at.loc['ari'])}, expected {(1 - share) ** 2:.2f}; Rand index "
+            f"{at.loc['rand', 'value']:.2f}; homogeneity {at.loc['homogeneity', 'value']:.2f}."
+        )
+        labels = np.repeat(np.arange(8), 50)
+        groups = shuffled(labels, share, np.random.default_rng([seed, round(10 * share)]))
+        counts = np.histogram2d(labels, groups, bins=8)[0]
+        frames[f"{share:.0%} shuffled"] = (lambda c=counts, x=share: agreement_picture(rows, c, x), said)
+    return frames
+
+
+def agreement_picture(rows: pd.DataFrame, counts: np.ndarray, share: float) -> Figure:
+    """One share."""
+    figure, (left, right) = plt.subplots(1, 2, figsize=(7.4, 3.6), layout="constrained")
+    left.imshow(counts, cmap="Blues", vmin=0, vmax=counts.sum() / len(counts))
+    for (i, j), count in np.ndenumerate(counts):
+        dark = count > 0.6 * counts.sum() / len(counts)
+        left.text(j, i, f"{count:.0f}", ha="center", va="center", fontsize=8, color="#ffffff" if dark else "#1b1f24")
+    left.set(xlabel="group", ylabel="label", xticks=[], yticks=[], title="points by label and group")
+    left.grid(False)
+    names = {"ari": "adjusted Rand", "rand": "Rand", "homogeneity": "homogeneity"}
+    for (colour, marker), (index, name) in zip((LOOKS[3], LOOKS[0], LOOKS[2]), names.items(), strict=True):
+        its = rows[rows["index"] == index]
+        right.plot(its["x"], its["value"], color=colour, marker=marker, ms=5, mew=0, label=name)
+    x = np.linspace(0, 1, 50)
+    right.plot(x, (1 - x) ** 2, color=LOOKS[3][0], ls=":", lw=1.3)
+    right.axvline(share, color=plt.rcParams["text.color"], lw=1)
+    right.set(xlabel="share of the points shuffled", ylim=(-0.05, 1.05), title="agreement")
+    right.legend(loc="lower left", fontsize=9)
+    return figure
+
+
+def null_picture(table: pd.DataFrame) -> Figure:
+    """Indices of groups that have nothing to do with the labels; overlap of classes that lie more and more apart."""
+    figure, (left, right) = plt.subplots(1, 2, figsize=(7.4, 3.5), layout="constrained")
+    rows = table[table["what"] == "random"]
+    names = {"ari": "adjusted Rand", "rand": "Rand", "homogeneity": "homogeneity"}
+    for (colour, marker), (index, name) in zip((LOOKS[3], LOOKS[0], LOOKS[2]), names.items(), strict=True):
+        its = rows[rows["index"] == index]
+        left.plot(its["x"], its["value"], color=colour, marker=marker, ms=5, mew=0, label=name)
+    left.set_xscale("log", base=2)
+    ticks = sorted(rows["x"].unique())
+    left.set(xticks=ticks, xticklabels=[f"{t:.0f}" for t in ticks], ylim=(-0.05, 1.05))
+    left.set(xlabel="number of random groups", title="no agreement at all")
+    left.minorticks_off()
+    left.legend(fontsize=9)
+    its = table[table["what"] == "apart"]
+    right.plot(its["x"], its["value"], color=LOOKS[0][0], marker="o", ms=5, mew=0)
+    right.fill_between(its["x"], its["low"], its["high"], color=LOOKS[0][0], alpha=0.2, lw=0)
+    right.plot(its["x"], its["null"], ls=":", color=plt.rcParams["text.color"])
+    right.text(its["x"].max(), its["null"].iloc[-1] + 0.03, "shuffled labels", ha="right")
+    right.set(ylim=(-0.05, 1.05), xlabel="distance of the classes, in widths", title="label overlap")
+    return figure
+
+
+def null_summary(table: pd.DataFrame) -> str:
+    """What `null_picture` shows, in words."""
+    random = table[table["what"] == "random"].pivot(index="x", columns="index", values="value")
+    first, last = random.iloc[0], random.iloc[-1]
+    apart = table[table["what"] == "apart"]
+    return (
+        f"With {random.index[0]:.0f} to {random.index[-1]:.0f} random groups the Rand index goes from "
+        f"{first['rand']:.2f} to {last['rand']:.2f} and homogeneity from {first['homogeneity']:.2f} to "
+        f"{last['homogeneity']:.2f}; the adjusted Rand index stays within {random['ari'].abs().max():.3f} of 0. Label "
+        f"overlap is {apart['value'].iloc[0]:.2f} where the classes are one cloud (shuffled labels: "
+        f"{apart['null'].iloc[0]:.2f}) and {apart['value'].iloc[-1]:.2f} where they lie "
+        f"{apart['x'].iloc[-1]:.0f} widths apart."
+    )
+
+
+def said_frames(said: pd.DataFrame) -> dict[str, Frame]:
+    """The likeliest next tokens if the model stopped after a block, a frame for each block."""
+    frames = {}
+    for layer, rows in said.groupby("layer"):
+        named = ", ".join(f"“{plain(t)}” {p:.2f}" for t, p in zip(rows["token"], rows["probability"], strict=True))
+        frames[f"after block {layer}"] = (lambda rows=rows: said_picture(rows), f"{named}.")
+    return frames
+
+
+def said_picture(rows: pd.DataFrame) -> Figure:
+    """One block."""
+    figure, ax = plt.subplots(figsize=(6.6, 2.5), layout="constrained")
+    right = f" {rows['right'].iloc[0]}"
+    colours = [LOOKS[3][0] if token == right else LOOKS[0][0] for token in rows["token"]]
+    ax.barh(range(len(rows)), rows["probability"], color=colours, height=0.7)
+    for i, probability in enumerate(rows["probability"]):
+        ax.text(probability + 0.01, i, f"{probability:.2f}", va="center")
+    ax.set(yticks=range(len(rows)), yticklabels=[f"“{plain(t)}”" for t in rows["token"]], xlim=(0, 1.08))
+    ax.set(xlabel="probability")
+    ax.invert_yaxis()
+    ax.grid(False)
+    return figure
+
+
+def plain(token: str) -> str:
+    """A token that can be drawn: what has no letters of ours is written by its numbers."""
+    shown = token.replace("\n", "↵").replace("\t", "⇥")
+    return "".join(c if c.isascii() or c in "↵⇥" else f"U+{ord(c):04X}" for c in shown)[:18].replace("$", r"\$")
+
+
+def length_picture(lengths: pd.DataFrame) -> Figure:
+    """How long the state is after each block, and what attention and feed-forward layer have written into it."""
+    figure, ax = plt.subplots(figsize=(6.6, 3.6), layout="constrained")
+    for part, rows in lengths.groupby("part", sort=False):
+        colour, marker = PARTS[part]
+        ax.plot(rows["layer"], rows["value"], color=colour, marker=marker, ms=4, mew=0, label=part)
+        ax.fill_between(rows["layer"], rows["low"], rows["high"], color=colour, alpha=0.2, lw=0)
+    ax.set_yscale("log")
+    ax.set(xlabel="block", ylabel="length of the vector")
+    ax.legend(ncols=3, loc="upper left", fontsize=9)
+    return figure
+
+
+def length_summary(lengths: pd.DataFrame) -> str:
+    """What `length_picture` shows, in words."""
+    by_part = lengths.pivot(index="layer", columns="part", values="value")
+    top = by_part["state"].idxmax()
+    return (
+        f"Over {lengths['n'].max()} questions the state grows from {by_part['state'].iloc[0]:.0f} long after the "
+        f"first block to {by_part['state'].max():.0f} after block {top}. The sum of all that was written differs from "
+        f"the state by at most {lengths['deviation'].max():.0e} of its length."
+    )
+
+
+def lookup_picture(table: pd.DataFrame) -> Figure:
+    """Accuracy by number of examples, for words that were shown and words that were not."""
+    figure, ax = plt.subplots(figsize=(6.6, 3.6), layout="constrained")
+    names = {"shown": (LOOKS[3], "the word was among the examples"), "new": (LOOKS[0], "the word was not")}
+    for asked, ((colour, marker), name) in names.items():
+        its = table[table["asked"] == asked]
+        spread = np.abs(its[["low", "high"]].to_numpy().T - its["value"].to_numpy())
+        ax.errorbar(its["shots"], its["value"], spread, color=colour, marker=marker, ms=6, capsize=3, label=name)
+    ax.axhline(0.5, ls=":", color=plt.rcParams["text.color"])
+    ax.text(table["shots"].max(), 0.52, "a coin", ha="right")
+    ax.set_xscale("log", base=2)
+    shots = sorted(table["shots"].unique())
+    ax.set(xticks=shots, xticklabels=shots, ylim=(0, 1.05), xlabel="examples in the prompt", ylabel="share right")
+    ax.minorticks_off()
+    ax.legend(loc="lower left", fontsize=9)
+    return figure
+
+
+def lookup_summary(table: pd.DataFrame) -> str:
+    """What `lookup_picture` shows, in words."""
+    parts = []
+    for asked, name in (("shown", "shown words"), ("new", "new words")):
+        its = table[table["asked"] == asked]
+        listed = ", ".join(f"{row['shots']}: {interval(row)}" for _, row in its.iterrows())
+        parts.append(f"{name} by number of examples, {listed}")
+    return f"Share right, of {table['n'].max()} rules each: {'; '.join(parts)}."
+
+
+def rank_frames(numbers: pd.DataFrame, learned: pd.DataFrame) -> dict[str, Frame]:
+    """The wanted change, what was learned of it and what is left, a frame for each rank."""
+    matrix = lambda rank: learned[learned["rank"] == rank].pivot(index="row", columns="column", values="value")
+    frames = {}
+    for _, row in numbers.iterrows():
+        rank = int(row["rank"])
+        said = (
+            f"an adapter of {row['parameters']:.0f} numbers in place of {row['n']:.0f} leaves {row['value']:.1%} of "
+            f"the squared change; no matrix of this rank can leave less than {row['least']:.1%}."
+        )
+        frames[f"rank {rank}"] = (lambda rank=rank: rank_picture(matrix(0).to_numpy(), matrix(rank).to_numpy()), said)
+    return frames
+
+
+def rank_picture(wanted: np.ndarray, learned: np.ndarray) -> Figure:
+    """One rank."""
+    figure, axes = plt.subplots(1, 3, figsize=(7.4, 2.9), layout="constrained")
+    limit = np.abs(wanted).max()
+    titles = ("wanted change", "learned", "left over")
+    for ax, title, values in zip(axes, titles, (wanted, learned, wanted - learned), strict=True):
+        drawn = ax.imshow(values, cmap=SIGNED, vmin=-limit, vmax=limit)
+        ax.set(xticks=[], yticks=[], title=title)
+        ax.grid(False)
+    figure.colorbar(drawn, ax=axes, shrink=0.8)
+    return figure
+
+
+def cut_frames(table: pd.DataFrame) -> dict[str, Frame]:
+    """Who reads whom in each wired mini, and its accuracy, a frame for each cut."""
+    frames = {}
+    for cut, rows in table.groupby("cut", sort=False):
+        said = "; ".join(f"{row['model'].removeprefix('mini-')} {interval(row)}" for _, row in rows.iterrows())
+        name = "nothing cut" if cut == "none" else f"cut {cut}"
+        frames[name] = (lambda cut=cut: cut_picture(table, cut), f"accuracy {said}.")
+    return frames
+
+
+# A prompt in small: what each of its tokens is.
+TOKENS = ("text", "begin", *["image"] * 6, "end", "text", "text", "text")
+
+
+def reading(model: str, cut: str) -> np.ndarray:
+    """(T, T) int for the tokens of TOKENS, row reads column: 0 later, so never read, 1 read, 2 closed by the wiring,
+    3 cut."""
+    from .interventions import CUTS
+    from .wiring import WIRINGS
+
+    end = TOKENS.index("end")
+    member = lambda i, groups: (
+        TOKENS[i] in groups
+        or ("after" in groups and i > end)
+        or ("block" in groups and TOKENS[i] in ("begin", "image", "end"))
+    )
+    wired_sources, wired_targets = WIRINGS[model.removeprefix("mini-")]
+    wired_targets = (wired_targets,) if isinstance(wired_targets, str) else wired_targets
+    cells = np.tril(np.ones((len(TOKENS), len(TOKENS)), dtype=int))
+    for i, j in zip(*np.nonzero(cells), strict=True):
+        if member(i, wired_targets) and member(j, wired_sources):
+            cells[i, j] = 2
+        elif i != j and member(i, CUTS[cut].targets) and member(j, CUTS[cut].sources):
+            cells[i, j] = 3
+    return cells
+
+
+def cut_picture(table: pd.DataFrame, cut: str) -> Figure:
+    """One cut."""
+    models = list(dict.fromkeys(table["model"]))
+    widths = [1.0] * len(models) + [0.9]
+    figure, axes = plt.subplots(
+        1, len(models) + 1, figsize=(3.1 * len(models) + 2.4, 3.4), width_ratios=widths, layout="constrained"
+    )
+    for ax, model in zip(axes, models, strict=False):
+        reading_panel(ax, reading(model, cut))
+        ax.set_title(model.removeprefix("mini-"))
+    rows = table[table["cut"] == cut].set_index("model").loc[models]
+    spread = np.abs(rows[["low", "high"]].to_numpy().T - rows["value"].to_numpy())
+    colours = [LOOKS[3][0], LOOKS[0][0], *[GREY] * len(models)][: len(models)]
+    axes[-1].bar(range(len(models)), rows["value"], yerr=spread, color=colours, capsize=3, width=0.7)
+    axes[-1].set(xticks=range(len(models)), xticklabels=[m.removeprefix("mini-") for m in models], ylim=(0, 1.05))
+    axes[-1].set_title("accuracy")
+    return figure
+
+
+def reading_panel(ax: Axes, cells: np.ndarray) -> None:
+    """A square a pair of tokens: filled where a token (row) reads another (column), crossed where it was cut."""
+    for value, colour, mark, size in ((1, LOOKS[0][0], "s", 42), (2, GREY, "x", 12), (3, "#CC3311", "X", 55)):
+        rows, columns = np.nonzero(cells == value)
+        ax.scatter(columns, rows, s=size, color=colour, marker=mark, lw=0.8 if value == 2 else 0)
+    middles = {"begin": 1, "image": 4.5, "end": 8, "text": 10}
+    ax.set(xticks=list(middles.values()), yticks=list(middles.values()))
+    ax.set_xticklabels(middles, rotation=60, fontsize=8)
+    ax.set_yticklabels(middles, fontsize=8)
+    ax.set(xlim=(-0.7, len(cells) - 0.3), ylim=(len(cells) - 0.3, -0.7), aspect="equal")
+    ax.grid(False)
+
+
+def flip_picture(table: pd.DataFrame) -> Figure:
+    """Share of answers that change sides when the end-of-image token is patched, by layer and model."""
+    figure, ax = plt.subplots(figsize=(6.6, 3.4), layout="constrained")
+    for (colour, marker), (model, rows) in zip((LOOKS[3], LOOKS[0]), table.groupby("model", sort=False), strict=False):
+        ax.plot(rows["layer"], rows["value"], color=colour, marker=marker, ms=5, mew=0)
+        ax.fill_between(rows["layer"], rows["low"], rows["high"], color=colour, alpha=0.2, lw=0)
+        at = rows.iloc[0]
+        ax.text(at["layer"], at["value"] + 0.05, model.removeprefix("mini-"), color=plt.rcParams["text.color"])
+    ax.set(ylim=(-0.03, 1.1), xlabel="layer whose state is replaced", ylabel="share of answers that flip")
+    return figure
+
+
+def flip_summary(table: pd.DataFrame) -> str:
+    """What `flip_picture` shows, in words."""
+    parts = []
+    for model, rows in table.groupby("model", sort=False):
+        listed = ", ".join(f"layer {row['layer']} {interval(row)}" for _, row in rows.iterrows())
+        parts.append(f"{model.removeprefix('mini-')}: {listed}")
+    return f"Share of answers that change sides. {'. '.join(parts)}."
