@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import copy
 import html
 import json
+import re
 import shutil
 import subprocess
 import sys
 import warnings
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import nbformat
 import pandas as pd
+import yaml
 from nbformat import NotebookNode
 
 from . import book, claims, contribute, store
 from .book import Job
 from .errors import BookError, HashMismatch
+from .reference import modules_markdown as api
 
 
 def build(preset: str) -> Path:
@@ -30,13 +35,18 @@ def build(preset: str) -> Path:
     root = book.root()
     source = root / "_build" / "site"
     source.mkdir(parents=True, exist_ok=True)
-    for name in ("_config.yml", "_toc.yml"):
-        shutil.copy2(root / name, source / name)
-    shutil.copytree(root / "book", source / "book", dirs_exist_ok=True)
     jobs = book.plan(preset)
+    config = yaml.safe_load((root / "_config.yml").read_text())
+    write_if_changed(source / "_config.yml", yaml.safe_dump(settings(config, newest(jobs)), allow_unicode=True))
+    shutil.copy2(root / "_toc.yml", source / "_toc.yml")
+    shutil.copytree(root / "book", source / "book", dirs_exist_ok=True)
+    words = json.dumps(terms((root / "book" / "glossary.md").read_text()), ensure_ascii=False)
+    write_if_changed(source / "book" / "_static" / "glossary_terms.js", f"window.PG_TERMS = {words};\n")
     check_record(jobs[0].record)
     for job in jobs:
         write_if_changed(source / "notebooks" / job.source.parent.name / job.source.name, nbformat.writes(page(job)))
+    for path in (source / "book" / "api").glob("*.md"):
+        path.write_text(re.sub(r"<!-- api: (.+?) -->", lambda names: api(names[1].split()), path.read_text()))
     verdicts = book.write_scorecard(jobs) if jobs[0].record.is_dir() else []
     fill(source / "book" / "scorecard.md", "<!-- scorecard -->", scorecard_html(verdicts, preset))
     fill(source / "book" / "index.md", "<!-- run-summary -->", summary_html(jobs, verdicts))
@@ -53,6 +63,45 @@ def build(preset: str) -> Path:
     if record.is_file():
         shutil.copy2(record, target / "scorecard.json")
     return target
+
+
+def settings(config: dict[str, Any], date: str) -> dict[str, Any]:
+    """The builder's settings: version and date at the foot of every page; nothing that would lead to a public
+    repository (launch, source and edit buttons) if none is named.
+
+    config: as in _config.yml.  date: of the results.
+    """
+    config = copy.deepcopy(config)
+    said = f"Version {version('peaks-and-gates')}" + (f", results of {date}" if date else "")
+    config["html"]["extra_footer"] = f'<p class="pg-version">{said}.</p>'
+    if not config["repository"]["url"]:
+        config["launch_buttons"] = {"thebe": False}
+        config["html"] |= dict.fromkeys(("use_edit_page_button", "use_issues_button", "use_repository_button"), False)
+    config["sphinx"]["config"]["ogp_site_url"] = config["html"].get("baseurl", "")
+    return config
+
+
+def newest(jobs: list[Job]) -> str:
+    """The date of the newest run; empty if there was none."""
+    return max((job.manifest["created"][:10] for job in jobs if job.manifest), default="")
+
+
+# Words of the glossary that mean something else in running text as often as not.
+ORDINARY = {"control", "core", "eyes", "null", "order", "scale", "Z"}
+
+
+def terms(glossary: str) -> list[dict[str, str]]:
+    """The words that are explained where they stand on a page, longest first: name, anchor, says.
+
+    glossary: the page, in MyST; a word stands at the beginning of a line, what it means is indented below.
+    """
+    found = []
+    for name, said in re.findall(r"^(\w[^\n]*)\n((?:[ ]+[^\n]+\n)+)", glossary.partition("```{glossary}")[2], re.M):
+        said = re.sub(r"\s*\{cite:p\}`[^`]*`|\s*See \[[^\]]*\]\([^)]*\)\.", "", " ".join(said.split()))
+        said = re.sub(r"\{term\}`([^`]*)`|[`*]", r"\1", said)
+        if name not in ORDINARY:
+            found.append({"name": name, "anchor": f"term-{name.replace(' ', '-')}", "says": said})
+    return sorted(found, key=lambda term: -len(term["name"]))
 
 
 def write_if_changed(path: Path, text: str) -> None:
@@ -123,7 +172,7 @@ def run_box(job: Job) -> str:
     manifest, parameters = job.manifest, job.manifest["parameters"]
     environment = manifest["environment"]
     hardware = environment["gpu"] or f"{environment['cores']} cores, {environment['memory_gib']} GiB"
-    pictures = job.source.parent.name == "gate" or "cards" in parameters
+    pictures = job.source.parent.name == "gate" or not parameters.keys().isdisjoint({"cards", "wired"})
     if "measured" in parameters:
         seen, what = "numbers", "what the benchmarks left"
     elif not book.models_of(parameters):
@@ -224,11 +273,10 @@ def summary_html(jobs: list[Job], verdicts: list[claims.Verdict]) -> str:
     done: list[dict[str, Any]] = [job.manifest for job in jobs if job.manifest]
     if not done:
         return "<p>No notebook has been run at this size yet.</p>"
-    newest = max(manifest["created"] for manifest in done)[:10]
     counts = " · ".join(f"{claims.badge(kind)} {sum(v.verdict == kind for v in verdicts)}" for kind in claims.VERDICTS)
     first, *others = book.models_of({key: value for manifest in done for key, value in manifest["parameters"].items()})
     models = f"{first} and {len(others)} more models" if others else first
     return (
         f'<p class="pg-summary">The figures on this site are of size <em>{done[0]["preset"]}</em>: {models}, '
-        f"{recorded_n(jobs[0]):,} questions, last run on {newest}. Of {len(verdicts)} claims: {counts}.</p>"
+        f"{recorded_n(jobs[0]):,} questions, last run on {newest(jobs)}. Of {len(verdicts)} claims: {counts}.</p>"
     )
