@@ -22,7 +22,7 @@ site: $(READY)
 test: $(READY)
 	$(VENV)/bin/ruff check src tests notebooks benchmarks
 	$(VENV)/bin/ruff format --check src tests benchmarks
-	$(VENV)/bin/python -m pytest
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest --numprocesses=logical --maxprocesses=4 --dist=loadfile --no-loadscope-reorder
 
 lint: $(READY)
 	$(VENV)/bin/ruff check --fix src tests notebooks benchmarks

@@ -10,7 +10,15 @@ from peaks_and_gates import models, store
 from peaks_and_gates.questions import Question, QuestionSet
 
 ROOT = Path(__file__).parents[1]
+# Files that take minutes, longest first: they are begun first, so that none is left to one process at the end.
+LONG = ("test_book", "test_browser", "test_cluster", "test_minis", "test_gate_study", "test_paper_size")
 WORDS = ["river", "stone", "music", "hammer", "planet", "oxygen", "lawyer", "finch", "engine", "violin", "cotton"]
+
+
+def pytest_collection_modifyitems(items):
+    """Put the long files first; within a file, and among the others, the order stays."""
+    place = lambda item: LONG.index(item.path.stem) if item.path.stem in LONG else len(LONG)
+    items.sort(key=place)
 
 
 def make_question(subject: str, number: int) -> Question:

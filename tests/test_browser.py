@@ -6,13 +6,17 @@ in dark, nothing wider than a phone. And the things that a reader works with: se
 
 import functools
 import http.server
+import io
+import os
 import re
 import shutil
 import threading
 
+import numpy as np
 import pytest
+from PIL import Image
 
-from conftest import copy_checkout
+from conftest import ROOT, copy_checkout
 from peaks_and_gates import site, store
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -185,3 +189,89 @@ def test_a_folded_solution_opens(visit):
     button.focus()
     page.keyboard.press("Enter")
     hidden.wait_for(state="visible", timeout=5_000)
+
+
+def test_a_figure_of_steps_works_by_keyboard_and_says_where_it_is(visit):
+    page = visit().open("notebooks/methods/known_peaks.html")
+    slider = page.locator(".pg-steps input[type=range]")
+    shown = lambda: page.locator(".pg-step:visible").evaluate_all("steps => steps.map(s => s.dataset.label)")
+    first = shown()
+    assert len(first) == 1 and first[0].startswith("Z = ")
+    slider.focus()
+    page.keyboard.press("ArrowRight")
+    assert len(shown()) == 1 and shown() != first
+    assert slider.get_attribute("aria-valuetext").startswith(shown()[0])
+    page.keyboard.press("End")
+    assert shown()[0] == "Z = 4"
+
+
+def test_a_word_of_the_glossary_is_explained_and_the_explanation_closes(visit):
+    page = visit().open("book/methods/density-peaks.html")
+    word, tip = page.locator("a.pg-term", has_text="intrinsic dimension").first, page.get_by_role("tooltip")
+    word.scroll_into_view_if_needed()
+    word.focus()
+    tip.wait_for(state="visible")
+    assert "directions a cloud" in tip.inner_text() and word.get_attribute("aria-describedby") == "pg-term-tip"
+    page.keyboard.press("Escape")
+    assert not tip.is_visible() and word.get_attribute("aria-describedby") is None
+    page.keyboard.press("Enter")
+    page.wait_for_url("**/book/glossary.html#term-intrinsic-dimension")
+    assert page.locator("#term-intrinsic-dimension").count() == 1
+
+
+def test_every_word_that_is_explained_leads_to_its_place(built, visit):
+    page = visit().open("book/glossary.html")
+    anchors = set(page.evaluate("[...document.querySelectorAll('dl.glossary dt')].map(dt => dt.id)"))
+    text = (built / "_static" / "glossary_terms.js").read_text()
+    assert set(re.findall(r'"anchor": "([^"]+)"', text)) <= anchors
+
+
+def test_the_site_is_small_and_describes_itself(built):
+    files = [path for path in built.rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) < 40e6
+    for path in pages(built):
+        text = (built / path).read_text()
+        assert len(text.encode()) < 3e6, path
+        assert '<meta name="description"' in text or "<meta content=" in text, path
+        assert "Version " in text, path
+
+
+# ---- screenshots: small copies are kept, for they are compared with a tolerance anyway ----
+
+GOLDEN = ROOT / "tests" / "golden" / "screens"
+SCREENS = {
+    "front": "book/index.html",
+    "scorecard": "book/scorecard.html",
+    "figure": "notebooks/landscape/subjects.html",
+}
+LOOKS = {"light": {}, "dark": {"theme": "dark"}, "phone": {"size": PHONE}}
+SMALLER = 8
+OFF, TOLERANCE = 32, 0.05  # a place is off by so much of 255; at most this share of all places may be
+
+
+def screenshot(page):
+    """What is seen, smaller: (rows, columns, 3) int."""
+    picture = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
+    return np.asarray(picture.resize([side // SMALLER for side in picture.size], Image.Resampling.BOX), dtype=int)
+
+
+def share_off(a, b):
+    return np.mean(np.abs(a - b).max(2) > OFF) if a.shape == b.shape else 1.0
+
+
+@pytest.mark.parametrize("look", LOOKS)
+@pytest.mark.parametrize("name", SCREENS)
+def test_pages_look_as_they_did(visit, name, look):
+    """PG_KEEP_SCREENS=1 keeps what is seen now; look at the pages before that."""
+    page = visit(**LOOKS[look]).open(SCREENS[name])
+    if name == "figure":
+        page.locator(".pg-figure").first.scroll_into_view_if_needed()
+        page.evaluate("document.querySelector('.pg-figure').scrollIntoView({block: 'start'})")
+    seen, kept = screenshot(page), GOLDEN / f"{name}-{look}.png"
+    if os.environ.get("PG_KEEP_SCREENS"):
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(seen.astype(np.uint8)).save(kept, optimize=True)
+    golden = np.asarray(Image.open(kept).convert("RGB"), dtype=int)
+    assert share_off(seen, golden) < TOLERANCE
+    page.add_style_tag(content="article { transform: translate(40px, 60px) }")  # a fault that must be seen
+    assert share_off(screenshot(page), golden) > TOLERANCE
