@@ -38,6 +38,48 @@ def test_words_are_taken_from_the_glossary():
     assert not by_name.keys() & site.ORDINARY
 
 
+HEAD = """<head><link href="../_static/styles/theme.css?digest=1" rel="stylesheet" />
+<link rel="stylesheet" type="text/css" href="../_static/custom.css?v=1" />
+<script src="_static/documentation_options.js?v=1"></script>
+<script src="_static/doctools.js"></script><script defer="defer" src="_static/glossary.js"></script>
+<script defer src="_static/scripts/fontawesome.js?digest=1"></script>
+<script>window.MathJax = {"a": {}}</script>
+<script defer="defer" src="_static/mathjax/tex-svg-full.js?v=1"></script>
+<script src="_static/searchtools.js"></script><script src="./searchindex.js"></script></head>"""
+
+
+@pytest.fixture
+def static(tmp_path):
+    """A site's static files, in small."""
+    (tmp_path / "styles").mkdir()
+    (tmp_path / "styles" / "theme.css").write_text('@charset "UTF-8";\n@import "../basic.css";\na{b:url(../f.woff2)}')
+    (tmp_path / "basic.css").write_text("i{background:url(file.png)}")
+    (tmp_path / "custom.css").write_text("p{background:url(data:x)}")
+    return tmp_path
+
+
+def test_all_style_sheets_come_in_one_file_in_their_order(static):
+    text = site.lighter(HEAD, static, False)
+    (link,) = re.findall(r'<link rel="stylesheet" href="\.\./_static/styles/(\w+\.css)">', text)
+    assert text.count("stylesheet") == 1
+    said = (static / "styles" / link).read_text()
+    assert said.split() == ["i{background:url(../file.png)}", "a{b:url(../f.woff2)}", "p{background:url(data:x)}"]
+    assert site.lighter(text, static, False) == text  # a page that was not built anew
+    assert site.lighter("<head></head>", static, False) == "<head></head>"
+
+
+def test_a_page_loads_what_it_uses_and_nothing_holds_it_up(static):
+    plain = site.lighter(HEAD, static, False)
+    formulas = site.lighter(HEAD + '<div class="math notranslate">', static, False)
+    assert "MathJax" not in plain and "tex-svg-full" not in plain and "search" not in plain
+    assert "MathJax" in formulas and formulas.count("tex-svg-full.js") == 1
+    assert "fontawesome" not in formulas and '<script src="_static/documentation_options.js' in plain
+    assert '<script defer src="_static/doctools.js">' in plain
+    assert plain.count('<script defer="defer" src="_static/glossary.js">') == 1  # as it was
+    searching = site.lighter(HEAD, static, True)
+    assert '<script defer src="_static/searchtools.js">' in searching and "searchindex.js" in searching
+
+
 @pytest.mark.parametrize("text", ["", "# Glossary\n\nNothing yet.\n", "```{glossary}\n```\n"])
 def test_a_glossary_without_words_has_none(text):
     assert site.terms(text) == []

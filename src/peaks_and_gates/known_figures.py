@@ -336,6 +336,7 @@ def cut_picture(table: pd.DataFrame, cut: str) -> Figure:
     axes[-1].bar(range(len(models)), rows["value"], yerr=spread, color=colours, capsize=3, width=0.7)
     axes[-1].set(xticks=range(len(models)), xticklabels=[m.removeprefix("mini-") for m in models], ylim=(0, 1.05))
     axes[-1].set_title("accuracy")
+    axes[-1].set_axisbelow(True)
     return figure
 
 
@@ -358,8 +359,9 @@ def flip_picture(table: pd.DataFrame) -> Figure:
     for (colour, marker), (model, rows) in zip((LOOKS[3], LOOKS[0]), table.groupby("model", sort=False), strict=False):
         ax.plot(rows["layer"], rows["value"], color=colour, marker=marker, ms=5, mew=0)
         ax.fill_between(rows["layer"], rows["low"], rows["high"], color=colour, alpha=0.2, lw=0)
-        at = rows.iloc[0]
-        ax.text(at["layer"], at["value"] + 0.05, model.removeprefix("mini-"), color=plt.rcParams["text.color"])
+        at = rows.loc[rows["value"].idxmax()]
+        name = model.removeprefix("mini-")
+        ax.text(at["layer"], at["value"] + 0.04, name, color=plt.rcParams["text.color"], ha="center")
     ax.set(ylim=(-0.03, 1.1), xlabel="layer whose state is replaced", ylabel="share of answers that flip")
     return figure
 
@@ -368,6 +370,7 @@ def flip_summary(table: pd.DataFrame) -> str:
     """What `flip_picture` shows, in words."""
     parts = []
     for model, rows in table.groupby("model", sort=False):
-        listed = ", ".join(f"layer {row['layer']} {interval(row)}" for _, row in rows.iterrows())
-        parts.append(f"{model.removeprefix('mini-')}: {listed}")
-    return f"Share of answers that change sides. {'. '.join(parts)}."
+        top, others = rows.loc[rows["value"].idxmax()], rows["value"].nlargest(2).iloc[-1]
+        name = model.removeprefix("mini-")
+        parts.append(f"{name} {interval(top)} at layer {top['layer']}, at any other at most {others:.2f}")
+    return f"Largest share of answers that change sides: {'; '.join(parts)}."

@@ -16,7 +16,13 @@ import griffe
 
 from .store import SOURCE
 
-TITLES = {"parameters": "Arguments", "attributes": "Attributes", "returns": "Returns", "raises": "Raises"}
+TITLES = {
+    "parameters": "Arguments",
+    "attributes": "Attributes",
+    "returns": "Returns",
+    "yields": "Yields",
+    "raises": "Raises",
+}
 
 
 def modules_markdown(names: list[str]) -> str:
@@ -65,8 +71,8 @@ def described(docstring: str) -> str:
         elif kind in TITLES:
             rows = "".join(f"<dt>{term(item)}</dt><dd>{inline(item.description)}</dd>" for item in section.value)
             parts.append(f'<p class="pg-section">{TITLES[kind]}</p><dl class="pg-arguments">{rows}</dl>')
-        else:
-            parts.append(f"<p><strong>{inline(section.title or kind)}</strong> {inline(str(section.value))}</p>")
+        else:  # a line that ends in a colon, and what is indented below it
+            parts.append(f"<p>{inline(section.title)}: {inline(section.value.description)}</p>")
     return "\n".join(parts)
 
 
@@ -88,6 +94,7 @@ def term(item: griffe.DocstringElement) -> str:
 
 
 def inline(text: str) -> str:
-    """Escaped, with `code` set as such; no blank line, which would end the block of HTML."""
+    """Escaped, with `code` and *stress* set as such; no blank line, which would end the block of HTML."""
     text = html.escape(" ".join(text.split()), quote=False)
+    text = re.sub(r"(?<!\S)\*(\w[^*`]*)\*(?!\w)", r"<em>\1</em>", text)
     return re.sub(r"`([^`]+)`", r"<code>\1</code>", text)

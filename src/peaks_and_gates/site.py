@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import warnings
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -59,6 +60,13 @@ def build(preset: str) -> Path:
         lines = [line for line in log.read_text().splitlines() if "WARNING" in line or "ERROR" in line]
         raise BookError("The site could not be built: " + "\n".join(lines[:10] or ["see"]) + f"\nThe log is {log}.")
     target = root / "_build" / "html"
+    one_sheet.cache_clear()  # those of an earlier build
+    for path in target.rglob("*.html"):
+        path.write_text(lighter(path.read_text(), target / "_static", searches=path.name == "search.html"))
+    for path in (target / "_static").rglob("*.map"):  # for those who debug the theme
+        path.unlink()
+    for job in jobs:  # what a page offers to download: the notebook without outputs, as it is in the repository
+        shutil.copy2(job.source, target / "_sources" / "notebooks" / job.source.parent.name / job.source.name)
     record = jobs[0].record / "scorecard.json"
     if record.is_file():
         shutil.copy2(record, target / "scorecard.json")
@@ -117,6 +125,50 @@ def fill(path: Path, marker: str, content: str) -> None:
     if marker not in text:
         raise BookError(f"{path.name} has no line '{marker}' for the generated part.")
     path.write_text(text.replace(marker, content))
+
+
+# Scripts that the theme puts into every page: those of the search, and icons that its style sheet brings as a font.
+SEARCH = re.compile(r'<script src="[^"]*/(?:searchtools|language_data|searchindex)\.js[^"]*"></script>\s*')
+ICONS = re.compile(r'<script defer src="[^"]*/fontawesome\.js[^"]*"></script>\s*')
+FORMULAS = re.compile(r"<script>window\.MathJax = .*?</script>\s*<script[^>]*/tex-svg-full\.js[^>]*></script>\s*", re.S)
+# What is said in this one is asked for at once, by what stands in the page itself.
+AT_ONCE = "documentation_options.js"
+
+
+STYLE = re.compile(r'<link(?=[^>]* rel="stylesheet")[^>]* href="([./]*)_static/([^"?]+)[^>]*>\s*')
+
+
+def lighter(text: str, static: Path, searches: bool) -> str:
+    """A built page without scripts that it has no use for; the others wait until it can be read, and all style sheets
+    come in one file, which is written into `static`."""
+    styles = STYLE.findall(text)
+    if len(styles) > 1:  # not done already
+        sheet = one_sheet(tuple(static / name for _, name in styles))
+        link = f'<link rel="stylesheet" href="{styles[0][0]}_static/styles/{sheet.name}">\n'
+        text = STYLE.sub("", STYLE.sub(link, text, count=1).replace(link, "\0")).replace("\0", link)
+    text = ICONS.sub("", text)
+    if not searches:
+        text = SEARCH.sub("", text)
+    if 'class="math' not in text:
+        text = FORMULAS.sub("", text)
+    return re.sub(rf'<script(?! defer)(?=[^>]* src="(?![^"]*{AT_ONCE}))', "<script defer", text)
+
+
+@cache
+def one_sheet(paths: tuple[Path, ...]) -> Path:
+    """A file in the folder `styles` with all of these style sheets, the first of which is there."""
+    text = "\n".join(style(path, paths[0].parent) for path in paths)
+    sheet = paths[0].with_name(f"{store.digest(text)[:8]}.css")
+    sheet.write_text(text)
+    return sheet
+
+
+def style(path: Path, folder: Path) -> str:
+    """A style sheet with those that it imports, to be read from another folder beside its own."""
+    text = path.read_text().removeprefix('@charset "UTF-8";')
+    if path.parent != folder:
+        text = re.sub(r"url\((?!['\"]?(?:data:|/))", "url(../", text)
+    return re.sub(r'@import "\.\./([^"]+)";', lambda name: style(path.parent.parent / name[1], folder), text)
 
 
 def page(job: Job) -> NotebookNode:
@@ -274,9 +326,10 @@ def summary_html(jobs: list[Job], verdicts: list[claims.Verdict]) -> str:
     if not done:
         return "<p>No notebook has been run at this size yet.</p>"
     counts = " · ".join(f"{claims.badge(kind)} {sum(v.verdict == kind for v in verdicts)}" for kind in claims.VERDICTS)
+    asked = max((recorded_n(job) for job in jobs if job.source.parent.name == "landscape" and job.manifest), default=0)
     first, *others = book.models_of({key: value for manifest in done for key, value in manifest["parameters"].items()})
     models = f"{first} and {len(others)} more models" if others else first
     return (
         f'<p class="pg-summary">The figures on this site are of size <em>{done[0]["preset"]}</em>: {models}, '
-        f"{recorded_n(jobs[0]):,} questions, last run on {newest(jobs)}. Of {len(verdicts)} claims: {counts}.</p>"
+        f"{asked:,} questions, last run on {newest(jobs)}. Of {len(verdicts)} claims: {counts}.</p>"
     )
