@@ -34,8 +34,8 @@ NAME = re.compile(r"[a-z0-9][a-z0-9-]{1,39}")
 MEMBER = re.compile(r"(about|[a-z0-9_]{1,80})\.json|[a-z0-9_]{1,80}\.parquet")
 MOST_BYTES, MOST_FILES = 64 * 2**20, 1000
 NUMBERS = {"value", "low", "high", "null", "null_high", "n", "layer", "depth"}
-# Tables of what a page shows besides numbers: a text or a picture of them is not asked for.
-LEFT_OUT = ("map", "mini_sights", "mini_losses", "steering_examples")
+# Tables of what a page shows besides numbers, and of what is known beforehand: nobody asks for them of a run.
+LEFT_OUT = ("map", "mini_sights", "mini_losses", "steering_examples", "stream_said", "known_")
 ABOUT = {
     "type": "object",
     "required": ["name", "size", "models", "exported", "package", "pages"],
