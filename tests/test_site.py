@@ -76,6 +76,8 @@ def test_a_page_loads_what_it_uses_and_nothing_holds_it_up(static):
     assert "fontawesome" not in formulas and '<script src="_static/documentation_options.js' in plain
     assert '<script defer src="_static/doctools.js">' in plain
     assert plain.count('<script defer="defer" src="_static/glossary.js">') == 1  # as it was
+    listed = '<div role="list" class="citation-list"><div class="citation" role="doc-biblioentry">x</div></div>'
+    assert site.lighter(listed, static, False) == '<div class="citation-list"><div class="citation">x</div></div>'
     searching = site.lighter(HEAD, static, True)
     assert '<script defer src="_static/searchtools.js">' in searching and "searchindex.js" in searching
 

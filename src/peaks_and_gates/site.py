@@ -131,6 +131,8 @@ def fill(path: Path, marker: str, content: str) -> None:
 SEARCH = re.compile(r'<script src="[^"]*/(?:searchtools|language_data|searchindex)\.js[^"]*"></script>\s*')
 ICONS = re.compile(r'<script defer src="[^"]*/fontawesome\.js[^"]*"></script>\s*')
 FORMULAS = re.compile(r"<script>window\.MathJax = .*?</script>\s*<script[^>]*/tex-svg-full\.js[^>]*></script>\s*", re.S)
+# Of the list of references: one is deprecated, and a list may not hold the marks that links lead to.
+ROLES = re.compile(r' role="doc-biblioentry"|(?<=<div) role="list"(?= class="citation-list")')
 # What is said in this one is asked for at once, by what stands in the page itself.
 AT_ONCE = "documentation_options.js"
 
@@ -146,7 +148,7 @@ def lighter(text: str, static: Path, searches: bool) -> str:
         sheet = one_sheet(tuple(static / name for _, name in styles))
         link = f'<link rel="stylesheet" href="{styles[0][0]}_static/styles/{sheet.name}">\n'
         text = STYLE.sub("", STYLE.sub(link, text, count=1).replace(link, "\0")).replace("\0", link)
-    text = ICONS.sub("", text)
+    text = ROLES.sub("", ICONS.sub("", text))
     if not searches:
         text = SEARCH.sub("", text)
     if 'class="math' not in text:
