@@ -38,7 +38,6 @@ for (const figure of document.querySelectorAll(".pg-steps:not([data-ready])")) {
   slider.addEventListener("input", () => { stop(); show(); });
   button.hidden = still.matches;
   still.addEventListener("change", () => { stop(); button.hidden = still.matches; });
-  // Every frame as high as the highest: what is below must not jump.
   figure.dataset.ready = "";
   figure.prepend(controls);
   show();

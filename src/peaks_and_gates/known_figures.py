@@ -124,10 +124,7 @@ def agreement_picture(rows: pd.DataFrame, counts: np.ndarray, share: float) -> F
         left.text(j, i, f"{count:.0f}", ha="center", va="center", fontsize=8, color="#ffffff" if dark else "#1b1f24")
     left.set(xlabel="group", ylabel="label", xticks=[], yticks=[], title="points by label and group")
     left.grid(False)
-    names = {"ari": "adjusted Rand", "rand": "Rand", "homogeneity": "homogeneity"}
-    for (colour, marker), (index, name) in zip((LOOKS[3], LOOKS[0], LOOKS[2]), names.items(), strict=True):
-        its = rows[rows["index"] == index]
-        right.plot(its["x"], its["value"], color=colour, marker=marker, ms=5, mew=0, label=name)
+    index_curves(right, rows)
     x = np.linspace(0, 1, 50)
     right.plot(x, (1 - x) ** 2, color=LOOKS[3][0], ls=":", lw=1.3)
     right.axvline(share, color=plt.rcParams["text.color"], lw=1)
@@ -136,14 +133,19 @@ def agreement_picture(rows: pd.DataFrame, counts: np.ndarray, share: float) -> F
     return figure
 
 
+def index_curves(ax: Axes, rows: pd.DataFrame) -> None:
+    """A curve for each index of agreement."""
+    names = {"ari": "adjusted Rand", "rand": "Rand", "homogeneity": "homogeneity"}
+    for (colour, marker), (index, name) in zip((LOOKS[3], LOOKS[0], LOOKS[2]), names.items(), strict=True):
+        its = rows[rows["index"] == index]
+        ax.plot(its["x"], its["value"], color=colour, marker=marker, ms=5, mew=0, label=name)
+
+
 def null_picture(table: pd.DataFrame) -> Figure:
     """Indices of groups that have nothing to do with the labels; overlap of classes that lie more and more apart."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(7.4, 3.5), layout="constrained")
     rows = table[table["what"] == "random"]
-    names = {"ari": "adjusted Rand", "rand": "Rand", "homogeneity": "homogeneity"}
-    for (colour, marker), (index, name) in zip((LOOKS[3], LOOKS[0], LOOKS[2]), names.items(), strict=True):
-        its = rows[rows["index"] == index]
-        left.plot(its["x"], its["value"], color=colour, marker=marker, ms=5, mew=0, label=name)
+    index_curves(left, rows)
     left.set_xscale("log", base=2)
     ticks = sorted(rows["x"].unique())
     left.set(xticks=ticks, xticklabels=[f"{t:.0f}" for t in ticks], ylim=(-0.05, 1.05))

@@ -1,6 +1,6 @@
 """The reference of this package, made from its docstrings: what the site shows under *API*.
 
-html = reference.modules_html(["neighbours", "geometry"])      # public functions and classes, with their sections
+text = reference.modules_markdown(["neighbours", "geometry"])      # public functions and classes, with their sections
 
 Read by griffe without importing anything.
 """
@@ -33,8 +33,8 @@ def modules_markdown(names: list[str]) -> str:
         parts.append(f"## {name}\n\n{described(ast.get_docstring(tree) or '')}")
         for node in tree.body:
             if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_"):
-                parts.append(f"### {node.name}\n\n{signature(node)}{described(ast.get_docstring(node) or '')}")
-                parts += [member(node.name, inner) for inner in node.body if public_method(node, inner)]
+                parts.append(f"### {node.name}\n\n{entry(node)}")
+                parts += [entry(inner, node.name) for inner in node.body if public_method(node, inner)]
     return "\n\n".join(parts)
 
 
@@ -43,8 +43,8 @@ def public_method(owner: ast.AST, node: ast.AST) -> bool:
     return isinstance(owner, ast.ClassDef) and isinstance(node, ast.FunctionDef) and not node.name.startswith("_")
 
 
-def member(owner: str, node: ast.FunctionDef) -> str:
-    """A method, below its class."""
+def entry(node: ast.FunctionDef | ast.ClassDef, owner: str = "") -> str:
+    """How something is called, and what is said about it.  owner: of a method, its class."""
     return f"{signature(node, owner)}{described(ast.get_docstring(node) or '')}"
 
 
