@@ -212,8 +212,7 @@ def _attention(module, query, key, value, attention_mask, **settings) -> tuple[T
         )
     n_queries, n_keys = query.shape[2], key.shape[2]
     # What is first run may be the end of the prompts, behind a cache with all that comes before, see `tails`.
-    first = 0 if n_keys == n_queries else run.n_tokens - n_queries
-    before = 0 if n_keys == n_queries else run.seen.get(layer, first)
+    before = 0 if n_keys == n_queries else run.seen.get(layer, run.n_tokens - n_queries)
     if before + n_queries != n_keys:
         raise BadParameter(
             f"Block {layer} got {n_keys} keys after {before + n_queries} tokens: a static or sliding cache. "

@@ -192,7 +192,7 @@ def _check_enough(n: int, k_max: int, recipes: Sequence[str], where: str) -> Non
 def first_of_identical(states: torch.Tensor) -> np.ndarray:
     """Ascending indices of the rows that equal no earlier row; 0.0 and -0.0 are equal."""
     first = {}
-    for part, start in zip(states.split(1024), range(0, len(states), 1024), strict=True):  # a copy of few at a time
+    for part, start in zip(states.split(256), range(0, len(states), 256), strict=True):  # a copy of few at a time
         rows = part.cpu() if part.dtype == torch.float64 else part.cpu().float()
         for index, row in enumerate((rows + 0.0).numpy(), start):
             first.setdefault(blake2b(row.tobytes()).digest(), index)

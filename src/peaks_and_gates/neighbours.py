@@ -65,19 +65,22 @@ def nearest_neighbours(
     dtype = dtype or (torch.float64 if n * n * d <= FLOAT64_UP_TO else torch.float32)
     scale = _power_of_two(points)
     centred = _centred(points, scale, dtype)  # (n, d)
-    norms = torch.linalg.vecdot(centred, centred)  # (n,)
-    squared, index = _smallest(centred, norms, min(k + SLACK, n - 1), block)  # (n, m) each
-    bound = _relative_bound(points, scale, norms, squared, index)
-    last = squared.amax(1)  # what was rejected was found to be no nearer
-    squared, index = _right_order(points, scale, bound * (norms[:, None] + norms[index]), squared, index)
+    norms = torch.cat([torch.linalg.vecdot(part, part) for part in centred.split(_chunk(points))])  # (n,)
+    found, index = _smallest(centred, norms, min(k + SLACK, n - 1), block)  # (n, m) each
+    bound = _relative_bound(points, scale, norms, found, index)
+    last = found.amax(1)  # what was rejected was found to be no nearer
+    squared = torch.empty(found.shape, dtype=torch.float64, device=points.device)
+    for rows in torch.arange(n, device=points.device).split(block):  # a block at a time: sorting takes many copies
+        errors = bound * (norms[rows, None] + norms[index[rows]])
+        squared[rows], index[rows] = _right_order(points, scale, rows, errors, found[rows], index[rows])
 
     if index.shape[1] < n - 1:  # points were rejected; perhaps some that are as near
         doubtful = last - bound * (norms + norms.max()) <= squared[:, k - 1] * (1 + TOLERANCE[dtype])
         squared, index = squared[:, :k].contiguous(), index[:, :k].contiguous()
         for row in torch.nonzero(doubtful).flatten().tolist():
-            found = _squared(centred[row : row + 1], centred, norms[row : row + 1], norms)[0]
-            found[row] = torch.inf
-            lowest = found - bound * (norms[row] + norms)
+            all_others = _squared(centred[row : row + 1], centred, norms[row : row + 1], norms)[0]
+            all_others[row] = torch.inf
+            lowest = all_others - bound * (norms[row] + norms)
             near = torch.nonzero(lowest <= squared[row, -1] * (1 + TOLERANCE[dtype])).flatten()  # ascending
             exact = _direct(points, scale, torch.full_like(near, row), near)
             order = exact.sort(stable=True).indices[:k]
@@ -245,8 +248,8 @@ def _power_of_two(points: torch.Tensor) -> float:
 
 
 def _chunk(points: torch.Tensor) -> int:
-    """Rows of 2 MB in float64: what stays in a CPU's cache between one step and the next."""
-    return max(1, 2**18 // points.shape[1])
+    """Rows of 2 MB in float64, which stay in a CPU's cache between one step and the next; a GPU takes more at once."""
+    return max(1, 2 ** (18 if points.device.type == "cpu" else 24) // points.shape[1])
 
 
 def _centred(points: torch.Tensor, scale: float, dtype: torch.dtype) -> torch.Tensor:
@@ -297,8 +300,8 @@ def _relative_bound(points, scale, norms, squared, index) -> float:
     return MARGIN * max(float(error.nan_to_num(0).max()), torch.finfo(norms.dtype).eps)
 
 
-def _right_order(points, scale, bound, squared, index) -> tuple[torch.Tensor, torch.Tensor]:
-    """Sort candidates by squared distance; where the bound leaves value or rank open, compute again."""
+def _right_order(points, scale, rows, bound, squared, index) -> tuple[torch.Tensor, torch.Tensor]:
+    """Sort some rows' candidates by squared distance; where the bound leaves value or rank open, compute again."""
     tolerance = TOLERANCE[squared.dtype]
     squared, order = squared.double().sort(1)
     index, bound = index.gather(1, order), bound.gather(1, order)
@@ -307,7 +310,7 @@ def _right_order(points, scale, bound, squared, index) -> tuple[torch.Tensor, to
     unsure = bound >= tolerance * squared
     unsure[:, 1:] |= close
     unsure[:, :-1] |= close
-    squared[unsure] = _direct(points, scale, unsure.nonzero()[:, 0], index[unsure])
+    squared[unsure] = _direct(points, scale, rows[unsure.nonzero()[:, 0]], index[unsure])
     order = index.sort(1).indices  # by index first, then stably by distance: ties go to the lower index
     order = order.gather(1, squared.gather(1, order).sort(dim=1, stable=True).indices)
     return squared.gather(1, order), index.gather(1, order)

@@ -173,10 +173,13 @@ def _on_prompts(model: VisionLanguageModel, position: Tensor) -> Iterator[None]:
     def look(network: nn.Module, args: tuple, inputs: dict) -> None:
         nonlocal seen
         mask, ids = inputs.get("attention_mask"), inputs.get("input_ids")
-        n_tokens = mask.shape[1] if ids is None and isinstance(mask, Tensor) else getattr(ids, "shape", (0, 0))[1]
-        if isinstance(mask, Tensor) and mask.ndim == 2 and not (seen and n_tokens == 1):  # not a token generated
-            _check_place(position, mask[:, -n_tokens:].bool().cpu())  # of the tokens run now, see `tails`
-            seen = True
+        if not isinstance(mask, Tensor) or mask.ndim != 2:
+            return
+        n_tokens = mask.shape[1] if ids is None else ids.shape[1]  # run now: the mask also covers a cache
+        if seen and n_tokens == 1:
+            return  # a token generated from the cache
+        _check_place(position, mask[:, -n_tokens:].bool().cpu())
+        seen = True
 
     handle = model.network.register_forward_pre_hook(look, with_kwargs=True)
     try:
