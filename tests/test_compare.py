@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from conftest import ROOT
-from peaks_and_gates import compare
+from peaks_and_gates import compare, store
 from peaks_and_gates.cli import main
 from peaks_and_gates.errors import MissingFile
 
@@ -27,8 +27,15 @@ def same(tmp_path):
 def change(path, row, column, by):
     table = pd.read_parquet(path)
     table.loc[row, column] += by
-    table.to_parquet(path)
+    written(path, table)
     return table.loc[row]
+
+
+def written(path, table):
+    """Put another table into a record, with its description."""
+    table.to_parquet(path)
+    about = path.with_suffix(".json")
+    store.write_json(about, store.read_json(about) | {"sha256": store.file_sha256(path)})
 
 
 def test_a_record_is_like_itself(copy, same):
@@ -51,7 +58,7 @@ def test_a_number_within_its_interval_moved_and_one_outside_is_told(copy, same):
 
 def test_what_is_missing_is_told(copy, same):
     (copy / "accuracy.parquet").unlink()
-    pd.read_parquet(copy / "dynamics.parquet").iloc[3:].to_parquet(copy / "dynamics.parquet")
+    written(copy / "dynamics.parquet", pd.read_parquet(copy / "dynamics.parquet").iloc[3:])
     found = compare.records(same, copy)
     assert found.missing == [f"accuracy: only in {same}", "dynamics: 3 rows only in one"]
     assert not found.alike

@@ -50,7 +50,7 @@ def table(change):
     from hashlib import sha256
 
     described["sha256"] = sha256(buffer.getvalue()).hexdigest()
-    return {"accuracy.parquet": buffer.getvalue(), "accuracy.json": json.dumps(described).encode()}
+    return {"accuracy.parquet": buffer.getvalue(), "accuracy.json": json.dumps(store.sealed(described)).encode()}
 
 
 def test_the_books_own_record_can_be_packed_and_taken_in(packed, tmp_path, monkeypatch):
@@ -76,7 +76,8 @@ def test_the_books_own_record_can_be_packed_and_taken_in(packed, tmp_path, monke
 def test_no_place_of_the_senders_machine_is_told(tmp_path):
     folder = shutil.copytree(RECORD, tmp_path / "run", ignore=shutil.ignore_patterns("map*"))
     for path in (folder / "notebooks" / "accuracy.json", folder / "accuracy.json"):
-        path.write_text(path.read_text().replace('"smollm2-135m-instruct"', '"/home/someone/hidden-place/my-model"'))
+        text = path.read_text().replace('"smollm2-135m-instruct"', '"/home/someone/hidden-place/my-model"')
+        store.write_json(path, json.loads(text))
     files = files_of(contribute.pack(folder, "mine", tmp_path))
     assert not any(b"hidden-place" in data for data in files.values())
     assert not any(name.startswith(("stream_said", "known_")) for name in files)  # texts, and no results of a run
@@ -89,6 +90,7 @@ REFUSED = {
     "a name with a path": (lambda packed: {"about.json": about(packed, name="../../x")}, "name"),
     "a page without a key": (lambda packed: {"about.json": about(packed, pages={"accuracy": {}})}, "run_key"),
     "something more": (lambda packed: {"about.json": about(packed, script="x")}, "script"),
+    "a changed about": (lambda packed: {"about.json": about(packed, size="another")}, "changed after it was packed"),
     "a file of code": (lambda packed: {"run.py": b"1"}, "run.py"),
     "a file outside": (lambda packed: {"../accuracy.json": b"{}"}, "only tables"),
     "hidden states": (lambda packed: {"states.safetensors": b"1"}, "only tables"),

@@ -171,7 +171,7 @@ def test_the_grid_trains_measures_and_goes_on(place, capsys):
     study.run("smoke", ["base"], [0])
     assert capsys.readouterr().out.strip().endswith("done")
     card["made_from"]["recipe"]["steps"] += 1
-    (folder / "base-0.json").write_text(json.dumps(card))
+    store.write_json(folder / "base-0.json", card)
     study.run("smoke", ["base"], [0])
     assert json.loads((folder / "base-0.json").read_text())["made_from"] == study.wanted(
         "smoke", gate_study.grid("smoke")["base"], 0

@@ -1,13 +1,12 @@
 """The pages on speed and on scaling up show what the benchmarks left, all of it, and judge it the right way round."""
 
-import json
 import re
 
 import pandas as pd
 import pytest
 from matplotlib import pyplot as plt
 
-from peaks_and_gates import estimate, speed
+from peaks_and_gates import estimate, speed, store
 from peaks_and_gates.errors import MissingFile, UnknownName
 
 MACHINE = {"gpu": None, "cpu": "A chip", "threads": 2, "date": "2026-01-31", "packages": {"torch": "2", "numpy": "1"}}
@@ -35,7 +34,7 @@ ROWS = [
 
 @pytest.fixture
 def table(tmp_path):
-    (tmp_path / "made.json").write_text(json.dumps({"machine": MACHINE, "rows": ROWS}))
+    store.write_json(tmp_path / "made.json", {"machine": MACHINE, "rows": ROWS})
     return speed.measured(str(tmp_path))
 
 

@@ -91,8 +91,7 @@ def test_damage_is_found_and_computed_again_with_one_warning(damage):
         table = store.table("numbers", {}, number_table(calls), CODE)
     assert table["value"].tolist() == [1.0]
     assert len(calls) == 2
-    # A file that is gone, or was never completed, is no damage.
-    assert len(seen) == (0 if damage in ("delete", "no manifest") else 1), [str(w.message) for w in seen]
+    assert len(seen) == 1, [str(w.message) for w in seen]
     assert store.intact(path)
 
 

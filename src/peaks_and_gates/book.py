@@ -8,6 +8,7 @@ import os
 import sys
 import tempfile
 import time
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ import nbformat
 import papermill
 from traitlets.config import Config
 
-from . import claims, models, presets, store, vlms
+from . import claims, models, presets, record, store, vlms
 from .errors import BadParameter, BookError, UnknownName
 from .freshness import page_key, root, run_key
 
@@ -88,11 +89,20 @@ class Job:
 
     @property
     def manifest(self) -> dict[str, Any]:
-        """The last successful run's manifest; empty if there was none, or if it cannot be read."""
+        """The last successful run's manifest; empty if there was none, or if it is damaged."""
         try:
-            return json.loads(self.manifest_path.read_text())
-        except (OSError, ValueError):
+            return store.read_json(self.manifest_path)
+        except BookError:
             return {}
+
+    @property
+    def damage(self) -> str | None:
+        """The first file of the last successful run that is not as it was written; None if all are."""
+        if not self.manifest_path.is_file():
+            return None
+        tables = [self.record / f"{name}.parquet" for name in self.manifest.get("tables", ())]
+        broken = [str(path) for path in tables if not record.whole(path)]
+        return next(iter(broken), None) if self.manifest else str(self.manifest_path)
 
     @property
     def runnable(self) -> bool:
@@ -105,18 +115,26 @@ class Job:
         """Whether the executed notebook here shows the recorded tables as the code of today draws them."""
         if not self.output.is_file():
             return False
-        return nbformat.read(self.output, as_version=4).metadata.get("page_key") == page_key(self)
+        try:
+            executed = nbformat.read(self.output, as_version=4)
+            drawn_from, seal = executed.metadata.get("page_key"), executed.metadata.get("seal")
+            whole = seal is None or seal == notebook_seal(executed)
+        except Exception:  # a broken file: whatever the reader stumbles over
+            whole = False
+        if not whole:
+            warnings.warn(f"{self.output} is damaged, and its page is drawn again.", stacklevel=2)
+        return whole and seal is not None and drawn_from == page_key(self)
 
     @property
     def state(self) -> str:
-        """`missing`; `stale`: its code, parameters or the lock changed since the run; `recorded`: run elsewhere and
-        kept in the repository; `done`: run here."""
+        """`missing`; `stale`: its code, parameters or the lock changed since the run, or a table is damaged;
+        `recorded`: run elsewhere and kept in the repository; `done`: run here."""
         manifest = self.manifest
         if not manifest:
             return "missing"
-        if manifest["run_key"] != self.key:
+        if manifest["run_key"] != self.key or self.damage:
             return "stale"
-        made_here = self.marker.is_file() and self.marker.read_text() == manifest["created"]
+        made_here = self.marker.is_file() and self.marker.read_bytes() == manifest["created"].encode()
         return "done" if made_here else "recorded"
 
 
@@ -128,9 +146,23 @@ def notebooks() -> dict[str, Path]:
 
 
 def declared(path: Path) -> dict[str, Any]:
-    """A notebook's parameters with their defaults, from the cell tagged `parameters`."""
-    found = papermill.inspect_notebook(str(path))
-    return {name: ast.literal_eval(about["default"]) for name, about in found.items()}
+    """A notebook's parameters with their defaults, from the cell tagged `parameters`.
+
+    Raises BadParameter if there is no such cell, or the notebook or a default cannot be read.
+    """
+    try:
+        cells = nbformat.read(path, as_version=4).cells
+        tagged = next(cell for cell in cells if "parameters" in cell.metadata.get("tags", ()))
+        # Not by papermill, which leaves out a line that it cannot take apart.
+        lines = [ast.unparse(line).partition(" = ") for line in ast.parse(tagged.source).body]
+        defaults = {name.partition(":")[0]: ast.literal_eval(value) for name, _, value in lines}
+    except StopIteration:
+        defaults = {}
+    except Exception as error:  # a broken notebook: whatever the readers stumble over
+        raise BadParameter(f"The parameters of {path} cannot be read: {error} Restore or correct it.") from error
+    if not defaults:
+        raise BadParameter(f"{path} has no parameters: tag the cell that sets them `parameters`.")
+    return defaults
 
 
 def plan(preset: str, only: Iterable[str] = (), changes: dict[str, Any] | None = None) -> list[Job]:
@@ -168,6 +200,8 @@ def run(jobs: list[Job], force: bool = False) -> list[str]:
         if job.state == "done" and not force:
             print(f"{title}: done")
             continue
+        if job.damage:
+            warnings.warn(f"{job.damage} is damaged, and its page is run again.", stacklevel=2)
         last = job.manifest.get("seconds")
         print(f"{title}: running" + (f", {last / 60:.1f} minutes last time" if last else ""), flush=True)
         try:
@@ -196,7 +230,7 @@ def perform(job: Job) -> None:
         "environment": store.environment(),
     }
     store.write_json(job.manifest_path, manifest)
-    job.marker.write_text(manifest["created"])
+    store.write_atomically(job.marker, lambda path: path.write_text(manifest["created"]))
 
 
 def finish(jobs: Sequence[Job], executed: Iterable[Job]) -> None:
@@ -210,7 +244,7 @@ def finish(jobs: Sequence[Job], executed: Iterable[Job]) -> None:
 def tables_of(job: Job, since: float) -> list[str]:
     """The tables that a page recorded since a time; other pages may record theirs into the same folder meanwhile."""
     new = [path for path in job.record.glob("*.parquet") if path.stat().st_mtime >= since]
-    return sorted(path.stem for path in new if json.loads(path.with_suffix(".json").read_text())["page"] == job.name)
+    return sorted(path.stem for path in new if record.checked(path)["page"] == job.name)
 
 
 def models_of(parameters: dict[str, Any]) -> list[str]:
@@ -230,27 +264,28 @@ def precision(parameters: dict[str, Any]) -> str:
 
 def execute(job: Job, redraw: bool = False) -> None:
     """Run one notebook.  redraw: from its recorded tables alone.  Raises BookError with the notebook's own message."""
-    job.output.parent.mkdir(parents=True, exist_ok=True)
     temporary = job.output.with_suffix(".running.ipynb")
     settings = {"PG_RUNNER": "1", "PG_PAGE": job.name, "PG_RECORD": str(job.record), "PG_REDRAW": "1" if redraw else ""}
-    try:
-        with environment(settings), kernel() as config:
-            papermill.execute_notebook(
-                str(job.source),
-                str(temporary),
-                job.parameters,
-                kernel_name="python3",
-                progress_bar=False,
-                stderr_file=sys.stderr,
-                config=config,
-                cwd=str(job.source.parent),
-            )
-    except papermill.PapermillExecutionError as error:
-        known = {cls.__name__ for cls in BookError.__subclasses__()}
-        if error.ename in known:
-            raise BookError(error.evalue) from None
-        raise BookError(f"cell {error.exec_count}: {error.ename}: {error.evalue}. See {temporary}.") from None
-    temporary.replace(job.output)
+    with store.writing(job.output):
+        job.output.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with environment(settings), kernel() as config:
+                papermill.execute_notebook(
+                    str(job.source),
+                    str(temporary),
+                    job.parameters,
+                    kernel_name="python3",
+                    progress_bar=False,
+                    stderr_file=sys.stderr,
+                    config=config,
+                    cwd=str(job.source.parent),
+                )
+        except papermill.PapermillExecutionError as error:
+            known = {cls.__name__ for cls in BookError.__subclasses__()}
+            if error.ename in known:
+                raise BookError(error.evalue) from None
+            raise BookError(f"cell {error.exec_count}: {error.ename}: {error.evalue}. See {temporary}.") from None
+        temporary.replace(job.output)
 
 
 @contextmanager
@@ -271,7 +306,15 @@ def stamp(job: Job) -> None:
     """Note in an executed notebook what it was drawn from."""
     executed = nbformat.read(job.output, as_version=4)
     executed.metadata["page_key"] = page_key(job)
+    executed.metadata["seal"] = notebook_seal(executed)
     store.write_atomically(job.output, lambda path: nbformat.write(executed, path))
+
+
+def notebook_seal(notebook: nbformat.NotebookNode) -> str:
+    """A hash of all of an executed notebook but the seal itself."""
+    content = json.loads(nbformat.writes(notebook))
+    content["metadata"].pop("seal", None)
+    return store.digest(content)
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from . import record
 from .errors import MissingFile
 
 WHERE = ["condition", "model", "layer", "metric", "setting"]  # what tells the rows of a table apart
@@ -45,7 +46,7 @@ class Difference:
 
 
 def records(before: str | Path, after: str | Path, tolerance: float = TOLERANCE) -> Difference:
-    """Compare the tables and verdicts of two folders of one preset's results.  Raises MissingFile."""
+    """Compare the tables and verdicts of two folders of one preset's results.  Raises MissingFile, HashMismatch."""
     folders = [Path(before), Path(after)]
     for folder in folders:
         if not (folder / "scorecard.json").is_file():
@@ -54,7 +55,7 @@ def records(before: str | Path, after: str | Path, tolerance: float = TOLERANCE)
     missing = [f"{name}: only in {folders[name in new]}" for name in sorted(old.keys() ^ new.keys())]
     found, n = [], 0
     for name in sorted(old.keys() & new.keys()):
-        tables = [pd.read_parquet(paths[name]) for paths in (old, new)]
+        tables = [record.read(paths[name]) for paths in (old, new)]
         if not {*WHERE, "value"} <= set(tables[0]):
             continue  # trees, maps and pictures have no numbers with intervals
         both = tables[0].merge(tables[1], how="outer", on=WHERE, suffixes=("_old", "_new"), indicator=True)

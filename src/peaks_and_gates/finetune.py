@@ -31,7 +31,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from . import models, store
-from .errors import BadParameter, HashMismatch, MissingFile, TrainingDiverged, UnknownName
+from .errors import BadParameter, BookError, HashMismatch, MissingFile, TrainingDiverged, UnknownName
 from .extraction import extract
 from .models import ADAPTER, LanguageModel
 from .progress import bar
@@ -181,9 +181,11 @@ def train(settings: Mapping[str, Any], target: Path, dtype: torch.dtype | None =
     """
     card = target / "card.json"
     wanted = {"recipe": dict(settings), "base": models.fingerprint(settings["base"]), "dtype": str(dtype)}
-    if card.is_file() and json.loads(card.read_text())["made_from"] == wanted:
+    known = store.read_json(card) if card.is_file() else {}
+    if known.get("made_from") == json.loads(json.dumps(wanted)):
+        store.check_files(target, known["files"])
         print(f"{target}: done")
-        return Log(**json.loads(card.read_text())["log"])
+        return Log(**known["log"])
     model = models.load(settings["base"], dtype=dtype)
     data = build(settings)
     network = with_lora(model, settings)
@@ -194,7 +196,7 @@ def train(settings: Mapping[str, Any], target: Path, dtype: torch.dtype | None =
         scores: dict[int, float] = {}
         for row in log.validation:
             scores[row["step"]] = scores.get(row["step"], 0.0) + row["accuracy"]
-        load_state(network, work / f"step-{max(scores, key=scores.get)}" / ADAPTER[1])
+        load_state(network, kept_adapter(work / f"step-{max(scores, key=scores.get)}") / ADAPTER[1])
     publish(model, network, data, settings, wanted, log, work, target)
     return log
 
@@ -230,7 +232,7 @@ def descend(model: LanguageModel, network, data: TrainingSet, settings: Mapping[
                     log.validation.append({"step": done, "shots": shots, "accuracy": found})
                     progress.write(f"step {done}, {shots} shots: validation accuracy {found:.3f}")
             if done in checkpoints or (validated and settings["keep"] == "best"):
-                save_adapter(network, settings["base"], work / f"step-{done}")
+                keep_adapter(network, settings["base"], work / f"step-{done}")
             if done in checkpoints or validated or done % SAVE_EVERY == 0:
                 keep_state(weights, optimizer, log, done, work / "state.safetensors")
     return log
@@ -260,22 +262,16 @@ def keep_state(weights: dict[str, Tensor], optimizer, log: Log, done: int, path:
     for name, p in weights.items():
         moments = optimizer.state[p]
         tensors |= {f"{key}.{name}": moments[key] for key in ("exp_avg", "exp_avg_sq", "step")}
-    about = {"done": str(done), "log": json.dumps(vars(log))}
-    tensors = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
-    store.write_atomically(path, lambda temporary: save_file(tensors, temporary, metadata=about))
+    store.keep_state(path, tensors, {"done": str(done), "log": json.dumps(vars(log))})
 
 
 def restore(weights: dict[str, Tensor], optimizer, path: Path) -> tuple[Log, int]:
-    """Put a stored state back; an unreadable one (a full disk, another recipe's) counts as none."""
-    try:
-        with safe_open(path, framework="pt") as stored:
-            about = stored.metadata()
-            tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 - no mapping, a file
-        log, done = Log(**json.loads(about["log"])), int(about["done"])
-    except Exception as error:
-        if path.exists():
-            print(f"{path} cannot be read ({error}); training starts anew.")
+    """Put a stored state back; a damaged one counts, with a warning, as none."""
+    kept = store.kept_state(path)
+    if kept is None:
         return Log(), 0
+    tensors, about = kept
+    log, done = Log(**json.loads(about["log"])), int(about["done"])
     with torch.no_grad():
         for name, p in weights.items():
             p.copy_(tensors[f"weight.{name}"])
@@ -292,10 +288,25 @@ def save_adapter(network, base: str, folder: Path) -> None:
     config = copy.copy(network.peft_config["default"])
     config.base_model_name_or_path = base
     config.target_modules = list(PROJECTIONS)  # a set would be written in another order by every process
-    folder.mkdir(parents=True, exist_ok=True)
     with store.writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
         config.save_pretrained(folder)
     store.write_atomically(folder / ADAPTER[1], lambda path: save_file(tensors, path, metadata=about))
+
+
+def keep_adapter(network, base: str, folder: Path) -> None:
+    """An adapter that the training itself reads later, with the checksums of its files."""
+    save_adapter(network, base, folder)
+    store.write_json(folder / ".files.json", {"files": store.checksums(folder)})
+
+
+def kept_adapter(folder: Path) -> Path:
+    """The folder, if it holds what `keep_adapter` put there.  Raises HashMismatch."""
+    try:
+        store.check_files(folder, store.read_json(folder / ".files.json")["files"])
+    except BookError as error:
+        raise HashMismatch(f"{error} To train anew, delete {folder.parent} and run the same command again.") from None
+    return folder
 
 
 def load_state(network, path: Path) -> None:
@@ -307,13 +318,14 @@ def load_state(network, path: Path) -> None:
 
 def publish(model, network, data, settings, wanted, log: Log, work: Path, target: Path) -> None:
     """Write the adapter, its checkpoints and its card; the card last, so that a folder with one is complete."""
-    (target / "card.json").unlink(missing_ok=True)
+    with store.writing(target):
+        (target / "card.json").unlink(missing_ok=True)
     shutil.rmtree(target / "checkpoints", ignore_errors=True)  # another recipe's are at other steps
     save_adapter(network, settings["base"], target)
     load_state(network, target / ADAPTER[1])  # what is scored is what is stored
     for step in checkpoint_steps(data.n_steps, settings["checkpoints"]):
         for name in ADAPTER:
-            content = (work / f"step-{step}" / name).read_bytes()
+            content = (kept_adapter(work / f"step-{step}") / name).read_bytes()
             store.write_atomically(
                 target / "checkpoints" / f"step-{step}" / name, lambda p, c=content: p.write_bytes(c)
             )
@@ -325,6 +337,7 @@ def publish(model, network, data, settings, wanted, log: Log, work: Path, target
         "data": data.about,
         "code": store.code_version(*CODE),
         "sha256": store.file_sha256(target / ADAPTER[1]),
+        "files": store.checksums(target),
         "test_accuracy": scores,
         "log": vars(log),
         "environment": store.environment(),
@@ -335,11 +348,10 @@ def publish(model, network, data, settings, wanted, log: Log, work: Path, target
 
 @cache
 def check_card(folder: Path) -> dict[str, Any]:
-    """The card of a shipped adapter.  Raises MissingFile; HashMismatch if the adapter is not the one it describes."""
+    """The card of a shipped adapter.  Raises MissingFile, HashMismatch if a file is not the one that it describes."""
     card = folder / "card.json"
     if not card.is_file():
         raise MissingFile(f"{folder} has no card.json: its training was not finished. Run `pg finetune` to finish it.")
-    about = json.loads(card.read_text())
-    if about["sha256"] != store.file_sha256(folder / ADAPTER[1]):
-        raise HashMismatch(f"{folder / ADAPTER[1]} is not the file its card describes; check it out again.")
+    about = store.read_json(card)
+    store.check_files(folder, about["files"])
     return about

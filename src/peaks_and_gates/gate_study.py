@@ -14,7 +14,6 @@ The grid is in gate_study.yml; `study_training` trains it and leaves a card of e
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -28,7 +27,7 @@ from scipy.stats import t as student
 
 from . import record
 from .errors import UnknownName
-from .store import project_folder
+from .store import project_folder, read_json
 
 BASE = "base"
 COLUMNS = ("factor", "cell", "label", "seed", "metric", "value", "low", "high", "n")
@@ -84,9 +83,12 @@ def table(cards: str, name: str = "narrow_gates") -> pd.DataFrame:
 
 
 def rows(folder: Path) -> pd.DataFrame:
-    """The numbers of all cards of a folder, in the order of the grid; cards of other cells do not count."""
+    """The numbers of all cards of a folder, in the order of the grid; cards of other cells do not count.
+
+    Raises HashMismatch if a card is damaged.
+    """
     cells = grid(preset_of(str(folder)))
-    cards = [json.loads(path.read_text()) for path in folder.glob("*.json")]
+    cards = [read_json(path) for path in folder.glob("*.json")]
     cards = [card for card in cards if card["cell"] in cells]
     cards.sort(key=lambda card: (list(cells).index(card["cell"]), card["seed"]))
     found = []

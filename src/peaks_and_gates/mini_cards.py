@@ -6,7 +6,6 @@ Rows: mini, role, seed, metric (a kind of question, "all questions", "classes", 
 from __future__ import annotations
 
 import io
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,7 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from . import codebook, minis, record, scenes, vlms
+from . import codebook, minis, record, scenes, store, vlms
 from .errors import BadParameter
 from .scene_drawing import draw
 from .scene_words import caption
@@ -23,11 +22,11 @@ from .vlms import VisionLanguageModel
 
 
 def card(name: str) -> dict[str, Any]:
-    """The card of a mini that vlms.yml knows.  Raises UnknownName, MissingFile."""
+    """The card of a mini that vlms.yml knows.  Raises UnknownName, MissingFile, HashMismatch."""
     described = vlms.describe(name)
     if described["provider"] != "mini":
         raise BadParameter(f"{name} is no mini, so it has no card.")
-    return json.loads(vlms.mini_folder(described["folder"]).with_suffix(".json").read_text())
+    return store.read_json(vlms.mini_folder(described["folder"]).with_suffix(".json"))
 
 
 def abilities(names: Sequence[str], name: str = "minis") -> pd.DataFrame:

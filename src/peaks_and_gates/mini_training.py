@@ -45,15 +45,16 @@ def label(settings_name: str, seed: int) -> str:
 def train(preset: str, name: str, seed: int | None = None, **changes: Any) -> Path:
     """Train one mini by its recipe, unless it is there.  Returns its folder.
 
-    Raises UnknownName, MissingFile (the mini it starts from), TrainingDiverged, StorageFull.
+    Raises UnknownName, MissingFile (the mini it starts from), HashMismatch, TrainingDiverged, StorageFull.
     """
     settings = minis.recipe(preset, name, seed, **changes)
     target = minis.minis_folder(preset) / label(name, settings["seed"])
     start = start_folder(preset, settings) if settings["start"] else None
     wanted = {"recipe": settings} | ({"start": store.file_sha256(start / "model.safetensors")} if start else {})
     card, n_scored = target.with_suffix(".json"), minis.recipes(preset)["n_scored"]
-    known = json.loads(card.read_text()) if card.is_file() else {}
-    if known.get("made_from") == wanted:
+    known = store.read_json(card) if card.is_file() else {}
+    if known.get("made_from") == json.loads(json.dumps(wanted)):
+        store.check_files(target, known["files"])
         if known.get("n_scored") != n_scored:
             store.write_json(card, known | scored(target, settings, n_scored))
         print(f"{target}: done")
@@ -89,13 +90,17 @@ def eyes_file(preset: str) -> Path:
 
 
 def start_folder(preset: str, settings: Mapping[str, Any]) -> Path:
-    """The folder of the mini that a recipe starts from: of its own seed, or of that mini's only one."""
+    """The folder of the mini that a recipe starts from: of its own seed, or of that mini's only one.
+
+    Raises MissingFile, HashMismatch if a file of it is not the one its card describes.
+    """
     name, known = settings["start"], minis.recipe(preset, settings["start"])
     seeds = (minis.recipes(preset)["defaults"] | minis.recipes(preset)["minis"][name])["seeds"]
     seed = settings["seed"] if settings["seed"] in seeds else known["seed"]
     folder = minis.minis_folder(preset) / label(name, seed)
     if not folder.with_suffix(".json").is_file():
         raise MissingFile(f"There is no {folder}, which this mini starts from: run `pg train mini-{name}` first.")
+    store.check_files(folder, store.read_json(folder.with_suffix(".json"))["files"])
     return folder
 
 
@@ -301,13 +306,15 @@ def publish(
 ) -> None:
     """Write the mini in bfloat16 and its card; the card last, so that a mini with one is complete."""
     card = target.with_suffix(".json")
-    card.unlink(missing_ok=True)
+    with store.writing(card):
+        card.unlink(missing_ok=True)
     save(network, processor, target)
     about = {
         "made_from": wanted,
         "command": f"pg train mini-{target.name.rpartition('-')[0]} --seed {settings['seed']}",
         "code": store.code_version(*CODE),
         "sha256": store.file_sha256(target / "model.safetensors"),
+        "files": store.checksums(target),
         "parameters": sum(p.numel() for p in network.parameters()),
         "log": vars(log),
         "environment": store.environment(),

@@ -28,9 +28,9 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from . import split
-from .errors import MissingFile, ModelUnavailable, UnknownName
+from .errors import BadParameter, MissingFile, ModelUnavailable, UnknownName
 from .fetch import package_file
-from .store import cache_folder, digest, file_sha256, made_once, project_folder
+from .store import cache_folder, check_files, digest, file_sha256, made_once, project_folder, read_json
 from .tiny import tiny_llama
 
 MODELS: dict[str, dict[str, str]] = yaml.safe_load((Path(__file__).parent / "models.yml").read_text())
@@ -93,15 +93,23 @@ def best_dtype(device: torch.device) -> torch.dtype:
     return torch.float32
 
 
+def dtype_named(name: str | None) -> torch.dtype | None:
+    """A floating-point dtype by its name in torch; None for None.  Raises BadParameter."""
+    dtype = name and getattr(torch, name, None)
+    if name is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
+        raise BadParameter(f"dtype is {name!r}: take float32, bfloat16, float16, float64 or null.")
+    return dtype
+
+
 @cache
 def describe(name: str, adapter: str | None = None) -> dict[str, Any]:
     """What identifies a model's weights, without loading them: goes into the key of everything made from it.
 
     name: a name in MODELS, `owner/name` or `owner/name@commit` on the hub, or a local folder.
-    Raises UnknownName, MissingFile, ModelUnavailable.
+    Raises UnknownName, MissingFile, HashMismatch (a shipped adapter that is damaged), ModelUnavailable.
     """
     if base := base_of(name):
-        described = {"provider": "adapter", "base": describe(base)} | adapter_hash(adapter_folder(name))
+        described = {"provider": "adapter", "base": describe(base)} | adapter_hash(adapter_folder(name), name in MODELS)
     elif name in MODELS:
         described = dict(MODELS[name])
     elif Path(name).is_dir():
@@ -122,13 +130,22 @@ def describe(name: str, adapter: str | None = None) -> dict[str, Any]:
     return described
 
 
-def adapter_hash(folder: Path) -> dict[str, str]:
-    """What identifies a PEFT adapter.  Raises MissingFile."""
+def adapter_hash(folder: Path, carded: bool = False) -> dict[str, str]:
+    """What identifies a PEFT adapter.  carded: it must have a card, as the shipped ones do.
+
+    Raises MissingFile, HashMismatch if it has a card that describes other files.
+    """
     if missing := [file for file in ADAPTER if not (folder / file).is_file()]:
         raise MissingFile(
             f"{folder} holds no {missing[0]}, so it is no complete PEFT adapter: one of the book's is made by "
             "`pg finetune`, which also goes on with a run that was interrupted."
         )
+    # The card of a checkpoint is its adapter's.
+    home = folder.parents[1] if folder.parent.name == "checkpoints" else folder
+    if carded or (home / "card.json").is_file():
+        recorded = read_json(home / "card.json")["files"]
+        inside = folder.relative_to(home)
+        check_files(home, {name: recorded.get(name, "") for name in ((inside / file).as_posix() for file in ADAPTER)})
     return {"adapter_sha256": digest([file_sha256(folder / file) for file in ADAPTER])}
 
 
@@ -150,8 +167,16 @@ def base_of(name: str) -> str | None:
     weights = adapter_folder(name) / ADAPTER[1]
     if not weights.is_file():
         return None
-    with safe_open(weights, framework="pt") as stored:
-        return (stored.metadata() or {}).get("base")
+    return metadata(weights).get("base")
+
+
+def metadata(weights: Path) -> dict[str, str]:
+    """What a safetensors file says of itself.  Raises ModelUnavailable if it is damaged."""
+    try:
+        with safe_open(weights, framework="pt") as stored:
+            return stored.metadata() or {}
+    except Exception as error:
+        raise ModelUnavailable(f"{weights} cannot be read ({error}). Restore it, or make it anew.") from error
 
 
 def fingerprint(name: str, adapter: str | None = None) -> str:
@@ -265,15 +290,17 @@ def merged(network: PreTrainedModel, adapter: Path, base: str) -> PreTrainedMode
     """The network with an adapter added to its weights.  Raises ModelUnavailable if it was trained on another base."""
     from peft import PeftModel  # slow to import, and most runs need none
 
-    with safe_open(adapter / ADAPTER[1], framework="pt") as stored:
-        made_for = stored.metadata() or {}
+    made_for = metadata(adapter / ADAPTER[1])
     expected = fingerprint(base)
     if made_for.get("base_fingerprint", expected) != expected:
         raise ModelUnavailable(
             f"The adapter {adapter} was trained on {made_for['base']} ({made_for['base_fingerprint']}), not on {base} "
             f"({expected}): the sum of the two is no model. Load it on its own base, or train one with `pg finetune`."
         )
-    return PeftModel.from_pretrained(network, str(adapter)).merge_and_unload(safe_merge=True)
+    try:
+        return PeftModel.from_pretrained(network, str(adapter)).merge_and_unload(safe_merge=True)
+    except Exception as error:
+        raise ModelUnavailable(f"The adapter {adapter} could not be loaded: {error}") from error
 
 
 def source(name: str, described: dict[str, str]) -> tuple[str, str | None]:

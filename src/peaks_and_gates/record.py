@@ -17,23 +17,21 @@ from typing import Any
 import pandas as pd
 
 from . import store
-from .errors import BadParameter, MissingFile
+from .errors import BadParameter, BookError, HashMismatch, MissingFile
 
 
 def table(name: str, inputs: dict[str, Any], compute: Callable[[], pd.DataFrame]) -> pd.DataFrame:
     """A notebook's table, computed and recorded, or read from the record when the book is redrawn.
 
-    Raises MissingFile if the book is redrawn and the record holds no such table for these inputs.
+    Raises MissingFile if the book is redrawn and the record holds no such table for these inputs; HashMismatch if the
+    one it holds is damaged; StorageFull.
     """
     folder = os.environ.get("PG_RECORD")
     if folder is None:
         return compute()
     path = Path(folder) / f"{name}.parquet"
-    about = path.with_suffix(".json")
     if os.environ.get("PG_REDRAW"):
-        if not path.is_file() or not about.is_file():
-            raise MissingFile(f"{path} is not in the record. Run `pg run` first, it computes and records it.")
-        recorded = json.loads(about.read_text())["inputs"]
+        recorded = checked(path)["inputs"]
         if recorded != json.loads(json.dumps(inputs)):
             raise MissingFile(f"{path} was made with other parameters: {recorded}. Run `pg run` to record these.")
         return pd.read_parquet(path)
@@ -45,8 +43,38 @@ def table(name: str, inputs: dict[str, Any], compute: Callable[[], pd.DataFrame]
         "sha256": store.file_sha256(path),
         "rows": len(frame),
     }
-    store.write_json(about, described | {"environment": store.environment()})
+    store.write_json(path.with_suffix(".json"), described | {"environment": store.environment()})
     return frame
+
+
+def checked(path: Path) -> dict[str, Any]:
+    """The description of a recorded table.
+
+    Raises MissingFile; HashMismatch, naming the file, if the table is not the one its description was written for.
+    """
+    about = path.with_suffix(".json")
+    for file in (path, about):
+        if not file.is_file():
+            raise MissingFile(f"{file} is not in the record. Run `pg run` first, it computes and records it.")
+    described = store.read_json(about)
+    if described["sha256"] != store.file_sha256(path):
+        raise HashMismatch(f"{path} is damaged or was changed by hand. Restore it, or run `pg run` again.")
+    return described
+
+
+def whole(path: Path) -> bool:
+    """Whether a table is there as it was recorded."""
+    try:
+        checked(path)
+    except BookError:
+        return False
+    return True
+
+
+def read(path: Path) -> pd.DataFrame:
+    """A recorded table.  Raises MissingFile; HashMismatch if it is damaged."""
+    checked(path)
+    return pd.read_parquet(path)
 
 
 def over_seeds(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:

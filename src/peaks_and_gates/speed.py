@@ -6,7 +6,6 @@ speed.shown(table, "extraction")
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pandas as pd
@@ -17,6 +16,7 @@ from matplotlib.figure import Figure
 from . import estimate, figures
 from .errors import MissingFile, UnknownName
 from .models import in_checkout
+from .store import read_json
 
 COLUMNS = ["benchmark", "setting", "unit", "ours", "reference", "ratio", "limit", "agreement"]
 SIDES = {"ours": ("#4477AA", "o", "the book"), "reference": ("#EE6677", "s", "DADApy's route")}  # Tol's bright palette
@@ -49,7 +49,7 @@ def _files(folder: str) -> list[tuple[Path, dict]]:
     paths = sorted(in_checkout(folder).glob("*.json"))
     if not paths:
         raise MissingFile(f"{folder} holds no measured numbers: make them with `make bench`.")
-    return [(path, json.loads(path.read_text())) for path in paths]
+    return [(path, read_json(path)) for path in paths]
 
 
 def shown(table: pd.DataFrame, *benchmarks: str) -> HTML:

@@ -14,9 +14,10 @@ import importlib.metadata
 import json
 import os
 import platform
+import shutil
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import cache, partial
@@ -30,7 +31,7 @@ from filelock import FileLock
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from .errors import StorageFull
+from .errors import BookError, HashMismatch, MissingFile, StorageFull
 
 T = TypeVar("T")
 
@@ -104,7 +105,7 @@ def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
             path.parent.mkdir(parents=True, exist_ok=True)
             write(temporary)
             temporary.replace(path)
-        except Exception:
+        except BaseException:  # an interrupt too
             temporary.unlink(missing_ok=True)
             raise
 
@@ -115,7 +116,7 @@ def writing(path: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if not no_room(error):
+        if isinstance(error, BookError) or not no_room(error):
             raise
         raise StorageFull(
             f"Could not write {path}: {error}. Free some space, or set PG_CACHE to a folder with room; "
@@ -130,33 +131,148 @@ def no_room(error: Exception) -> bool:
     return numbered or any(f"os error {code}" in str(error) for code in codes)
 
 
+@contextmanager
+def locked(lock: Path) -> Iterator[None]:
+    """One process at a time, in a folder that is made if need be.  Raises StorageFull."""
+    with writing(lock):
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        held = FileLock(lock).acquire()
+    with held:
+        yield
+
+
 def write_json(path: Path, value: Any) -> None:
-    """Write a JSON file atomically."""
+    """Write a JSON file atomically; a dictionary with the seal that `read_json` asks for.  Raises StorageFull."""
+    value = sealed(value) if isinstance(value, dict) else value
     write_atomically(path, lambda p: p.write_text(json.dumps(value, indent=1, sort_keys=True, default=str)))
 
 
-def intact(path: Path) -> bool:
-    """Whether an artifact is complete: its manifest is readable and its data have the recorded checksum."""
+def sealed(value: Mapping[str, Any]) -> dict[str, Any]:
+    """The same data as JSON keeps them, with a seal: a hash of all the rest, by which they vouch for themselves."""
+    plain = json.loads(json.dumps(value, default=str))
+    plain.pop("seal", None)
+    return plain | {"seal": digest(plain)}
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """What `write_json` wrote, without its seal.  Raises MissingFile; HashMismatch if it is not what was written."""
     try:
-        return json.loads(manifest_path(path).read_text())["sha256"] == file_sha256(path)
-    except (OSError, ValueError, KeyError, TypeError):
+        return unsealed(path.read_bytes())
+    except FileNotFoundError:
+        raise MissingFile(f"{path} is not there. Restore it, or make anew what it belongs to.") from None
+    except (OSError, ValueError) as error:
+        raise HashMismatch(
+            f"{path} is damaged or was changed by hand ({error}). Restore it, or delete it and make it anew."
+        ) from None
+
+
+def unsealed(text: bytes) -> dict[str, Any]:
+    """The data in a sealed JSON text, without the seal.  Raises ValueError if they are not what was sealed."""
+    value = json.loads(text)
+    if not isinstance(value, dict) or value.pop("seal", None) != sealed(value)["seal"]:
+        raise ValueError("its seal is broken")
+    return value
+
+
+def intact(path: Path) -> bool:
+    """Whether an artifact is complete: its manifest is as written and its data have the recorded checksum."""
+    try:
+        return read_json(manifest_path(path)).get("sha256") == file_sha256(path)
+    except (OSError, BookError):
         return False
 
 
-def made_once(folder: Path, about: dict[str, Any], save: Callable[[Path], Any]) -> Path:
-    """A folder with a model that `save` puts into it, in one process at a time, and again if its weights are damaged.
+def checksums(folder: Path) -> dict[str, str]:
+    """SHA-256 of every file in a folder and below, by its path in it; hidden files do not count."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
+    return {path.relative_to(folder).as_posix(): file_sha256(path) for path in files}
 
-    about: written beside the weights with their checksum, last.  Returns the folder.  Raises StorageFull.
+
+def check_files(folder: Path, recorded: Mapping[str, str]) -> None:
+    """Raise MissingFile or HashMismatch if a file of a folder is not the one with the recorded checksum."""
+    for name, expected in recorded.items():
+        if not (folder / name).is_file():
+            raise MissingFile(f"{folder / name} is not there. Restore it, or make {folder} anew.")
+        if file_sha256(folder / name) != expected:
+            raise HashMismatch(f"{folder / name} is damaged or was changed. Restore it, or make {folder} anew.")
+
+
+def keep_state(path: Path, values: Mapping[str, torch.Tensor], about: Mapping[str, str]) -> None:
+    """Write tensors and texts as one file with a checksum in it, whole or not at all.  Raises StorageFull."""
+    values = {name: tensor.cpu().contiguous() for name, tensor in values.items()}
+    noted = {**about, "checksum": state_checksum(values, about)}
+    write_atomically(path, lambda temporary: save_file(values, temporary, metadata=noted))
+
+
+def kept_state(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]] | None:
+    """What `keep_state` wrote; None if there is nothing, or, with a warning, if it is damaged."""
+    if not path.exists():
+        return None
+    try:
+        with safe_open(path, framework="pt") as stored:
+            about = stored.metadata()
+            values = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 - no mapping, a file
+        if about.pop("checksum") == state_checksum(values, about):
+            return values, about
+    except Exception:  # a broken file: whatever the reader stumbles over
+        pass
+    warnings.warn(f"{path} is damaged and is left out: what it was a part of begins anew.", stacklevel=3)
+    return None
+
+
+def state_checksum(values: Mapping[str, torch.Tensor], about: Mapping[str, str]) -> str:
+    """SHA-256 of tensors, with their names, dtypes and shapes, and of texts."""
+    found = hashlib.sha256(json.dumps(about, sort_keys=True).encode() if about else b"")
+    for name, tensor in sorted(values.items()):
+        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        found.update(tensor.reshape(-1).view(torch.uint8).numpy())
+    return found.hexdigest()
+
+
+def made_once(folder: Path, about: dict[str, Any], save: Callable[[Path], Any]) -> Path:
+    """A folder with a model that `save` puts into it, in one process at a time, and again if a file of it is damaged.
+
+    about: written beside the weights with the checksums of all files, last.  Returns the folder.
+    A damaged folder is made again, with one warning.  Raises StorageFull.
     """
-    weights = folder / "model.safetensors"
-    with writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder / "making.lock"):
-            if not intact(weights):
-                manifest_path(weights).unlink(missing_ok=True)
+    if whole(folder):
+        return folder
+    lock = folder / ".making.lock"
+    with locked(lock):
+        if whole(folder):
+            return folder  # another process made it while we waited
+        if any(not path.name.startswith(".") for path in folder.iterdir()):
+            warnings.warn(f"{folder} is damaged or was not finished, and is made again.", stacklevel=3)
+        with writing(folder):
+            clear(folder, lock)
+            try:
                 save(folder)
-                write_json(manifest_path(weights), about | {"sha256": file_sha256(weights)})
+                write_json(folder_manifest(folder), {**about, "files": checksums(folder)})
+            except BaseException:  # an interrupt too
+                clear(folder, lock)
+                raise
     return folder
+
+
+def clear(folder: Path, but: Path) -> None:
+    """Remove all that is in a folder, temporary files of a killed process too, but one file."""
+    for path in folder.iterdir():
+        if path != but:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def folder_manifest(folder: Path) -> Path:
+    """The manifest of a folder that `made_once` made."""
+    return manifest_path(folder / "model.safetensors")
+
+
+def whole(folder: Path) -> bool:
+    """Whether all that `made_once` put into a folder is there as it was written."""
+    try:
+        check_files(folder, read_json(folder_manifest(folder))["files"])
+    except (OSError, BookError):
+        return False
+    return True
 
 
 def manifest_path(path: Path) -> Path:
@@ -178,25 +294,24 @@ def artifact(
 
     name: folder under the cache.  inputs: JSON-able, everything the result depends on.  code: modules of this
     package whose change makes the result stale.  Two processes asking for one artifact compute it once.
-    A corrupt or truncated file is computed again, with one warning.  Raises StorageFull.
+    What is damaged, or lacks its data or manifest, is computed again, with one warning.  Raises StorageFull.
     """
     version = code_version(*sorted(code))
     path = cache_folder() / name / f"{digest([name, inputs, version])}{suffix}"
     if intact(path):
         return read(path)
-    with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(path.with_name(f".{path.stem}.lock")):
+    with locked(path.with_name(f".{path.stem}.lock")):
         if intact(path):
             return read(path)  # another process made it while we waited
-        if path.exists() and manifest_path(path).exists():
-            warnings.warn(f"{path} is damaged and is computed again.", stacklevel=3)
+        if path.exists() or manifest_path(path).exists():
+            warnings.warn(f"{path} is damaged or was not finished, and is computed again.", stacklevel=3)
         for stale in path.parent.glob(f".{path.name}*.tmp"):
             stale.unlink(missing_ok=True)  # left by a process that was killed while it held this lock
         start = time.perf_counter()
         result = compute()
         seconds = time.perf_counter() - start
-        manifest_path(path).unlink(missing_ok=True)
+        with writing(path):
+            manifest_path(path).unlink(missing_ok=True)
         write_atomically(path, partial(write, result))
         manifest = {
             "name": name,

@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ import numpy as np
 
 from . import gate, interventions, mini_data, mini_training, minis, scene_table, scene_words, store, vqa
 from .codebook import side_of
-from .errors import BadParameter, UnknownName
+from .errors import BadParameter, BookError, UnknownName
 from .finetune import Log
 from .gate_study import Cell, grid, size
 from .pictures import Picture
@@ -81,7 +82,7 @@ def card(preset: str, cell: Cell, seed: int, title: str = "") -> Path:
     """Train and measure one model, unless its card is there.  Returns the card."""
     path = cards_folder(preset) / f"{cell.name}-{seed}.json"
     made_from = wanted(preset, cell, seed)
-    if path.is_file() and json.loads(path.read_text()).get("made_from") == made_from:
+    if path.is_file() and store.read_json(path).get("made_from") == json.loads(json.dumps(made_from)):
         print(f"{title} {path}: done", flush=True)
         return path
     print(f"{title} {path}", flush=True)
@@ -116,16 +117,30 @@ def made(preset: str, settings: Mapping[str, Any]) -> tuple[Path, Log]:
     inputs = {"recipe": settings, "start": before, "code": store.code_version(*CODE)}
     folder = store.cache_folder() / "study"
     work = folder / store.digest(inputs)
-    finished = work / "log.json"
-    if not finished.is_file():
+    log = finished(work)
+    if log is None:
         start = made(preset, before)[0] if before else None
         tower = folder / f"eyes-{store.digest([settings.get('eyes'), inputs['code']])}.safetensors"
         network, processor = mini_training.begin(settings, mini_training.codebook_file(preset), tower, start)
         log = mini_training.descend(network, processor, settings, work)
         mini_training.save(network, processor, work / "model")
-        store.write_json(finished, vars(log))
+        store.write_json(work / "log.json", {"log": vars(log), "files": store.checksums(work / "model")})
         (work / "state.safetensors").unlink(missing_ok=True)
-    return work / "model", Log(**json.loads(finished.read_text()))
+    return work / "model", log
+
+
+def finished(work: Path) -> Log | None:
+    """What was measured of a finished model; None if there is none or, with a warning, if a file of it is damaged."""
+    about = work / "log.json"
+    if not about.is_file():
+        return None
+    try:
+        known = store.read_json(about)
+        store.check_files(work / "model", known["files"])
+    except BookError as error:
+        warnings.warn(f"{error} It is trained anew now.", stacklevel=2)
+        return None
+    return Log(**known["log"])
 
 
 def asked(n_image: int, most_things: int, n: int, kinds: Sequence[str]) -> list[Picture]:

@@ -7,8 +7,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -49,22 +47,16 @@ def keep(weights: Mapping[str, Tensor], optimizers: Sequence[Optimizer], log: Lo
         for optimizer in optimizers:
             if p in optimizer.state:
                 tensors |= {f"{key}/{name}": value for key, value in optimizer.state[p].items()}
-    tensors = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
-    about = {"done": str(done), "log": json.dumps(vars(log))}
-    store.write_atomically(path, lambda temporary: save_file(tensors, temporary, metadata=about))
+    store.keep_state(path, tensors, {"done": str(done), "log": json.dumps(vars(log))})
 
 
 def restore(weights: Mapping[str, Tensor], optimizers: Sequence[Optimizer], path: Path) -> tuple[Log, int]:
-    """Put a stored state back; an unreadable one (a full disk, another recipe's) counts as none."""
-    try:
-        with safe_open(path, framework="pt") as stored:
-            about = stored.metadata()
-            tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 - no mapping, a file
-        log, done = Log(**json.loads(about["log"])), int(about["done"])
-    except Exception as error:
-        if path.exists():
-            print(f"{path} cannot be read ({error}); training starts anew.")
+    """Put a stored state back; a damaged one counts, with a warning, as none."""
+    kept = store.kept_state(path)
+    if kept is None:
         return Log(), 0
+    tensors, about = kept
+    log, done = Log(**json.loads(about["log"])), int(about["done"])
     owner = {p: optimizer for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]}
     with torch.no_grad():
         for place, tensor in tensors.items():

@@ -22,7 +22,7 @@ from .attention import knockout
 from .errors import BadParameter, BookError, MissingFile, ModelUnavailable, UnknownName
 from .image_codes import encode_once
 from .models import best_device, best_dtype, folder_sha256, hub_advice, hub_revision, in_checkout
-from .store import code_version, digest
+from .store import check_files, code_version, digest, read_json
 from .tiny_vlms import MADE_BY, tiny_vlm
 from .tokens import FAMILIES, family_of
 from .vlm_inputs import Batch, encode
@@ -59,7 +59,7 @@ def describe(name: str) -> dict[str, Any]:
     """What identifies a model's weights and prompts, without loading them: goes into the key of what is made from it.
 
     name: a name in VLMS, `owner/name` or `owner/name@commit` on the hub, or a local folder.
-    Raises UnknownName, MissingFile, ModelUnavailable.
+    Raises UnknownName, MissingFile, HashMismatch (a mini that is not what its card describes), ModelUnavailable.
     """
     return dict(_described(name))
 
@@ -71,7 +71,9 @@ def _described(name: str) -> dict[str, Any]:
         if entry["provider"] == "tiny":
             entry["code"] = code_version(*MADE_BY)
         elif entry["provider"] == "mini":
-            entry["sha256"] = folder_sha256(mini_folder(entry["folder"]))
+            folder = mini_folder(entry["folder"])
+            check_files(folder, read_json(folder.with_suffix(".json"))["files"])
+            entry["sha256"] = folder_sha256(folder)
         elif entry["revision"] is None:
             entry["revision"] = hub_revision(entry["repo"])
         return entry
