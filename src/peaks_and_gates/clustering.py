@@ -9,7 +9,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .errors import BookError
+from .errors import BadParameter, BadStates, BookError, TooFewPoints
+from .uncertainty import at_least
+
+# Where DADApy looks for an intrinsic dimension; if it lies outside, or all ratios of distances are alike, an end of
+# this range comes back, to within 1e-6.
+GRIDE_RANGE = (1e-3, 1e3)
 
 
 @dataclass(frozen=True)
@@ -20,11 +25,19 @@ class Recipe:
         gride_scale: s sets the intrinsic dimension from neighbours 2^s and 2^(s+1).
         z: significance below which two peaks are merged.
         k: neighbours of the density.
+
+    Raises BadParameter for settings below 0 (k: 1) or not finite.
     """
 
     gride_scale: int
     z: float
     k: int
+
+    def __post_init__(self):  # noqa: D105 - in the docstring above
+        at_least(0, gride_scale=self.gride_scale)
+        at_least(1, k=self.k)
+        if not 0 <= self.z < np.inf:
+            raise BadParameter(f"z={self.z}, the significance of a peak, must be a finite number from 0.")
 
 
 # The paper's released code and the script that drew its figures differ; the book reports both.
@@ -42,15 +55,41 @@ def dadapy_data(distances: np.ndarray, neighbours: np.ndarray):
 
 
 def dimensions(data) -> dict[str, np.ndarray]:
-    """Gride at every scale that a DADApy data set reaches, by the names in `Landscape`."""
-    dimension, error, upper_ranks = data.return_id_scaling_gride(range_max=data.maxk, return_ranks=True)
+    """Gride at every scale that a DADApy data set reaches, by the names in `Landscape`; NaN where it finds none."""
+    least, most = GRIDE_RANGE
+    dimension, error, upper_ranks = data.return_id_scaling_gride(data.maxk, d0=least, d1=most, return_ranks=True)
+    nothing = (dimension < least + 1e-6) | (dimension > most - 1e-6)
+    dimension[nothing] = error[nothing] = np.nan
     return {"gride_ranks": upper_ranks // 2, "intrinsic_dimension": dimension, "intrinsic_dimension_error": error}
 
 
 def by_recipe(data, intrinsic_dimension: np.ndarray, recipe: Recipe, where: str) -> dict:
-    """What a recipe finds in a DADApy data set whose Gride dimensions are known, by the names in `Landscape`."""
-    data.set_id(intrinsic_dimension[recipe.gride_scale])
+    """What a recipe finds in a DADApy data set whose Gride dimensions are known, by the names in `Landscape`.
+
+    Raises:
+        TooFewPoints: the data set has fewer neighbours than the recipe needs.
+        BadStates: Gride finds no dimension at the recipe's scale, or the densities overflow.
+        BookError: as `density_peaks`.
+    """
+    upper = 2 ** (recipe.gride_scale + 1)
+    if data.maxk < max(upper, recipe.k):
+        raise TooFewPoints(
+            f"{where}: {data.maxk} neighbours of each point are known, but {recipe} needs {max(upper, recipe.k)}. "
+            "Give more points or a larger part of them."
+        )
+    dimension = intrinsic_dimension[recipe.gride_scale]
+    if np.isnan(dimension):
+        raise BadStates(
+            f"{where}: Gride finds no intrinsic dimension between {GRIDE_RANGE[0]:g} and {GRIDE_RANGE[1]:g} from "
+            f"neighbours {upper // 2} and {upper}: their distances are equal, or alike for all points. Were the states "
+            "rounded, or are they one-hot?"
+        )
+    data.set_id(dimension)
     data.compute_density_kNN(recipe.k)
+    if not np.isfinite(data.log_den).all():
+        raise BadStates(
+            f"{where}: densities in {dimension:.3g} dimensions exceed float64. Divide the states by a constant."
+        )
     assignment, core = density_peaks(data, recipe.z, where)
     return {
         "recipe": recipe,

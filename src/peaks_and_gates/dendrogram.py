@@ -28,7 +28,7 @@ from .errors import BadParameter
 from .geometry import Landscape, clustered, landscape
 from .peaks import GEOMETRY, Study
 from .progress import bar
-from .uncertainty import PERCENTILES, Estimate, subsampled
+from .uncertainty import PERCENTILES, Estimate, coded, subsampled
 
 Z = 1.6  # of the paper's main trees; its appendix has 0 and 4 too
 GRIDE_SCALE, K = 3, 16  # of all of them
@@ -85,8 +85,11 @@ class Trees(NamedTuple):
 
 
 def least_points(subjects: Sequence[str]) -> int:
-    """The paper's 30 points, in proportion to the questions of the largest subject: 11 with 75 a subject."""
-    return round(LEAST_SHARE * np.unique(subjects, return_counts=True)[1].max())
+    """The paper's 30 points, in proportion to the questions of the largest subject: 11 with 75 a subject.
+
+    Raises BadParameter unless there is one subject a question.
+    """
+    return round(LEAST_SHARE * coded(subjects, name="The subjects")[2].max())
 
 
 def grow(found: Landscape, subjects: Sequence[str], least: int) -> Tree:
@@ -102,9 +105,9 @@ def grow(found: Landscape, subjects: Sequence[str], least: int) -> Tree:
 
     Source: paper, Figure 4, as drawn by the authors' code.
     """
-    if least < 0 or len(subjects) <= found.kept.max():
+    if not least >= 0 or len(subjects) <= found.kept.max():
         raise BadParameter(f"least={least} must not be negative, and {len(subjects)} subjects be one a question.")
-    names, which = np.unique(np.asarray(subjects)[found.kept], return_inverse=True)
+    names, which, _ = coded(np.asarray(subjects)[found.kept], name="The subjects")
     counts = contingency_matrix(found.assignment, which)  # (n_peaks, S)
     large = np.flatnonzero(counts.sum(1) > least)
     top = found.peak_log_density[large]

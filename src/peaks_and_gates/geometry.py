@@ -19,7 +19,7 @@ from sklearn.metrics import adjusted_rand_score
 from .clustering import RECIPES, Recipe, by_recipe, dadapy_data, dimensions
 from .errors import BadParameter, BadStates, TooFewPoints, UnknownName
 from .neighbours import among, as_matrix, class_neighbours, label_overlap, nearest_neighbours
-from .uncertainty import Estimate, adjusted_rand_index, normal_estimate, subsampled
+from .uncertainty import Estimate, adjusted_rand_index, at_least, coded, normal_estimate, subsampled
 
 K_MAX = 128  # the ID curve of the paper ends at ranks 64 and 128
 CLASS_FRACTION = 0.3  # label overlap: neighbours per point, as a share of its class
@@ -37,7 +37,7 @@ class Landscape:
         distances: (n, k) float64, to the neighbours, ascending.
         neighbours: (n, k) int, indices among the kept points, nearest first, the point itself left out.
         gride_ranks: (scales,) int, the lower rank of each scale; the upper is twice that.
-        intrinsic_dimension: (scales,) float.
+        intrinsic_dimension: (scales,) float; NaN where Gride finds none (`clustering.dimensions`).
         intrinsic_dimension_error: (scales,) float, standard errors.
         log_density: (n,) float.
         assignment: (n,) int, the peak of each point, 0 … n_peaks - 1.
@@ -128,8 +128,8 @@ def landscapes(
 
     Raises:
         UnknownName: no such recipe.
-        BadParameter: labels of another length, or a k_max too small for the recipe.
-        BadStates: states that are not a matrix of finite floats.
+        BadParameter: labels of another length or with NaN, or a k_max too small for the recipe.
+        BadStates: states that are not a matrix of finite floats, or whose distances give no dimension or density.
         TooFewPoints: too few different rows for the recipe.
 
     Source: Doimo et al. 2024, sec. 2; Gride, Denti et al. 2022; ADP, d'Errico et al. 2021.
@@ -137,11 +137,12 @@ def landscapes(
     for name in recipes:
         if name not in RECIPES:
             raise UnknownName("recipe", name, RECIPES)
+    at_least(1, k_max=k_max)
     states = as_matrix(hidden_states, where)
     kept = first_of_identical(states)
     n = len(kept)
     _check_enough(n, k_max, recipes, where)
-    labels = {name: _kept_labels(name, values, len(states), kept) for name, values in labels.items()}
+    labels = {name: coded(values, len(states), f"The labels '{name}'")[1][kept] for name, values in labels.items()}
     fractions = {name: (class_fraction or {}).get(name, CLASS_FRACTION) for name in labels}
     per_point = {name: class_neighbours(labels[name], fractions[name]) for name in labels}
 
@@ -199,12 +200,6 @@ def first_of_identical(states: torch.Tensor) -> np.ndarray:
     return np.fromiter(first.values(), dtype=np.int64)
 
 
-def _kept_labels(name: str, values: np.ndarray, n: int, kept: np.ndarray) -> np.ndarray:
-    if len(values) != n:
-        raise BadParameter(f"The labels '{name}' have {len(values)} entries for {n} hidden states.")
-    return np.asarray(values)[kept]
-
-
 def clustered(
     found: Landscape, recipes: Mapping[str, Recipe], rows: np.ndarray | None = None, where: str = "the points"
 ) -> dict[str, Landscape]:
@@ -223,8 +218,8 @@ def clustered(
         A Landscape by the names of `recipes`.
 
     Raises:
-        TooFewPoints: some point of the part has no neighbour left in it.
-        BookError: as `clustering.density_peaks`.
+        BadParameter, TooFewPoints: as `neighbours.among`.
+        BookError: as `clustering.by_recipe`.
     """
     rows = np.arange(found.n) if rows is None else rows
     distances, neighbours = among(found.distances, found.neighbours, rows)
@@ -264,9 +259,16 @@ def reclustered(
     Returns:
         By metric ("n_peaks", "core_fraction", "ari_" and the label's name) and recipe.  ARIs carry their null.
 
+    Raises:
+        BadParameter: labels of too few hidden states, or as `uncertainty.subsampled`.
+        BookError: as `clustered`.
+
     Source: `uncertainty.subsampled`.
     """
     whole = next(iter(found.values()))
+    for name, values in labels.items():
+        if len(values) <= whole.kept.max():
+            raise BadParameter(f"The labels '{name}' have {len(values)} entries, fewer than there were hidden states.")
     labels = {name: np.asarray(values)[whole.kept] for name, values in labels.items()}
 
     def numbers(rows: np.ndarray) -> list[float]:

@@ -17,13 +17,14 @@ from itertools import combinations
 
 import numpy as np
 import pandas as pd
-from scipy.cluster.hierarchy import cophenet, linkage
+from scipy.cluster.hierarchy import cophenet, is_valid_linkage, linkage
 from scipy.spatial.distance import squareform
 from scipy.stats import rankdata
 
 from . import record, wordnet
+from .errors import BadParameter
 from .fetch import package_files
-from .uncertainty import PERCENTILES, Estimate
+from .uncertainty import PERCENTILES, Estimate, at_least
 
 LEAST_SUBJECTS = 4  # three subjects have three distances, whose ranks say nothing
 N_PERMUTATIONS = 999
@@ -124,7 +125,15 @@ def tree_distances(links: np.ndarray, home: np.ndarray) -> np.ndarray:
 
     links: (m - 1, 4) scipy's linkage of m leaves.  home: (S,) int, the leaf each subject sits on, -1 if on none.
     Returns (S, S) float, 0 for subjects on one leaf, NaN in row and column of a subject without a leaf.
+    Raises BadParameter for links that are no tree, and for leaves that it does not have.
     """
+    links, home = np.asarray(links, dtype=np.float64), np.asarray(home)
+    if len(links) and not (is_valid_linkage(links) and np.isfinite(links).all()):
+        raise BadParameter(
+            "These links are no tree: give scipy's linkage of the leaves, (m - 1, 4), with finite heights."
+        )
+    if home.ndim != 1 or home.dtype.kind not in "iu" or not ((home >= -1) & (home <= len(links))).all():
+        raise BadParameter(f"A subject sits on a leaf from 0 to {len(links)}, or on none, -1; some of these do not.")
     leaves = squareform(cophenet(links)) if len(links) else np.zeros((1, 1))
     distances = np.full((len(home), len(home)), np.nan)
     on_tree = np.flatnonzero(home >= 0)
@@ -139,7 +148,9 @@ def agreement(
 
     distances: (S, S) float, of `tree_distances`.  steps, groups: as `known` returns them.
     Returns by metric a statistic of (s, s) distances, and these: what `mantel` takes.
+    Raises BadParameter if the three are not of the same subjects.
     """
+    _check_same_subjects(len(groups), distances, steps)
     both = ~np.isnan(np.diag(distances)) & ~np.isnan(np.diag(steps))
     distances, steps, groups = distances[np.ix_(both, both)], steps[np.ix_(both, both)], groups[both]
     return {
@@ -148,14 +159,22 @@ def agreement(
     }
 
 
+def _check_same_subjects(n: int, *matrices: np.ndarray) -> None:
+    if any(np.shape(matrix) != (n, n) for matrix in matrices):
+        shapes = " and ".join(str(np.shape(matrix)) for matrix in matrices)
+        raise BadParameter(f"Distances between {n} subjects are a matrix of {n} rows and columns, got {shapes}.")
+
+
 def rank_correlation(distances: np.ndarray, steps: np.ndarray) -> float:
     """Spearman's correlation of two (s, s) distance matrices over the pairs of subjects.
 
-    NaN with fewer than LEAST_SUBJECTS subjects, or if all distances of one matrix are equal.
+    NaN with fewer than LEAST_SUBJECTS subjects, if all distances of one matrix are equal, or one is NaN.
+    Raises BadParameter if the matrices are not square and alike.
     """
+    _check_same_subjects(len(distances), distances, steps)
     pairs = np.triu_indices(len(distances), 1)
     a, b = distances[pairs], steps[pairs]
-    if len(distances) < LEAST_SUBJECTS or np.ptp(a) == 0 or np.ptp(b) == 0:
+    if len(distances) < LEAST_SUBJECTS or (a == a[0]).all() or (b == b[0]).all():
         return np.nan
     return float(np.corrcoef(rankdata(a), rankdata(b))[0, 1])
 
@@ -164,8 +183,10 @@ def same_group_nearer(distances: np.ndarray, groups: np.ndarray) -> float:
     """Probability that a pair of subjects of one group is nearer than a pair of two groups; ties count half.
 
     distances: (s, s) float.  groups: (s,) str.  Returns .5 if groups play no role, 1 if all pairs of one group are
-    nearer; NaN with fewer than LEAST_SUBJECTS subjects, or if there are no pairs of one of the two kinds.
+    nearer; NaN with fewer than LEAST_SUBJECTS subjects, if there are no pairs of one of the two kinds, or if a distance
+    is NaN.  Raises BadParameter if the distances are not those of as many subjects as have groups.
     """
+    _check_same_subjects(len(groups), distances)
     pairs = np.triu_indices(len(distances), 1)
     same = groups[pairs[0]] == groups[pairs[1]]
     if len(distances) < LEAST_SUBJECTS or same.all() or not same.any():
@@ -195,8 +216,13 @@ def mantel(
         Estimate with null, null_high and no interval, n the number of subjects; and the one-sided p-value.  All NaN
         where the statistic is.
 
+    Raises:
+        BadParameter: distances that are not a square matrix, or no permutations.
+
     Source: Mantel 1967.
     """
+    at_least(1, n_permutations=n_permutations)
+    _check_same_subjects(len(distances), distances)
     value, n = statistic(distances), len(distances)
     if np.isnan(value):
         return Estimate(np.nan, np.nan, np.nan, n, np.nan, np.nan), np.nan

@@ -18,9 +18,10 @@ from peaks_and_gates.clustering import Recipe
 from peaks_and_gates.errors import BadParameter, BadStates, TooFewPoints
 from peaks_and_gates.geometry import clustered, first_of_identical, landscape
 from peaks_and_gates.neighbours import as_matrix, nearest_neighbours, neighbour_overlap
-from peaks_and_gates.uncertainty import PERCENTILES, Estimate, mean_estimate, subsampled
+from peaks_and_gates.uncertainty import PERCENTILES, Estimate, at_least, coded, mean_estimate, subsampled
 
 BINS = 2**20  # of |cos| in [0, 1]: medians are right to 5e-7
+LEAST_NORM = 1e-150  # squares of what is shorter lose digits
 THRESHOLDS = 256  # values of |cos| between which a replicate of the bootstrap is interpolated
 
 # The paper's two published settings; Gride scale 3 is what the code calls ids[3].
@@ -77,12 +78,13 @@ def cosine_gap(
         Gap.
 
     Raises:
-        BadStates: not matrices of finite floats, or a vector of zeros.
-        BadParameter: shapes that differ.
+        BadStates: not matrices of finite floats, a vector of zeros, or one whose square float64 does not hold.
+        BadParameter: shapes that differ, or no replicates.
         TooFewPoints: fewer than two examples.
 
     Source: Serra et al. 2024, fig. 2 (left); projection of a U-statistic, Hoeffding 1948.
     """
+    at_least(1, block=block, n_bootstrap=n_bootstrap)
     text, image = _directions(text, image, device, where)
     n = len(text)
     counts = torch.zeros(BINS + 1, dtype=torch.int64, device=text.device)  # the last is for pairs of one example
@@ -151,6 +153,7 @@ def modality_homogeneity(
 
     Source: Serra et al. 2024, fig. 2 (right); Rosenberg and Hirschberg 2007, eq. 1.
     """
+    at_least(1, n_shuffles=n_shuffles)
     text, image = _directions(text, image, device, where)
     states, modality = torch.cat([text, image]), np.repeat([0, 1], [len(text), len(image)])
     kept = first_of_identical(states)
@@ -222,19 +225,14 @@ def class_overlap(
 
     Raises:
         BadStates: not a matrix of finite floats.
-        BadParameter: not one label a vector, or k below 1.
+        BadParameter: not one label a vector, or k or a number of replicates below 1.
         TooFewPoints: a class has k vectors or fewer, so that its overlap could not reach 1.
 
     Source: Serra et al. 2024, fig. 4; Doimo et al. 2020, eq. 1; weights as DADApy's return_label_overlap.
     """
     states = as_matrix(states, where)
-    labels = np.asarray(labels)
-    if labels.shape != (len(states),) or k < 1:
-        raise BadParameter(
-            f"{where}: {len(states)} vectors with labels of shape {labels.shape} and k={k}; give one label a "
-            "vector and k >= 1."
-        )
-    names, codes, sizes = np.unique(labels, return_inverse=True, return_counts=True)
+    at_least(1, k=k, n_shuffles=n_shuffles)
+    names, codes, sizes = coded(labels, len(states), f"{where}: the labels")
     if sizes.min() <= k:
         raise TooFewPoints(
             f"{where}: class '{names[sizes.argmin()]}' has {sizes.min()} vectors, so at most {sizes.min() - 1} "
@@ -260,6 +258,10 @@ def _directions(text, image, device, where: str) -> tuple[torch.Tensor, torch.Te
     if len(pair[0]) < 2:
         raise TooFewPoints(f"{where}: a pair of different examples needs two examples, got {len(pair[0])}.")
     norms = [torch.linalg.vector_norm(vectors, dim=1, keepdim=True, dtype=torch.float64) for vectors in pair]
+    if any(norm.isinf().any() or ((norm > 0) & (norm < LEAST_NORM)).any() for norm in norms):
+        raise BadStates(
+            f"{where}: the squares of some vectors exceed float64 or vanish in it. Scale them all by a constant."
+        )
     if not all(norm.all() for norm in norms):
         raise BadStates(f"{where}: a vector of zeros has no direction. Was this position knocked out, or never filled?")
     first, second = ((vectors / norm).float() for vectors, norm in zip(pair, norms, strict=True))

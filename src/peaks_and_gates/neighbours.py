@@ -14,12 +14,13 @@ import numpy as np
 import torch
 
 from peaks_and_gates.errors import BadParameter, BadStates, TooFewPoints
-from peaks_and_gates.uncertainty import Estimate, mean_estimate
+from peaks_and_gates.uncertainty import Estimate, at_least, coded, mean_estimate
 
 SLACK = 8  # spare candidates a row; they certify that nothing nearer was left out
 SAMPLE, MARGIN = 1024, 4  # distances whose error is looked at; how far the bound lies above the largest
 # Largest relative error of a squared distance that is not computed again, by the type of the products.
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-4}
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 FLOAT64_UP_TO = 1e11  # products of coordinates: a second of two cores
 
 
@@ -38,7 +39,7 @@ def nearest_neighbours(
     O(n·k + block²). The order is that of float64 brute force on the differences: rows with duplicates,
     near-duplicates, ties or a large common offset are found out by the bound and computed again. The distances have
     ten right digits by products in float64. In float32, which takes half the time and memory, they have at least
-    four, mostly six.
+    four, mostly six. A distance below 1e-150 times the largest coordinate loses digits, and may be 0.
 
     Args:
         points: (n, d), float16, bfloat16, float32 or float64.
@@ -52,16 +53,21 @@ def nearest_neighbours(
         distances (n, k) float64 and indices (n, k) int64, nearest first, equal distances by lower index.
 
     Raises:
-        BadStates: the points are not a matrix of finite floats.
+        BadStates: the points are not a matrix of finite floats, or farther apart than float64 can say.
+        BadParameter: k or block below 1, or another dtype.
         TooFewPoints: k >= n.
     """
     points = as_matrix(points, where).to(device or ("cuda" if torch.cuda.is_available() else None))
     n, d = points.shape
-    if not 1 <= k < n:
+    at_least(1, k=k, block=block)
+    if k >= n:
+        choice = f"Choose k between 1 and {n - 1}, or give" if n > 1 else "Give"
         raise TooFewPoints(
             f"{where}: {n} points have at most {n - 1} neighbours each, but k={k} was asked for. "
-            f"Choose k between 1 and {n - 1}, or give at least {k + 1} points."
+            f"{choice} at least {k + 1} points."
         )
+    if dtype not in (None, *TOLERANCE):
+        raise BadParameter(f"{where}: products are taken in torch.float64 or torch.float32, not in {dtype}.")
     dtype = dtype or (torch.float64 if n * n * d <= FLOAT64_UP_TO else torch.float32)
     scale = _power_of_two(points)
     centred = _centred(points, scale, dtype)  # (n, d)
@@ -85,7 +91,12 @@ def nearest_neighbours(
             exact = _direct(points, scale, torch.full_like(near, row), near)
             order = exact.sort(stable=True).indices[:k]
             squared[row], index[row] = exact[order], near[order]
-    return (squared[:, :k].sqrt() / scale).cpu().numpy(), index[:, :k].cpu().numpy()
+    distances = squared[:, :k].sqrt() / scale
+    if torch.isinf(distances[:, -1]).any():
+        raise BadStates(
+            f"{where}: some distances exceed the largest number of float64. Divide the points by a constant."
+        )
+    return distances.cpu().numpy(), index[:, :k].cpu().numpy()
 
 
 def neighbour_overlap(neighbours: np.ndarray, labels: np.ndarray, k: int | np.ndarray) -> np.ndarray:
@@ -100,16 +111,13 @@ def neighbour_overlap(neighbours: np.ndarray, labels: np.ndarray, k: int | np.nd
         (n,) float in [0, 1].
 
     Raises:
+        BadParameter: not one neighbour list and one label a point, or a k below 1.
         TooFewPoints: a row has fewer than k neighbours.
 
     Source: Doimo et al. 2020, eq. 1; label form as in Serra et al. 2024, sec. 3.
     """
-    _check_width(neighbours, np.max(k))
-    codes = np.unique(labels, return_inverse=True)[1]
-    width = int(np.max(k))
-    same = codes[neighbours[:, :width]] == codes[:, None]  # (n, width)
-    within = np.arange(width) < np.reshape(k, (-1, 1))
-    return (same & within).sum(1) / k
+    neighbours = _as_neighbours(neighbours, k)
+    return _shares(neighbours, coded(labels, len(neighbours))[1], k)
 
 
 def label_overlap(
@@ -129,7 +137,7 @@ def label_overlap(
     Args:
         neighbours: (n, >=k) int, nearest first, the point itself left out.
         labels: (n,) integers or strings.
-        class_fraction: between 0 and 1.
+        class_fraction: from 0 to 1.
         n_bootstrap: replicates of the interval.
         seed: of interval and null.
         n_shuffles: replicates of the null, a mean over all points and therefore steady.
@@ -138,17 +146,20 @@ def label_overlap(
         Estimate with null and null_high.
 
     Raises:
+        BadParameter: not one neighbour list and one label a point, a fraction outside its range, or no replicates.
         TooFewPoints: a row has fewer neighbours than the largest class needs.
     """
-    codes, sizes = np.unique(labels, return_inverse=True, return_counts=True)[1:]
-    k = class_neighbours(labels, class_fraction)
+    at_least(1, n_shuffles=n_shuffles)
+    _, codes, sizes = coded(labels)
+    k = class_neighbours(codes, class_fraction)
+    neighbours = _as_neighbours(neighbours, k)
     weights = 1 / sizes[codes]
     rng = np.random.default_rng(seed)
     estimate = mean_estimate(neighbour_overlap(neighbours, codes, k), weights, n_bootstrap, seed)
     null = []
     for _ in range(n_shuffles):
         order = rng.permutation(len(codes))  # a label takes its k and its weight along
-        null.append(np.average(neighbour_overlap(neighbours, codes[order], k[order]), weights=weights[order]))
+        null.append(np.average(_shares(neighbours, codes[order], k[order]), weights=weights[order]))
     value, low, high, n = estimate.value, estimate.low, estimate.high, estimate.n
     return Estimate(value, low, high, n, float(np.mean(null)), float(np.percentile(null, 97.5)))
 
@@ -166,8 +177,18 @@ def among(distances: np.ndarray, neighbours: np.ndarray, rows: np.ndarray) -> tu
         kept point has left, about k · m / n.
 
     Raises:
-        TooFewPoints: some kept point has no neighbour left.
+        BadParameter: rows that do not ascend or are no points, or other distances than neighbours.
+        TooFewPoints: no points, or some kept point has no neighbour left.
     """
+    if np.shape(distances) != np.shape(neighbours):
+        raise BadParameter(f"Distances {np.shape(distances)} do not belong to neighbours {np.shape(neighbours)}.")
+    rows = np.asarray(rows)
+    if rows.ndim != 1 or (rows.size and rows.dtype.kind not in "iu"):
+        raise BadParameter(f"Points are kept by their numbers, got {rows.dtype} of shape {rows.shape}.")
+    if not rows.size:
+        raise TooFewPoints("No point is kept, and none has neighbours: give more points or a larger part of them.")
+    if rows[0] < 0 or rows[-1] >= len(neighbours) or (np.diff(rows) <= 0).any():
+        raise BadParameter(f"The points kept must ascend, none twice, from 0 to at most {len(neighbours) - 1}.")
     place = np.full(len(neighbours), -1)
     place[rows] = np.arange(len(rows))
     local = place[neighbours[rows]]  # (m, k), -1 where a neighbour was left out
@@ -190,23 +211,28 @@ def point_overlap(neighbours_a: np.ndarray, neighbours_b: np.ndarray, k: int) ->
         (n,) float in [0, 1].
 
     Raises:
-        BadParameter: not the same number of points.
+        BadParameter: not the same number of points, no neighbour lists, or a k below 1.
         TooFewPoints: a row has fewer than k neighbours.
 
     Source: Doimo et al. 2020, eq. 1.
     """
     if len(neighbours_a) != len(neighbours_b):
         raise BadParameter(f"Overlap needs the same points twice, got {len(neighbours_a)} and {len(neighbours_b)}.")
-    _check_width(neighbours_a, k)
-    _check_width(neighbours_b, k)
+    at_least(1, k=k)
+    neighbours_a, neighbours_b = _as_neighbours(neighbours_a, k), _as_neighbours(neighbours_b, k)
     # (n, 2k) in ascending order, so that a shared neighbour stands beside its copy
     both = np.sort(np.hstack([neighbours_a[:, :k], neighbours_b[:, :k]]), axis=1)
     return (both[:, 1:] == both[:, :-1]).sum(1) / k
 
 
 def class_neighbours(labels: np.ndarray, class_fraction: float) -> np.ndarray:
-    """Return (n,) int, the neighbours each point's overlap takes: a share of its class, at least one."""
-    codes, sizes = np.unique(labels, return_inverse=True, return_counts=True)[1:]
+    """Return (n,) int, the neighbours each point's overlap takes: a share of its class, at least one.
+
+    Raises BadParameter for a share outside [0, 1] and for labels that are not one a point.
+    """
+    if not 0 <= class_fraction <= 1:
+        raise BadParameter(f"class_fraction={class_fraction} is a share of each point's class: from 0 to 1.")
+    _, codes, sizes = coded(labels)
     return np.maximum((sizes * class_fraction).astype(int), 1)[codes]
 
 
@@ -216,11 +242,15 @@ def as_matrix(points: np.ndarray | torch.Tensor, where: str) -> torch.Tensor:
     Raises:
         BadStates: another shape or dtype, or rows that are not finite (the message names the first few).
     """
-    points = torch.as_tensor(points).detach()
-    if points.ndim != 2 or not points.is_floating_point() or 0 in points.shape:
+    try:
+        points = torch.as_tensor(points).detach()
+    except (TypeError, ValueError, RuntimeError) as error:  # ragged lists, names, dtypes and strides torch has not
+        raise BadStates(f"{where}: not a matrix of floats ({error}). Give an array of numpy or torch.") from error
+    dense = points.layout == torch.strided and not points.is_meta
+    if points.ndim != 2 or points.dtype not in FLOATS or 0 in points.shape or not dense:
         raise BadStates(
             f"{where}: expected a matrix (points, dimensions) of floats, got shape {tuple(points.shape)} "
-            f"of {points.dtype}. Give one layer at a time, one row a point."
+            f"of {points.dtype}{'' if dense else ' without dense values'}. Give one layer at a time, one row a point."
         )
     largest = torch.linalg.vector_norm(points, torch.inf, dim=1)  # NaN where there is one
     bad = torch.nonzero(~torch.isfinite(largest)).flatten().tolist()
@@ -233,12 +263,35 @@ def as_matrix(points: np.ndarray | torch.Tensor, where: str) -> torch.Tensor:
     return points
 
 
-def _check_width(neighbours: np.ndarray, k: int) -> None:
-    if neighbours.shape[1] < k:
-        raise TooFewPoints(
-            f"An overlap over {k} neighbours was asked for, but only {neighbours.shape[1]} were found. "
-            f"Search with k >= {k}, or take a smaller k or class fraction."
+def _as_neighbours(neighbours: np.ndarray, k: int | np.ndarray) -> np.ndarray:
+    """Neighbours as an (n, >=k) array of places among the points.  Raises BadParameter, TooFewPoints."""
+    neighbours, k = np.asarray(neighbours), np.asarray(k)
+    if neighbours.ndim != 2 or neighbours.dtype.kind not in "iu":
+        raise BadParameter(
+            f"Neighbours are integers (points, k), as `nearest_neighbours` gives them second; got {neighbours.dtype} "
+            f"of shape {neighbours.shape}."
         )
+    if k.shape not in ((), (len(neighbours),)) or k.dtype.kind not in "iu" or not k.size or k.min() < 1:
+        raise BadParameter(
+            f"The neighbours compared are one whole number from 1, or one for each of {len(neighbours)} points; got "
+            f"{k.dtype} of shape {k.shape}."
+        )
+    if neighbours.shape[1] < k.max():
+        raise TooFewPoints(
+            f"An overlap over {k.max()} neighbours was asked for, but only {neighbours.shape[1]} were found. "
+            f"Search with k >= {k.max()}, or take a smaller k or class fraction."
+        )
+    if not neighbours.size or neighbours.min() < 0 or neighbours.max() >= len(neighbours):
+        raise BadParameter(f"Neighbours of {len(neighbours)} points lie among them, from 0; some of these do not.")
+    return neighbours
+
+
+def _shares(neighbours: np.ndarray, codes: np.ndarray, k: int | np.ndarray) -> np.ndarray:
+    """What `neighbour_overlap` returns."""
+    width = int(np.max(k))
+    same = codes[neighbours[:, :width]] == codes[:, None]  # (n, width)
+    within = np.arange(width) < np.reshape(k, (-1, 1))
+    return (same & within).sum(1) / k
 
 
 def _power_of_two(points: torch.Tensor) -> float:

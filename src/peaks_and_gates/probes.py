@@ -28,7 +28,7 @@ from .neighbours import as_matrix
 from .peaks import GEOMETRY, Study, condition_name, landscape_table, row
 from .progress import bar
 from .robustness import Case, cases, layers_of
-from .uncertainty import PERCENTILES, Estimate, mean_estimate
+from .uncertainty import PERCENTILES, Estimate, at_least, coded, mean_estimate
 
 PENALTY = 100.0  # the best of 10 … 100,000 on 480 validation questions read by the raw model, see the page
 N_FOLDS = 5
@@ -64,20 +64,26 @@ def probe(
         over rows with the probes fixed; null: the same folds with shuffled labels.
 
     Raises:
-        BadParameter: labels of another length, or a penalty that is not positive.
-        BadStates: states that are not a matrix of finite floats.
+        BadParameter: no labels, or some of another length or with NaN; a penalty that is not positive and finite;
+            folds that do not test every row once, by probes trained on others; no shuffles.
+        BadStates: states that are not a matrix of finite floats, or exceed float32.
 
     Source: linear probes, Alain and Bengio 2016; least squares on class columns, Hastie et al. 2009, sec. 4.2.
     """
-    states = as_matrix(hidden_states, where).float().cpu().numpy()
-    if penalty <= 0:
+    states = as_matrix(hidden_states, where)
+    if states.dtype == torch.float64:
+        states = as_matrix(states.float(), f"{where}, in float32")
+    states = states.float().cpu().numpy()
+    at_least(1, n_shuffles=n_shuffles)
+    _check_folds(folds, len(states))
+    if not labels:
+        raise BadParameter(f"{where}: a probe needs labels to predict, by their names.")
+    if not 0 < penalty < np.inf:
         raise BadParameter(f"penalty={penalty} must be positive: without one the probe has no unique solution.")
     rng = np.random.default_rng(seed)
     codes = {}  # by label, (1 + n_shuffles, n): as they are, then shuffled
     for name, values in labels.items():
-        if len(values) != len(states):
-            raise BadParameter(f"The labels '{name}' have {len(values)} entries for {len(states)} hidden states.")
-        own = np.unique(values, return_inverse=True)[1]
+        own = coded(values, len(states), f"The labels '{name}'")[1]
         codes[name] = np.stack([own, *(rng.permutation(own) for _ in range(n_shuffles))])
     columns = np.hstack([one_hot(c) for of_label in codes.values() for c in of_label])  # (n, all classes)
     model = make_pipeline(StandardScaler(), Ridge(penalty))
@@ -98,6 +104,13 @@ def probe(
     return found
 
 
+def _check_folds(folds: Folds, n: int) -> None:
+    tests = [test for _, test in folds]
+    once = len(tests) > 0 and np.array_equal(np.sort(np.concatenate(tests)), np.arange(n))
+    if not once or any(len(train) == 0 or np.isin(train, test).any() or max(train) >= n for train, test in folds):
+        raise BadParameter(f"The folds must test each of the {n} rows once, and train on others; see `folds_of`.")
+
+
 def one_hot(codes: np.ndarray) -> np.ndarray:
     """(n,) int as (n, classes) float32 of zeros and ones."""
     return np.eye(codes.max() + 1, dtype=np.float32)[codes]
@@ -109,11 +122,19 @@ def folds_of(subject: Sequence[str], prefixes: Sequence[str] | None = None, seed
     prefixes: (n,) header and shots of each prompt; prompts with the same ones then stay in one fold, so that a probe
     is tested behind orders of the shots that it was not trained on.
 
-    Raises TooFewPoints if there are fewer prompts, or prefixes, than folds.
+    Raises TooFewPoints if there are fewer prompts, or prefixes, than folds, or fewer in every subject; BadParameter
+    unless there is one subject, and one prefix, a prompt.
     """
+    largest = coded(subject, name="The subjects")[2].max()
+    if prefixes is not None and len(prefixes) != len(subject):
+        raise BadParameter(f"{len(prefixes)} prefixes were given for {len(subject)} prompts; give one a prompt.")
     units = len(subject) if prefixes is None else len(set(prefixes))
     if units < N_FOLDS:
         raise TooFewPoints(f"{N_FOLDS} folds cannot be made of {units}: give more questions or orders.")
+    if largest < N_FOLDS:
+        raise TooFewPoints(
+            f"The largest subject has {largest} prompts, too few for {N_FOLDS} folds: give more questions."
+        )
     if prefixes is None:
         return list(StratifiedKFold(N_FOLDS, shuffle=True, random_state=seed).split(subject, subject))
     return list(StratifiedGroupKFold(N_FOLDS, shuffle=True, random_state=seed).split(subject, subject, prefixes))

@@ -10,7 +10,7 @@ from scipy.stats import random_table
 from sklearn.metrics import adjusted_rand_score
 from sklearn.metrics.cluster import contingency_matrix
 
-from peaks_and_gates.errors import BadParameter
+from peaks_and_gates.errors import BadParameter, TooFewPoints
 
 PERCENTILES = (2.5, 97.5)
 
@@ -36,6 +36,34 @@ class Estimate:
     null_high: float | None = None
 
 
+def at_least(least: int, **counts: int) -> None:
+    """Raise BadParameter for a count, named by its keyword, that is not a whole number or below `least`."""
+    for name, count in counts.items():
+        if not isinstance(count, (int, np.integer)) or count < least:
+            raise BadParameter(f"{name}={count} must be a whole number, at least {least}.")
+
+
+def coded(
+    labels: Sequence, n: int | None = None, name: str = "The labels"
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The different labels in order, (classes,), which of them each point has, (n,) int, and how many have each.
+
+    Raises BadParameter unless there is one label a point, none missing, all of one kind.  name: begins the messages.
+    """
+    try:
+        labels = np.asarray(labels)
+        names, codes, sizes = np.unique(labels, return_inverse=True, return_counts=True)
+    except (TypeError, ValueError) as error:  # None, or numbers among names
+        raise BadParameter(f"{name} have no order ({error}). Give one label a point, an integer or string.") from error
+    if labels.ndim != 1 or not labels.size or np.any(labels != labels):  # only NaN differs from itself
+        raise BadParameter(
+            f"{name} have shape {labels.shape} or are NaN in places. Give one label a point, an integer or string."
+        )
+    if n is not None and len(labels) != n:
+        raise BadParameter(f"{name} have {len(labels)} entries for {n} points. Give one label a point, in their order.")
+    return names, codes, sizes
+
+
 def adjusted_rand_index(assignment: np.ndarray, labels: np.ndarray, n_bootstrap: int = 200, seed: int = 0) -> Estimate:
     """Agreement of a partition with labels: 1 for the same grouping, 0 on average for independent ones.
 
@@ -55,12 +83,16 @@ def adjusted_rand_index(assignment: np.ndarray, labels: np.ndarray, n_bootstrap:
         Estimate with null and null_high.
 
     Raises:
-        BadParameter: the two are not of one length, or empty.
+        BadParameter: the two are not of one length, empty, or hold NaN; fewer than one replicate.
 
     Source: Hubert and Arabie 1985, eq. 5; random tables, Patefield 1981.
     """
-    if len(assignment) != len(labels) or not len(labels):
-        raise BadParameter(f"{len(assignment)} assignments cannot be compared with {len(labels)} labels.")
+    at_least(1, n_bootstrap=n_bootstrap)
+    labels, assignment = coded(labels)[1], coded(assignment, name="The assignments")[1]
+    if len(assignment) != len(labels):
+        raise BadParameter(
+            f"{len(assignment)} assignments cannot be compared with {len(labels)} labels. Give one of each a point."
+        )
     table = contingency_matrix(labels, assignment)  # (classes, groups)
     n = int(table.sum())
     value = float(adjusted_rand_score(labels, assignment))
@@ -88,16 +120,24 @@ def mean_estimate(
         Estimate without a null.
 
     Raises:
-        BadParameter: no values, or another number of weights.
+        BadParameter: no values, values that are not finite numbers, another number of weights, or weights that are not
+            positive; fewer than one replicate.
     """
     values = np.asarray(values, dtype=np.float64)
     weights = np.ones_like(values) if weights is None else np.asarray(weights, dtype=np.float64)
     if values.ndim != 1 or not values.size or weights.shape != values.shape:
         raise BadParameter(f"A mean needs one value and one weight a point, got {values.shape}, {weights.shape}.")
+    at_least(1, n_bootstrap=n_bootstrap)
+    if not (np.isfinite(values).all() and (weights > 0).all()):
+        raise BadParameter("A mean needs finite values and positive weights; leave out the points that have none.")
     n = len(values)
     counts = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=n_bootstrap)
-    low, high = np.percentile((counts @ (weights * values)) / (counts @ weights), PERCENTILES)
-    return Estimate(float(np.average(values, weights=weights)), float(low), float(high), n)
+    with np.errstate(over="ignore", invalid="ignore"):  # what overflows is refused below
+        low, high = np.percentile((counts @ (weights * values)) / (counts @ weights), PERCENTILES)
+        estimate = Estimate(float(np.average(values, weights=weights)), float(low), float(high), n)
+    if not np.isfinite([estimate.value, low, high]).all():
+        raise BadParameter(f"The sums of {n} values or weights exceed float64. Give them in larger units.")
+    return estimate
 
 
 def normal_estimate(value: float, standard_error: float, n: int) -> Estimate:
@@ -131,17 +171,24 @@ def subsampled(
         values: the numbers of all points, if they are known; else one more call.
 
     Returns:
-        One Estimate a number, without a null.
+        One Estimate a number, without a null; its interval is NaN if the number is NaN for some subset.
 
     Raises:
         BadParameter: the fraction is not between 0 and 1, or fewer than two repeats.
+        TooFewPoints: a subset would hold no points, or all of them.
 
     Source: delete-d jackknife, Shao and Wu 1989; subsampling, Politis and Romano 1994.
     """
-    if not 0 < fraction < 1 or n_repeats < 2:
-        raise BadParameter(f"fraction={fraction} must lie between 0 and 1, n_repeats={n_repeats} be at least 2.")
+    at_least(2, n_repeats=n_repeats)
+    at_least(1, n=n)
+    if not 0 < fraction < 1:
+        raise BadParameter(f"fraction={fraction} must lie between 0 and 1.")
     rng = np.random.default_rng(seed)
     size = round(fraction * n)
+    if not 0 < size < n:
+        raise TooFewPoints(
+            f"A share of {fraction} of {n} points is {size}: neither none nor all can be drawn. Give more."
+        )
     subsets = [np.sort(rng.choice(n, size, replace=False)) for _ in range(n_repeats)]
     values = np.asarray(statistic(np.arange(n)) if values is None else values, dtype=np.float64)
     replicates = np.array([statistic(rows) for rows in subsets], dtype=np.float64)  # (repeats, numbers)
@@ -160,7 +207,7 @@ def _rand_of_tables(tables: np.ndarray) -> np.ndarray:
     pairs = lambda counts: (counts * (counts - 1.0)) / 2
     together = pairs(tables).sum((1, 2))
     by_class, by_group = pairs(tables.sum(2)).sum(1), pairs(tables.sum(1)).sum(1)
-    expected = by_class * by_group / pairs(tables.sum((1, 2)))
+    expected = by_class * by_group / np.maximum(pairs(tables.sum((1, 2))), 1)  # a single point has no pairs
     above, most = together - expected, (by_class + by_group) / 2 - expected
     same = most == 0  # both partitions are one group, or both all singletons
     return np.where(same, 1.0, above / np.where(same, 1.0, most))
