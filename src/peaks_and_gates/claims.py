@@ -13,11 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import numpy as np
 import pandas as pd
-import yaml
 from IPython.display import HTML
 
+from . import presets, record
 from .errors import BadParameter, MissingFile, UnknownName
 from .peaks import select
 from .store import project_folder
@@ -26,6 +27,24 @@ from .uncertainty import Estimate
 Tables = Mapping[str, pd.DataFrame]  # by name, as recorded
 VERDICTS = ("holds", "partly", "fails", "not tested")
 SYMBOLS = {"holds": "✓", "partly": "◐", "fails": "✗", "not tested": "○"}
+
+
+TEXT = {"type": "string", "minLength": 1}
+PART = {
+    "type": "object",
+    "required": ["says", "why", "table", "measure", "metric", "condition"],
+    "properties": {"at_least": {"type": "number"}, "at_most": {"type": "number"}},
+    "additionalProperties": TEXT,
+}
+CLAIMS = {
+    "type": "array",
+    "items": {
+        "type": "object",
+        "required": ["id", "paper", "figure", "claim", "paper_value", "paper_source"],
+        "properties": {"parts": {"type": "array", "items": PART}},
+        "additionalProperties": TEXT,
+    },
+}
 
 
 class Untested(Exception):
@@ -62,12 +81,18 @@ class Verdict:
 
 
 def load() -> list[dict[str, Any]]:
-    """The claims, as written in book/claims.yml.  Raises MissingFile."""
+    """The claims, as written in book/claims.yml.  Raises MissingFile; BadParameter if they are not as agreed."""
     root = project_folder()
     path = root / "book" / "claims.yml" if root else Path("book/claims.yml")
     if not path.is_file():
         raise MissingFile("The claims are in book/claims.yml of the repository: clone it to test them.")
-    return yaml.safe_load(path.read_text())
+    claims = presets.read_yaml(path.read_bytes(), str(path))
+    for error in jsonschema.Draft202012Validator(CLAIMS).iter_errors(claims):
+        raise BadParameter(f"{path}, {'/'.join(map(str, error.path)) or 'at its top'}: {error.message[:200]}.")
+    ids = [claim["id"] for claim in claims]
+    if repeated := sorted({name for name in ids if ids.count(name) > 1}):
+        raise BadParameter(f"{path} states {', '.join(repeated)} more than once: give every claim an id of its own.")
+    return claims
 
 
 def curve(tables: Tables, part: Mapping[str, Any]) -> pd.DataFrame:
@@ -205,8 +230,8 @@ def judge(claim: Mapping[str, Any], tables: Tables) -> Verdict:
 
 
 def judge_all(folder: Path) -> list[Verdict]:
-    """Every claim, on the tables recorded in a folder."""
-    tables = {path.stem: pd.read_parquet(path) for path in sorted(folder.glob("*.parquet"))}
+    """Every claim, on the tables recorded in a folder.  Raises MissingFile, HashMismatch: see `record.read`."""
+    tables = {path.stem: record.read(path) for path in sorted(folder.glob("*.parquet"))}
     return [judge(claim, tables) for claim in load()]
 
 

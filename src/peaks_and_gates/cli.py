@@ -173,6 +173,19 @@ def compare_records(before: str, after: str) -> None:
         sys.exit(1)
 
 
+@cli.command()
+@preset_option
+@click.argument("names", nargs=-1)
+def verify(preset: str, names: tuple[str, ...]) -> None:
+    """Compute pages (all that are recorded if none is named) anew, from nothing, and compare them with the record."""
+    from . import book, verify
+
+    found = list(verify.pages(book.plan(preset, names)))
+    click.echo(verify.report(found))
+    if not all(one.holds for one in found):
+        sys.exit(1)
+
+
 @cli.command("exercises")
 @click.argument("names", nargs=-1)
 @click.option("--to", "folder", default="exercises", show_default=True, help="The folder they are written into.")

@@ -25,12 +25,11 @@ from typing import Any
 
 import psutil
 import submitit
-import yaml
 from submitit.core.utils import FailedJobError, FailedSubmissionError
 
 from . import book, extraction, peaks, presets, store
 from .book import Job
-from .errors import BadParameter, BookError, MissingFile
+from .errors import BadParameter, BookError, MissingFile, is_whole
 from .freshness import root
 from .progress import bar
 
@@ -159,13 +158,12 @@ def resources_of(preset: str, profile: str | None) -> dict[str, Any]:
         return resources
     if not Path(profile).is_file():
         raise MissingFile(f"There is no profile {profile}: give a YAML file of settings, such as slurm_partition: gpu.")
-    try:
-        given = yaml.safe_load(Path(profile).read_text()) or {}
-    except yaml.YAMLError as error:
-        raise BadParameter(f"The profile {profile} is no YAML: {error}") from error
-    if not isinstance(given, dict):
+    given = presets.read_yaml(Path(profile).read_bytes(), f"The profile {profile}") or {}
+    if not isinstance(given, dict) or not all(isinstance(given.get(kind, {}), dict) for kind in KINDS):
         raise BadParameter(f"The profile {profile} must hold settings by name, such as slurm_partition: gpu.")
     common = {name: value for name, value in given.items() if name not in (*KINDS, "shards")}
+    if not is_whole(given.get("shards", 1), 1):
+        raise BadParameter(f"The profile {profile} has shards={given['shards']!r}: need a whole number >= 1.")
     merged = {kind: resources[kind] | common | given.get(kind, {}) for kind in KINDS}
     return merged | {"shards": given.get("shards", resources["shards"])}
 

@@ -95,9 +95,10 @@ def check(path: str | Path) -> list[Check]:
     An error in another cell is the reason why the checks behind it fail; they are still tried, since a later exercise
     of the same notebook may be right.  Raises MissingFile, BadParameter (no notebook, or one without checks).
     """
-    path = Path(path).with_suffix(".ipynb")
+    path = Path(path)
+    path = path.with_suffix(".ipynb") if path.name else path
     if not path.is_file():
-        raise MissingFile(f"There is no {path}. `pg exercises` writes the exercises into a folder.")
+        raise MissingFile(f"There is no exercise {path}. `pg exercises` writes the exercises into a folder.")
     try:
         notebook = nbformat.read(path, as_version=4)
     except (nbformat.reader.NotJSONError, nbformat.ValidationError) as error:

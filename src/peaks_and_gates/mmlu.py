@@ -6,53 +6,76 @@ its choice of 9,181 cannot be drawn again; `questions.load` makes its own seeded
 
 from __future__ import annotations
 
+import json
+import os
 from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
 
-from peaks_and_gates.errors import MissingFile
+import pyarrow.parquet as pq
+
+from peaks_and_gates.errors import BadQuestions, MissingFile
 from peaks_and_gates.store import file_sha256
 
 REPOSITORY = "cais/mmlu"
 REVISION = "c30699e8356da336a370243923dbaf21066bb9fe"
 SPLITS = ("dev", "validation", "test")  # it has no train split by subject
+COLUMNS = ("question", "subject", "choices", "answer")
 
 
 def read(source: str | None = None) -> tuple[dict[str, dict[str, list[tuple]]], dict]:
     """({split: {subject: [(question, options, answer), ...]}}, provenance) from a folder or a hub repository.
 
-    Raises MissingFile if there is nothing to read and no network, or the repository is gated or unknown.
+    Raises MissingFile if there is nothing to read and no network, or the repository is gated or unknown; BadQuestions
+    if what there is has another layout.
     """
-    folder = Path(source).expanduser() if source else None
-    dataset, origin = _read_folder(folder) if folder and folder.is_dir() else _read_hub(source or REPOSITORY)
+    folder = os.path.expanduser(source) if source else ""  # unlike Path's, these two take any text
+    dataset, origin = _read_folder(Path(folder)) if os.path.isdir(folder) else _read_hub(source or REPOSITORY)
     splits: dict[str, dict[str, list[tuple]]] = {split: defaultdict(list) for split in SPLITS}
     for split in SPLITS:
-        for row in dataset[split]:
+        for number, row in enumerate(dataset.get(split, ())):
+            if not isinstance(row, dict) or not set(COLUMNS) <= set(row) or not isinstance(row["subject"], str):
+                raise BadQuestions(
+                    f"Row {number} of {split} in {source} is {str(row)[:80]}; expected {', '.join(COLUMNS)}."
+                )
             splits[split][row["subject"]].append((row["question"], row["choices"], row["answer"]))
     return splits, origin
 
 
 def _read_folder(folder: Path) -> tuple[Mapping, dict]:
     """A local copy: Parquet or JSON files named after their split, in the folder or in its `all`."""
-    import datasets  # slow to import, and not needed for the laptop's questions
-
     place = folder / "all" if (folder / "all").is_dir() else folder
-    # Named one by one: datasets itself would take files called "dev" for the validation split.
     files = {
         split: sorted(p for p in place.glob(f"{split}*") if p.suffix in (".parquet", ".json", ".jsonl"))
         for split in SPLITS
     }
     if missing := [split for split, found in files.items() if not found]:
         raise MissingFile(f"{place} has no Parquet or JSON file for {missing}; expected names like 'test*.parquet'.")
-    kind = "parquet" if files["test"][0].suffix == ".parquet" else "json"
-    names = {split: [str(path) for path in found] for split, found in files.items()}
+    rows = {split: [row for path in found for row in _rows(path)] for split, found in files.items()}
     digests = {path.name: file_sha256(path) for found in files.values() for path in found}
-    return datasets.load_dataset(kind, data_files=names), {"kind": "folder", "files": digests}
+    return rows, {"kind": "folder", "files": digests}
+
+
+def _rows(path: Path) -> list:
+    """The rows of a Parquet file, of a JSON list, or of JSON lines.  Raises BadQuestions.
+
+    Not by `datasets`: its reader of JSON garbles a text with half of a surrogate pair, and dies of a lone `null`.
+    """
+    try:
+        if path.suffix == ".parquet":
+            with pq.ParquetFile(path) as file:
+                return file.read().to_pylist()
+        text = path.read_text(encoding="utf-8-sig")
+        if text.lstrip().startswith("["):
+            return json.loads(text)
+        return [json.loads(line) for line in text.split("\n") if line.strip()]  # a line may hold what splitlines splits
+    except Exception as error:  # of a damaged file, the readers raise whatever they stumble over
+        raise BadQuestions(f"{path} cannot be read: {error}. Write it anew, as Parquet or JSON.") from error
 
 
 def _read_hub(repository: str) -> tuple[Mapping, dict]:
     """The splits from the hub, at the pinned revision if it is the repository the paper used."""
-    import datasets
+    import datasets  # slow to import, and not needed for the laptop's questions
 
     revision = REVISION if repository == REPOSITORY else None
     try:

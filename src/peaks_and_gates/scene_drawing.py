@@ -8,9 +8,10 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image
 
-from .errors import BadParameter
+from .errors import BadParameter, is_whole
 from .scenes import BACKGROUNDS, COLOURS, SIZES, Place, Scene, Thing
 
+LEAST, MOST = 32, 4096  # pixels a side
 FINE = 4  # tests per pixel and side
 FULL, PALE = 4, 1  # how much of its colour a mark of a texture has, and how much the shape between the marks
 MARK = 1 / 32  # width of a stripe, and half the distance of two dots, as a part of the picture
@@ -20,10 +21,10 @@ def draw(scene: Scene, size: int = 64) -> Image.Image:
     """The picture of a scene: RGB, `size` x `size` pixels, anti-aliased.
 
     A pixel is a whole-numbered mean of 4 x 4 inside-or-outside tests, so equal scenes give equal bytes.
-    Raises BadParameter below 32 pixels, where textures blur.
+    Raises BadParameter below 32 pixels, where textures blur, and above what memory holds.
     """
-    if size < 32:
-        raise BadParameter(f"size={size}: a scene needs at least 32 pixels a side.")
+    if not is_whole(size, LEAST) or size > MOST:
+        raise BadParameter(f"size={size!r}: a scene needs at least {LEAST} pixels a side, and at most {MOST}.")
     canvas = np.full((size, size, 3), BACKGROUNDS[scene.background], np.int64)
     for thing in scene.things:
         for place in thing.places:

@@ -11,11 +11,12 @@ together in training.
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from .errors import BadParameter, UnknownName
+from .errors import BadParameter, UnknownName, is_whole
 
 # Chosen by a search for the largest smallest distance between any two of colours and backgrounds, in CIELAB, as seen
 # with normal vision and without red, green or blue cones (Machado et al. 2009); the test keeps the distances.
@@ -88,8 +89,9 @@ class Scene:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be drawn or told."""
-        if self.background not in BACKGROUNDS:
-            raise UnknownName("background", self.background, BACKGROUNDS)
+        _known("background", self.background, BACKGROUNDS)
+        if not isinstance(self.things, tuple) or not all(isinstance(thing, Thing) for thing in self.things):
+            raise BadParameter(f"The things of a scene are a tuple of Thing, not {self.things!r}.")
         for thing in self.things:
             _check(thing)
         places = [place for thing in self.things for place in thing.places]
@@ -108,13 +110,23 @@ def _check(thing: Thing) -> None:
     """Raise unless every attribute exists and every place is inside the picture."""
     known = {"shape": SHAPES, "colour": COLOURS, "texture": TEXTURES, "size": SIZES}
     for attribute, values in known.items():
-        if getattr(thing, attribute) not in values:
-            raise UnknownName(attribute, getattr(thing, attribute), values)
+        _known(attribute, getattr(thing, attribute), values)
+    if not isinstance(thing.places, tuple) or not all(isinstance(place, Place) for place in thing.places):
+        raise BadParameter(f"The places of a thing are a tuple of Place, not {thing.places!r}.")
     if not thing.places:
         raise BadParameter(f"The {thing.colour} {thing.shape} is at no place; a thing has at least one.")
     for place in thing.places:
-        if not (0 <= place.row < 3 and 0 <= place.column < 3 and max(abs(place.down), abs(place.right)) <= MOST_SHIFT):
-            raise BadParameter(f"{place} is outside the 3 x 3 grid, or shifted by more than {MOST_SHIFT}.")
+        inside = all(is_whole(at) and at < 3 for at in (place.row, place.column))
+        if not inside or not all(is_whole(by, -MOST_SHIFT) and by <= MOST_SHIFT for by in (place.down, place.right)):
+            raise BadParameter(
+                f"{place} is outside the 3 x 3 grid, or shifted by more than {MOST_SHIFT}, or in parts of a step."
+            )
+
+
+def _known(kind: str, value: object, values: Iterable[str]) -> None:
+    """Raise UnknownName unless a value is one of the names there are."""
+    if value not in tuple(values):  # of a tuple one may ask for anything, of a dict not for a list
+        raise UnknownName(kind, value, values)
 
 
 def split_of(colour: str, shape: str, texture: str) -> str:
@@ -122,7 +134,10 @@ def split_of(colour: str, shape: str, texture: str) -> str:
 
     A Latin pattern: for every colour and shape one texture is held out, for validation or for test, so that training
     shows every pair of values.  Each value of colour, shape and texture is equally frequent in each split.
+    Raises UnknownName.
     """
+    for kind, value, values in (("colour", colour, COLOURS), ("shape", shape, SHAPES), ("texture", texture, TEXTURES)):
+        _known(kind, value, values)
     c, s, t = list(COLOURS).index(colour), SHAPES.index(shape), TEXTURES.index(texture)
     if (c + s + t) % 4:
         return "train"
@@ -131,8 +146,7 @@ def split_of(colour: str, shape: str, texture: str) -> str:
 
 def combinations(split: str) -> list[tuple[str, str, str]]:
     """All (colour, shape, texture) of a split.  Raises UnknownName."""
-    if split not in SPLITS:
-        raise UnknownName("split", split, SPLITS)
+    _known("split", split, SPLITS)
     return [kind for kind in itertools.product(COLOURS, SHAPES, TEXTURES) if split_of(*kind) == split]
 
 
@@ -151,8 +165,8 @@ def sample(split: str, n: int, seed: int) -> list[Scene]:
 
     Every class of the split occurs once in each run of as many scenes.  Raises UnknownName, BadParameter.
     """
-    if n < 1 or seed < 0:
-        raise BadParameter(f"n={n}, seed={seed}: need n >= 1 and seed >= 0.")
+    if not is_whole(n, 1) or not is_whole(seed):
+        raise BadParameter(f"n={n!r}, seed={seed!r}: need whole numbers, n >= 1 and seed >= 0.")
     kinds = combinations(split)
     classes = list(dict.fromkeys(kind[:2] for kind in kinds))
     scenes = []
@@ -204,6 +218,7 @@ def twin(scene: Scene, attribute: str, rng: np.random.Generator) -> Scene:
     attribute: one of TWINS.  "position" moves one object to a free cell; "count" adds or takes away one object of a
     kind that stays.  The twin may show a combination that another split owns.  Raises UnknownName.
     """
+    _known("attribute of a twin", attribute, TWINS)
     if attribute == "background":
         return replace(scene, background=_pick([b for b in BACKGROUNDS if b != scene.background], rng))
     if attribute == "count":
@@ -217,8 +232,6 @@ def twin(scene: Scene, attribute: str, rng: np.random.Generator) -> Scene:
         places.append(replace(thing.places[moved], row=row, column=column))
         return _with(scene, index, places=tuple(sorted(places)))
     values = {"colour": COLOURS, "shape": SHAPES, "texture": TEXTURES, "size": SIZES}
-    if attribute not in values:
-        raise UnknownName("attribute of a twin", attribute, TWINS)
     taken = {(other.colour, other.shape) for other in scene.things}
     new = [replace(thing, **{attribute: value}) for value in values[attribute] if value != getattr(thing, attribute)]
     if attribute in ("colour", "shape"):
