@@ -1,10 +1,16 @@
-"""What several tests share: a cache of their own, small models, hand-made questions."""
+"""What several tests share: a cache of their own, small models, hand-made questions; of fault tests, their figures.
 
+`make test` runs a few cases of every kind of fault; `make test-faults` (PG_FAULTS=full) all, and keeps the figures.
+"""
+
+import os
 import shutil
+from collections import defaultdict
 from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 
 from peaks_and_gates import models, store
 from peaks_and_gates.questions import Question, QuestionSet
@@ -13,6 +19,50 @@ ROOT = Path(__file__).parents[1]
 # Files that take minutes, longest first: they are begun first, so that none is left to one process at the end.
 LONG = ("test_book", "test_browser", "test_cluster", "test_minis", "test_gate_study", "test_paper_size")
 WORDS = ["river", "stone", "music", "hammer", "planet", "oxygen", "lawyer", "finch", "engine", "violin", "cotton"]
+
+FULL = os.environ.get("PG_FAULTS") == "full"
+# The same cases at every run; a slow machine is no fault of the case.
+settings.register_profile(
+    "faults", deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck)
+)
+settings.load_profile("faults")
+
+
+def size(full: int, reduced: int) -> int:
+    """How many cases of a fault to try."""
+    return full if FULL else reduced
+
+
+@pytest.fixture
+def report(record_property):
+    """Call with a kind, what was tried, how many cases, and what came of it: printed at the end of the run."""
+
+    def add(kind: str, tried: str, cases: int, outcome: str) -> None:
+        record_property("fault", {"kind": kind, "tried": tried, "cases": cases, "outcome": outcome})
+
+    return add
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Print how many cases of each kind of fault were tried, and keep the figures of a full run."""
+    reports = [report for outcome in ("passed", "failed") for report in terminalreporter.getreports(outcome)]
+    figures = [value for report in reports for name, value in report.user_properties if name == "fault"]
+    if not figures:
+        return
+    by_kind = defaultdict(int)
+    for figure in figures:
+        by_kind[figure["kind"]] += figure["cases"]
+    terminalreporter.section("faults")
+    for kind, cases in by_kind.items():
+        terminalreporter.write_line(f"{kind}: {cases:,} cases")
+    if FULL:
+        keep_figures(figures, failed=len(terminalreporter.getreports("failed")))
+
+
+def keep_figures(figures: list[dict], failed: int) -> None:
+    """Write the figures of a full run, which a page of the book shows."""
+    about = {"environment": store.environment(), "failed": failed, "figures": figures}
+    store.write_json(ROOT / "tests" / "faults" / "figures.json", about)
 
 
 def pytest_collection_modifyitems(items):

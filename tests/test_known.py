@@ -57,15 +57,20 @@ def test_significance_trades_false_peaks_for_merged_ones(peaks):
 
 
 def test_the_adjusted_index_is_the_square_of_the_share_in_place(agreements):
-    rows = agreements[(agreements["what"] == "shuffled") & (agreements["index"] == "ari")]
+    numbers, counted = agreements
+    rows = numbers[(numbers["what"] == "shuffled") & (numbers["index"] == "ari")]
     assert rows["value"].to_numpy() == pytest.approx((1 - rows["x"].to_numpy()) ** 2, abs=0.06)
-    random = agreements[agreements["what"] == "random"].pivot(index="x", columns="index", values="value")
+    in_place = counted[counted["label"] == counted["group"]].groupby("x")["n"].sum() / 400
+    assert in_place.to_numpy() == pytest.approx(1 - 7 / 8 * in_place.index.to_numpy(), abs=0.05)
+    assert (counted.groupby(["x", "label"])["n"].sum() == 50).all()
+    random = numbers[numbers["what"] == "random"].pivot(index="x", columns="index", values="value")
     assert random["ari"].abs().max() < 0.02
     assert random["rand"].iloc[-1] > 0.8 and random["homogeneity"].iloc[-1] > 0.3  # for nothing
 
 
 def test_overlap_begins_at_what_shuffled_labels_give(agreements):
-    rows = agreements[agreements["what"] == "apart"]
+    numbers, _ = agreements
+    rows = numbers[numbers["what"] == "apart"]
     first, last = rows.iloc[0], rows.iloc[-1]
     assert abs(first["value"] - first["null"]) < 0.03 and last["value"] > 0.9
     assert (rows["value"].diff().dropna() > -0.02).all()
@@ -193,7 +198,7 @@ def test_every_frame_can_be_drawn_and_says_something(dimensions, peaks, agreemen
     sets = {
         "noise 0": known_figures.dimension_frames(dimensions),
         "Z = 1.6": known_figures.peak_frames(*peaks),
-        "40% shuffled": known_figures.agreement_frames(agreements, seed=0),
+        "40% shuffled": known_figures.agreement_frames(*agreements),
         "rank 4": known_figures.rank_frames(numbers, learned),
         "cut end → text": known_figures.cut_frames(cut_table),
     }

@@ -12,7 +12,7 @@ from peft import LoraConfig, get_peft_model
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaForCausalLM
 
 from peaks_and_gates import models
-from peaks_and_gates.errors import MissingFile, ModelUnavailable, UnknownName
+from peaks_and_gates.errors import BadParameter, MissingFile, ModelUnavailable, UnknownName
 
 
 @pytest.fixture
@@ -146,6 +146,13 @@ def test_the_check_sees_an_already_normalised_last_state():
 def test_the_check_sees_a_missing_layer(tiny):
     with pytest.raises(ModelUnavailable, match="5 states for 3 layers"):
         models.check(dataclasses.replace(tiny, norms=tiny.norms[1:]))
+
+
+@pytest.mark.parametrize("name", ["floaty", "int8", "nn", ""])
+def test_a_dtype_is_one_of_torch(name):
+    assert models.dtype_named("bfloat16") is torch.bfloat16 and models.dtype_named(None) is None
+    with pytest.raises(BadParameter, match="take float32"):
+        models.dtype_named(name)
 
 
 def test_letters_that_are_split_are_refused(tiny):

@@ -10,7 +10,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from conftest import make_questions
-from peaks_and_gates import probes, questions, table_figures
+from peaks_and_gates import figures, probes, questions, table_figures
 from peaks_and_gates.errors import BadParameter, BadStates, TooFewPoints
 from peaks_and_gates.peaks import Study
 from peaks_and_gates.probes import PENALTY, folds_of, probe
@@ -130,7 +130,7 @@ def test_probes_stand_beside_the_peaks_of_the_same_layers(own_cache, tmp_path, m
     said = table_figures.beside_summary(table, "subject", "figures")
     assert all(condition in said for condition in table["condition"].unique())
     panels = {"probe_answer": None, "ari_answer": "figures"}
-    svg = table_figures.figures.render(lambda: table_figures.layer_curves(table, panels, "tiny"), "dark")
+    svg = figures.render(lambda: table_figures.layer_curves(table, panels, "tiny"), "dark")
     assert svg.startswith(b"<?xml")
 
     monkeypatch.setenv("PG_REDRAW", "1")

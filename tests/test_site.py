@@ -1,12 +1,13 @@
 """What the site's builder is given: settings, words that are explained."""
 
+import base64
 import re
 
 import pytest
 import yaml
 
 from conftest import ROOT
-from peaks_and_gates import site
+from peaks_and_gates import site, trim
 
 CONFIG = yaml.safe_load((ROOT / "_config.yml").read_text())
 
@@ -59,27 +60,37 @@ def static(tmp_path):
 
 
 def test_all_style_sheets_come_in_one_file_in_their_order(static):
-    text = site.lighter(HEAD, static, False)
+    text = trim.lighter(HEAD, static, False)
     (link,) = re.findall(r'<link rel="stylesheet" href="\.\./_static/styles/(\w+\.css)">', text)
     assert text.count("stylesheet") == 1
     said = (static / "styles" / link).read_text()
     assert said.split() == ["i{background:url(../file.png)}", "a{b:url(../f.woff2)}", "p{background:url(data:x)}"]
-    assert site.lighter(text, static, False) == text  # a page that was not built anew
-    assert site.lighter("<head></head>", static, False) == "<head></head>"
+    assert trim.lighter(text, static, False) == text  # a page that was not built anew
+    assert trim.lighter("<head></head>", static, False) == "<head></head>"
 
 
 def test_a_page_loads_what_it_uses_and_nothing_holds_it_up(static):
-    plain = site.lighter(HEAD, static, False)
-    formulas = site.lighter(HEAD + '<div class="math notranslate">', static, False)
+    plain = trim.lighter(HEAD, static, False)
+    formulas = trim.lighter(HEAD + '<div class="math notranslate">', static, False)
     assert "MathJax" not in plain and "tex-svg-full" not in plain and "search" not in plain
     assert "MathJax" in formulas and formulas.count("tex-svg-full.js") == 1
     assert "fontawesome" not in formulas and '<script src="_static/documentation_options.js' in plain
     assert '<script defer src="_static/doctools.js">' in plain
     assert plain.count('<script defer="defer" src="_static/glossary.js">') == 1  # as it was
     listed = '<div role="list" class="citation-list"><div class="citation" role="doc-biblioentry">x</div></div>'
-    assert site.lighter(listed, static, False) == '<div class="citation-list"><div class="citation">x</div></div>'
-    searching = site.lighter(HEAD, static, True)
+    assert trim.lighter(listed, static, False) == '<div class="citation-list"><div class="citation">x</div></div>'
+    searching = trim.lighter(HEAD, static, True)
     assert '<script defer src="_static/searchtools.js">' in searching and "searchindex.js" in searching
+
+
+def test_pictures_come_from_files_when_they_are_looked_at(static):
+    svg = b'<svg xmlns="x" width="75pt" height="150.0pt" viewBox="0 0 75 150"></svg>'
+    image = f'<img class="pg-dark" alt="two" src="data:image/svg+xml;base64,{base64.b64encode(svg).decode()}">'
+    text = trim.lighter(f'<html data-content_root="../../">{image}{image}</html>', static, False)
+    (file,) = (static / "pictures").iterdir()
+    assert file.read_bytes() == svg
+    shown = f'alt="two" src="../../_static/pictures/{file.name}" loading="lazy" width="100" height="200">'
+    assert text.count(shown) == 2 and trim.lighter(text, static, False) == text
 
 
 @pytest.mark.parametrize("text", ["", "# Glossary\n\nNothing yet.\n", "```{glossary}\n```\n"])

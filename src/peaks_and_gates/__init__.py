@@ -6,6 +6,6 @@ study = pg.peaks.Study(model="smollm2-135m-instruct", questions="wordnet", n_sub
 table = pg.peaks.geometry(study)
 """
 
-from . import claims, figures, peaks
+from . import claims, figures, landscape_figures, peaks
 
-__all__ = ["claims", "figures", "peaks"]
+__all__ = ["claims", "figures", "landscape_figures", "peaks"]

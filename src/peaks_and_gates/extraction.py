@@ -264,7 +264,7 @@ def hidden_states(
 
     @cache
     def model() -> LanguageModel:
-        return models.load(model_name, adapter, getattr(torch, precision))
+        return models.load(model_name, adapter, models.dtype_named(precision))
 
     parts, made_from = [], []
     with bar(total=len(prompts), desc=title, unit="question") as progress:

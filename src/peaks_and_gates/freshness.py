@@ -27,10 +27,13 @@ SHOWING = {
     "figures",
     "freshness",
     "known_figures",
+    "landscape_figures",
     "map_figures",
     "progress",
     "reference",
     "site",
+    "trim",
+    "verify",
 }
 SHOWING |= {"gate_figures", "mini_figures", "scene_figures", "steering_figures", "study_figures", "table_figures"}
 SHOWING |= {"speed", "training_figures", "tree_figures"}

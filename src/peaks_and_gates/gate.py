@@ -26,6 +26,7 @@ from torch import Tensor
 from . import modality, pictures, record, scene_words, token_states, vlms
 from .attention import attention_shares
 from .errors import BadParameter
+from .models import dtype_named
 from .peaks import row
 from .pictures import Picture
 from .tokens import TokenMap
@@ -95,7 +96,7 @@ class Study:
 
 @lru_cache(maxsize=1)  # models are big: only the last one stays in memory
 def _loaded(name: str, dtype: str | None) -> VisionLanguageModel:
-    return vlms.load(name, dtype and getattr(torch, dtype))
+    return vlms.load(name, dtype_named(dtype))
 
 
 def roles(native: Sequence[str], adapted: Sequence[str], controls: Sequence[str] = ()) -> dict[str, list[str]]:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pandas as pd
+import torch
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -96,10 +97,8 @@ def peak_picture(numbers: pd.DataFrame, points: pd.DataFrame, z: float) -> Figur
     return figure
 
 
-def agreement_frames(table: pd.DataFrame, seed: int) -> dict[str, Frame]:
+def agreement_frames(table: pd.DataFrame, counted: pd.DataFrame) -> dict[str, Frame]:
     """Labels against groups as a table of counts, beside the indices, a frame for each share that was shuffled."""
-    from .synthetic import shuffled  # the drawing shows a draw of its own, of the same kind
-
     rows = table[table["what"] == "shuffled"]
     frames = {}
     for share, its in rows.groupby("x"):
@@ -108,9 +107,8 @@ def agreement_frames(table: pd.DataFrame, seed: int) -> dict[str, Frame]:
             f"adjusted Rand index {interval(at.loc['ari'])}, expected {(1 - share) ** 2:.2f}; Rand index "
             f"{at.loc['rand', 'value']:.2f}; homogeneity {at.loc['homogeneity', 'value']:.2f}."
         )
-        labels = np.repeat(np.arange(8), 50)
-        groups = shuffled(labels, share, np.random.default_rng([seed, round(10 * share)]))
-        counts = np.histogram2d(labels, groups, bins=8)[0]
+        its = counted[counted["x"] == share]
+        counts = its.pivot(index="label", columns="group", values="n").fillna(0).to_numpy()
         frames[f"{share:.0%} shuffled"] = (lambda c=counts, x=share: agreement_picture(rows, c, x), said)
     return frames
 
@@ -303,23 +301,17 @@ def reading(model: str, cut: str) -> np.ndarray:
     """(T, T) int for the tokens of TOKENS, row reads column: 0 later, so never read, 1 read, 2 closed by the wiring,
     3 cut."""
     from .interventions import CUTS
-    from .wiring import WIRINGS
+    from .tokens import KINDS, TokenMap
+    from .wiring import closed_pairs
 
-    end = TOKENS.index("end")
-    member = lambda i, groups: (
-        TOKENS[i] in groups
-        or ("after" in groups and i > end)
-        or ("block" in groups and TOKENS[i] in ("begin", "image", "end"))
-    )
-    wired_sources, wired_targets = WIRINGS[model.removeprefix("mini-")]
-    wired_targets = (wired_targets,) if isinstance(wired_targets, str) else wired_targets
-    cells = np.tril(np.ones((len(TOKENS), len(TOKENS)), dtype=int))
-    for i, j in zip(*np.nonzero(cells), strict=True):
-        if member(i, wired_targets) and member(j, wired_sources):
-            cells[i, j] = 2
-        elif i != j and member(i, CUTS[cut].targets) and member(j, CUTS[cut].sources):
-            cells[i, j] = 3
-    return cells
+    tokens = TokenMap(torch.tensor([[KINDS.index(kind) for kind in TOKENS]], dtype=torch.uint8), "end", "begin")
+    closed = closed_pairs(tokens, model.removeprefix("mini-"))[0]
+    cells = torch.ones_like(closed, dtype=torch.int).tril()
+    if sources := CUTS[cut].sources:
+        pairs = tokens.where(*CUTS[cut].targets).mT & tokens.where(*sources)
+        cells[(cells == 1) & pairs.fill_diagonal_(False)] = 3  # a token always reads itself
+    cells[(cells > 0) & closed] = 2
+    return cells.numpy()
 
 
 def cut_picture(table: pd.DataFrame, cut: str) -> Figure:

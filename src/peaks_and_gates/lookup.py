@@ -16,7 +16,7 @@ import torch
 
 from . import record
 from .errors import BadParameter
-from .models import LanguageModel, load
+from .models import LanguageModel, dtype_named, load
 from .uncertainty import mean_estimate
 
 LABELS = ("red", "blue")
@@ -33,7 +33,7 @@ def measured(model: str, n_rules: int = 50, seed: int = 0, dtype: str | None = N
     inputs = {"model": model, "n_rules": n_rules, "seed": seed, "dtype": dtype}
 
     def compute() -> pd.DataFrame:
-        network = load(model, dtype=dtype and getattr(torch, dtype))
+        network = load(model, dtype=dtype_named(dtype))
         rows = []
         for n_shots in SHOTS:
             for asked in ("shown", "new"):

@@ -23,7 +23,7 @@ from matplotlib.figure import Figure
 
 from . import record
 from .errors import BadParameter, BadQuestions
-from .figures import LABELS, LIMITS
+from .landscape_figures import LABELS, LIMITS
 from .peaks import Study, landscape_table, select
 from .questions import Prompt, Question, QuestionSet, block, header
 from .wordnet import generator

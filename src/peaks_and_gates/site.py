@@ -10,19 +10,17 @@ import shutil
 import subprocess
 import sys
 import warnings
-from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import nbformat
-import pandas as pd
 import yaml
 from nbformat import NotebookNode
 
-from . import book, claims, contribute, store
+from . import book, claims, contribute, record, store, trim
 from .book import Job
-from .errors import BookError, HashMismatch
+from .errors import BookError
 from .reference import modules_markdown as api
 
 
@@ -60,11 +58,7 @@ def build(preset: str) -> Path:
         lines = [line for line in log.read_text().splitlines() if "WARNING" in line or "ERROR" in line]
         raise BookError("The site could not be built: " + "\n".join(lines[:10] or ["see"]) + f"\nThe log is {log}.")
     target = root / "_build" / "html"
-    one_sheet.cache_clear()  # those of an earlier build
-    for path in target.rglob("*.html"):
-        path.write_text(lighter(path.read_text(), target / "_static", searches=path.name == "search.html"))
-    for path in (target / "_static").rglob("*.map"):  # for those who debug the theme
-        path.unlink()
+    trim.trim(target)
     for job in jobs:  # what a page offers to download: the notebook without outputs, as it is in the repository
         shutil.copy2(job.source, target / "_sources" / "notebooks" / job.source.parent.name / job.source.name)
     record = jobs[0].record / "scorecard.json"
@@ -127,52 +121,6 @@ def fill(path: Path, marker: str, content: str) -> None:
     path.write_text(text.replace(marker, content))
 
 
-# Scripts that the theme puts into every page: those of the search, and icons that its style sheet brings as a font.
-SEARCH = re.compile(r'<script src="[^"]*/(?:searchtools|language_data|searchindex)\.js[^"]*"></script>\s*')
-ICONS = re.compile(r'<script defer src="[^"]*/fontawesome\.js[^"]*"></script>\s*')
-FORMULAS = re.compile(r"<script>window\.MathJax = .*?</script>\s*<script[^>]*/tex-svg-full\.js[^>]*></script>\s*", re.S)
-# Of the list of references: one is deprecated, and a list may not hold the marks that links lead to.
-ROLES = re.compile(r' role="doc-biblioentry"|(?<=<div) role="list"(?= class="citation-list")')
-# What is said in this one is asked for at once, by what stands in the page itself.
-AT_ONCE = "documentation_options.js"
-
-
-STYLE = re.compile(r'<link(?=[^>]* rel="stylesheet")[^>]* href="([./]*)_static/([^"?]+)[^>]*>\s*')
-
-
-def lighter(text: str, static: Path, searches: bool) -> str:
-    """A built page without scripts that it has no use for; the others wait until it can be read, and all style sheets
-    come in one file, which is written into `static`."""
-    styles = STYLE.findall(text)
-    if len(styles) > 1:  # not done already
-        sheet = one_sheet(tuple(static / name for _, name in styles))
-        link = f'<link rel="stylesheet" href="{styles[0][0]}_static/styles/{sheet.name}">\n'
-        text = STYLE.sub("", STYLE.sub(link, text, count=1).replace(link, "\0")).replace("\0", link)
-    text = ROLES.sub("", ICONS.sub("", text))
-    if not searches:
-        text = SEARCH.sub("", text)
-    if 'class="math' not in text:
-        text = FORMULAS.sub("", text)
-    return re.sub(rf'<script(?! defer)(?=[^>]* src="(?![^"]*{AT_ONCE}))', "<script defer", text)
-
-
-@cache
-def one_sheet(paths: tuple[Path, ...]) -> Path:
-    """A file in the folder `styles` with all of these style sheets, the first of which is there."""
-    text = "\n".join(style(path, paths[0].parent) for path in paths)
-    sheet = paths[0].with_name(f"{store.digest(text)[:8]}.css")
-    sheet.write_text(text)
-    return sheet
-
-
-def style(path: Path, folder: Path) -> str:
-    """A style sheet with those that it imports, to be read from another folder beside its own."""
-    text = path.read_text().removeprefix('@charset "UTF-8";')
-    if path.parent != folder:
-        text = re.sub(r"url\((?!['\"]?(?:data:|/))", "url(../", text)
-    return re.sub(r'@import "\.\./([^"]+)";', lambda name: style(path.parent.parent / name[1], folder), text)
-
-
 def page(job: Job) -> NotebookNode:
     """The notebook as the site shows it: run box under the title, parameters as used, no console output."""
     notebook, note = nbformat.read(job.source, as_version=4), not_run(job)
@@ -193,7 +141,7 @@ def page(job: Job) -> NotebookNode:
         if superfluous in cell.metadata.get("tags", []) and (defaults or job.state != "missing"):
             continue
         if cell.cell_type == "code":
-            cell.outputs = [output for output in cell.outputs if output.output_type != "stream"]
+            cell.outputs = [keyed(output, job) for output in cell.outputs if output.output_type != "stream"]
         cell.metadata.pop("papermill", None)
         cells.append(cell)
     cells.insert(1, nbformat.v4.new_markdown_cell(note, id="run-box"))
@@ -202,15 +150,20 @@ def page(job: Job) -> NotebookNode:
     return notebook
 
 
+def keyed(output: NotebookNode, job: Job) -> NotebookNode:
+    """A cell's output, every figure of which carries the key of the run that its numbers are from."""
+    data = output.get("data", {})
+    if "text/html" in data:
+        data["text/html"] = data["text/html"].replace("<figure ", f'<figure data-run-key="{job.manifest["run_key"]}" ')
+    return output
+
+
 def check_record(folder: Path) -> None:
-    """Raise HashMismatch, naming the file, if a recorded table is not the one its description was written for."""
+    """Raise MissingFile or HashMismatch, naming the file, if a table or a page's manifest is not what was recorded."""
     for table in sorted(folder.glob("*.parquet")):
-        try:
-            recorded = json.loads(table.with_suffix(".json").read_text())["sha256"]
-        except (OSError, ValueError, KeyError):
-            recorded = None
-        if store.file_sha256(table) != recorded:
-            raise HashMismatch(f"{table} is damaged or was changed by hand. Restore it, or run `pg run` again.")
+        record.checked(table)
+    for manifest in sorted(folder.glob("notebooks/*.json")):
+        store.read_json(manifest)
 
 
 def not_run(job: Job) -> str:
@@ -252,7 +205,7 @@ def run_box(job: Job) -> str:
 def recorded_n(job: Job) -> int:
     """The largest number of questions, or pictures, behind a number of a page; of all pages if it names no tables."""
     names = job.manifest.get("tables", [path.stem for path in job.record.glob("*.parquet")])
-    tables = (pd.read_parquet(job.record / f"{name}.parquet") for name in names)
+    tables = (record.read(job.record / f"{name}.parquet") for name in names)
     return max((int(table["n"].max()) for table in tables if "n" in table and len(table)), default=0)
 
 

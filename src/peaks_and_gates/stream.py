@@ -17,11 +17,16 @@ from torch import Tensor, nn
 
 from . import questions, record
 from .errors import BadStates, ModelUnavailable
-from .models import LanguageModel, load
+from .models import LanguageModel, dtype_named, load
 from .uncertainty import mean_estimate
 
 WRITERS = {"attention": "self_attn", "feed-forward": "mlp"}  # of a block, in the order in which they write
-TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 5e-2}  # of the sum, relative to the state
+TOLERANCE = {
+    torch.float64: 1e-9,
+    torch.float32: 1e-4,
+    torch.float16: 1e-2,
+    torch.bfloat16: 5e-2,
+}  # of the sum, relative to the state
 N_SAID = 5
 
 
@@ -44,7 +49,7 @@ def taken_apart(
 
     def compute() -> list[pd.DataFrame]:
         if not found:
-            found.extend(tables(load(model, dtype=dtype and getattr(torch, dtype)), n_questions, n_shots, seed))
+            found.extend(tables(load(model, dtype=dtype_named(dtype)), n_questions, n_shots, seed))
         return found
 
     lengths = record.table("stream_lengths", inputs, lambda: compute()[0])

@@ -111,21 +111,24 @@ def clustered(n_clouds: int, n: int, seed: list[int]) -> tuple[np.ndarray, np.nd
     return points, own, found
 
 
-def agreements(seed: int = 0, n_groups: int = 8, n_per_group: int = 50) -> pd.DataFrame:
-    """What an index says of groups that agree with labels by construction.
+def agreements(seed: int = 0, n_groups: int = 8, n_per_group: int = 50) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """What an index says of groups that agree with labels by construction; and the shuffled groups, counted by label.
 
-    what: "shuffled", groups equal to the labels but for a share `x` of the points, each put into a group at random;
-    "random", `x` groups that have nothing to do with the labels; "apart", overlap of neighbours with the labels where
-    the clouds of the classes lie x widths apart, each in a direction of its own.
+    The numbers: what: "shuffled", groups equal to the labels but for a share `x` of the points, each put into a group
+    at random; "random", `x` groups that have nothing to do with the labels; "apart", overlap of neighbours with the
+    labels where the clouds of the classes lie x widths apart, each in a direction of its own.
     index: "rand", "ari", "homogeneity", "overlap".  value; low, high, null, null_high where the index brings them; n.
-    Recorded as `known_agreements`.
+    The counts: x, label, group, n: how many points of each label are in each group.
+    Recorded as `known_agreements` and `known_agreements_counted`.
     """
     inputs = {"seed": seed, "n_groups": n_groups, "n_per_group": n_per_group}
 
+    rng = np.random.default_rng(seed)
+    labels = np.repeat(np.arange(n_groups), n_per_group)
+    by_share = {share: shuffled(labels, share, rng) for share in SHUFFLED}
+
     def compute() -> pd.DataFrame:
-        rng = np.random.default_rng(seed)
-        labels = np.repeat(np.arange(n_groups), n_per_group)
-        cases = [("shuffled", share, shuffled(labels, share, rng)) for share in SHUFFLED]
+        cases = [("shuffled", share, groups) for share, groups in by_share.items()]
         cases += [("random", float(k), rng.integers(0, k, len(labels))) for k in N_GROUPS]
         rows = []
         for what, x, groups in cases:
@@ -140,7 +143,12 @@ def agreements(seed: int = 0, n_groups: int = 8, n_per_group: int = 50) -> pd.Da
             rows.append({"what": "apart", "x": x, "index": "overlap"} | vars(overlap))
         return pd.DataFrame(rows)
 
-    return record.table("known_agreements", inputs, compute)
+    def counted() -> pd.DataFrame:
+        points = [pd.DataFrame({"x": share, "label": labels, "group": groups}) for share, groups in by_share.items()]
+        return pd.concat(points).groupby(["x", "label", "group"], as_index=False).size().rename(columns={"size": "n"})
+
+    numbers = record.table("known_agreements", inputs, compute)
+    return numbers, record.table("known_agreements_counted", inputs, counted)
 
 
 def shuffled(labels: np.ndarray, share: float, rng: np.random.Generator) -> np.ndarray:

@@ -15,11 +15,12 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from . import claims, figures
+from . import claims, landscape_figures
+from .figures import interval
 from .peaks import select
 from .robustness import CENTRE, highest, settings
 
-LABELS = figures.LABELS | {
+LABELS = landscape_figures.LABELS | {
     "probe_subject": "probe accuracy, subject",
     "probe_answer": "probe accuracy, answer letter",
 }
@@ -51,7 +52,7 @@ SHORT = {
 def look(condition: str) -> tuple[str, str]:
     """Colour and marker of a condition."""
     name, _, control = condition.partition(", ")
-    return LOOKS.get(control or name) or figures.CONTROLS.get(control) or figures.look(name)
+    return LOOKS.get(control or name) or landscape_figures.CONTROLS.get(control) or landscape_figures.look(name)
 
 
 def held(table: pd.DataFrame, model: str, pretrained: str) -> pd.DataFrame:
@@ -202,7 +203,7 @@ def layer_curves(table: pd.DataFrame, panels: Mapping[str, str], title: str) -> 
         if metric == "probe_answer":
             for own in select(table, "accuracy").itertuples():
                 ax.axhline(own.value, ls="--", lw=1.2, color=look(own.condition)[0])
-        ax.set(ylabel=LABELS[metric], xlim=(0, 1.02), ylim=figures.LIMITS.get(metric, (-0.02, 1.03)))
+        ax.set(ylabel=LABELS[metric], xlim=(0, 1.02), ylim=landscape_figures.LIMITS.get(metric, (-0.02, 1.03)))
     axes[0, 0].set_title(title)
     axes[-1, 0].set_xlabel("relative depth (layer / number of layers)")
     ink = plt.rcParams["text.color"]
@@ -259,5 +260,5 @@ def orders_summary(table: pd.DataFrame, metric: str, recipe: str) -> str:
     told = []
     for condition, rows in select(table, metric, recipe).groupby("condition", sort=False):
         top = rows.loc[rows["value"].idxmax()]
-        told.append(f"{condition} {figures.interval(top)} (layer {top['layer']:.0f} of {rows['layer'].max():.0f})")
+        told.append(f"{condition} {interval(top)} (layer {top['layer']:.0f} of {rows['layer'].max():.0f})")
     return f"Highest {LABELS[metric]}, {int(table['n'].max()):,} questions: {', '.join(told)}."

@@ -11,8 +11,9 @@ from matplotlib.figure import Figure
 
 from . import models
 from .errors import MissingFile
-from .figures import LABELS, LIMITS, interval, paper_curve
+from .figures import interval
 from .finetune import check_card
+from .landscape_figures import LABELS, LIMITS, paper_curve
 from .peaks import select
 
 LOOKS = (("#4477AA", "o"), ("#AA3377", "v"), ("#228833", "^"), ("#EE6677", "D"))  # colour and marker of an adapter

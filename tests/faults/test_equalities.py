@@ -1,0 +1,146 @@
+"""What must be equal, measured: each pair of ways to one number, the largest difference seen and the one allowed.
+
+In this field a wrong number comes without an error. Each of these ways is a place where one would.
+"""
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from conftest import make_questions
+from peaks_and_gates import attention, finetune, models, patching, questions, tails
+from peaks_and_gates.extraction import extract, hidden_states
+from peaks_and_gates.questions import build_prompts
+from peaks_and_gates.tiny import tiny_llama
+from peaks_and_gates.tokens import only
+from test_extraction import plain_loop
+from vlm_helpers import FAMILIES, encoded, generated, load, logits
+
+
+@pytest.fixture
+def equal(report):
+    """Call with what is compared, two tensors and what is allowed: fails beyond it, reports the deviation."""
+
+    def check(what: str, one: torch.Tensor, other: torch.Tensor, allowed: float) -> None:
+        assert one.shape == other.shape and one.numel() > 0
+        deviation = float((one.double() - other.double()).abs().max() / other.double().abs().max())
+        said = f"largest relative deviation {deviation:.1e}, allowed {allowed:.0e}, {one.numel():,} numbers"
+        report("equalities", what, 1, said)
+        assert deviation <= allowed, f"{what}: {deviation:.2e} apart, {allowed:.0e} allowed"
+
+    return check
+
+
+@pytest.fixture(scope="module")
+def prompts():
+    return build_prompts(make_questions(3, 6), n_shots=5, n_orders=2)
+
+
+def test_prefix_shared_is_whole(tiny, prompts, equal):
+    equal("prefix-shared = whole (float64)", extract(tiny, prompts).hidden["norm"], plain_loop(tiny, prompts)[1], 1e-9)
+
+
+def test_batched_is_single(tiny, prompts, equal):
+    together = extract(tiny, prompts, batch_tokens=100_000).hidden["residual"]
+    equal("batched = single (float64)", together, extract(tiny, prompts, batch_tokens=1).hidden["residual"], 1e-9)
+
+
+def test_the_laptop_model_in_float32(prompts, equal):
+    model = models.load("smollm2-135m-instruct", dtype=torch.float32)
+    few = prompts[:4]
+    equal(
+        "prefix-shared = whole (SmolLM2-135M, float32)",
+        extract(model, few).hidden["norm"],
+        plain_loop(model, few)[1],
+        1e-4,
+    )
+
+
+def test_cached_is_computed(prompts, own_cache, equal):
+    stored = hidden_states("tiny-llama", prompts, dtype="float32")
+    model = models.load("tiny-llama", dtype=torch.float32)
+    by_subject = sorted(range(len(prompts)), key=lambda i: stored.subject.index(prompts[i].subject))
+    computed = extract(model, [prompts[i] for i in by_subject]).hidden["norm"]
+    layers = torch.stack([stored.layer("norm", layer) for layer in range(1, stored.n_layers + 1)], 1)
+    equal("stored = computed (states on disk)", layers, computed, 1e-5)
+
+
+def test_eager_is_sdpa_for_text(tiny, prompts, equal):
+    ids = torch.tensor([tiny.tokenizer.encode(prompts[0].text)])
+    with torch.inference_mode():
+        sdpa = tiny.network(ids).logits
+        tiny.network.set_attn_implementation("eager")
+        eager = tiny.network(ids).logits
+        tiny.network.set_attn_implementation("sdpa")
+    # Eager attention takes its softmax in float32 whatever the model's dtype.
+    equal("SDPA = eager (language model, float64)", sdpa, eager, 1e-5)
+
+
+def test_merged_is_unmerged(tiny, tmp_path, monkeypatch, own_cache, equal):
+    from test_finetune import SETTINGS
+
+    monkeypatch.setattr(questions, "load", lambda *given, **more: make_questions(3, 6))
+    finetune.train(SETTINGS, tmp_path / "adapter", dtype=torch.float32)
+    merged = models.load("tiny-llama", str(tmp_path / "adapter"), torch.float64)
+    apart = finetune.with_lora(models.load("tiny-llama", dtype=torch.float64), SETTINGS)
+    finetune.load_state(apart, tmp_path / "adapter" / models.ADAPTER[1])
+    apart.double().eval()
+    ids = torch.tensor([tiny.tokenizer.encode("Which word?\nA. one\nAnswer:")])
+    with torch.inference_mode():
+        equal("adapter merged = unmerged (float64)", merged.network(ids).logits, apart(ids).logits, 1e-6)
+
+
+def test_split_is_whole(tmp_path, equal):
+    ids = torch.arange(3, 40)[None]
+    whole = AutoModelForCausalLM.from_pretrained(tiny_llama(), dtype=torch.float32).eval()
+    places = {"model.embed_tokens": "cpu", "model.norm": "cpu", "model.rotary_emb": "cpu", "lm_head": "cpu"}
+    n = len(whole.model.layers)
+    places |= {f"model.layers.{i}": "disk" if i >= n // 2 else "cpu" for i in range(n)}
+    parts = AutoModelForCausalLM.from_pretrained(
+        tiny_llama(), dtype=torch.float32, device_map=places, offload_folder=tmp_path
+    ).eval()
+    with torch.inference_mode():
+        equal("split over two devices = whole (float32)", parts(ids).logits, whole(ids).logits, 1e-5)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_vision_language_models(family, equal):
+    """Float32; the prompts of a batch have other lengths, so all but one are padded."""
+    model = load(family)
+    left, right = encoded(model, side="left"), encoded(model, side="right")
+    sides = [logits(model, batch)[batch.tokens.where("prompt")] for batch in (left, right)]
+    equal(f"padded left = right ({family})", *sides, 1e-4)
+    row = left.tokens.where("prompt")[0]
+    equal(f"padded = alone ({family})", logits(model, left)[0][row], logits(model, encoded(model, 1))[0], 1e-4)
+    eager = load(family, "eager")
+    prompt = left.tokens.where("prompt")
+    equal(f"SDPA = eager ({family})", logits(model, left)[prompt], logits(eager, encoded(eager))[prompt], 1e-4)
+    equal(f"cached = uncached ({family})", generated(model, left), generated(model, left, cached=False), 1e-4)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_interventions_that_change_nothing(family, equal):
+    model = load(family)
+    batch = encoded(model)
+    prompt, untouched = batch.tokens.where("prompt"), logits(model, batch)
+    for how in ("zero", "mask"):
+        with attention.knockout(model, None, batch.tokens.where("after"), how):
+            cut = logits(model, batch)
+        equal(f"nothing cut ({how}) = untouched ({family})", cut[prompt], untouched[prompt], 1e-4)
+    place = only(batch.tokens.where("end"))
+    with patching.recorded(model, place) as states:
+        logits(model, batch)
+    with patching.patched(model, states.residual[:, 2], place, 2):
+        patched = logits(model, batch)
+    equal(f"patched with its own state = untouched ({family})", patched[prompt], untouched[prompt], 1e-4)
+    rest = tails.tail(model, batch, place)
+    if rest.keys_values is not None:
+        with torch.inference_mode():
+            said = model.network(**rest.inputs()).logits[:, -1].float()
+        equal(f"behind a stored beginning = whole prompt ({family})", said, untouched[:, -1], 1e-4)
+
+
+def test_a_deviation_beyond_what_is_allowed_is_seen(tiny, prompts, equal):
+    states = extract(tiny, prompts[:2]).hidden["residual"]
+    with pytest.raises(AssertionError, match="apart"):
+        equal("a layer late", states[:, 1:], states[:, :-1], 1e-4)

@@ -1,0 +1,174 @@
+"""Faults planted in the source one at a time: a test that has nothing to do with fault tests must fail for each.
+
+Of every fault the file and the tests that are to see it are named; what is reported is the test that did.
+"""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from conftest import FULL, ROOT
+
+# ruff: noqa: E501 - a table of code as it stands
+# module: (what is wrong, the right code, the wrong code, the test file, which of its tests)
+FAULTS = {
+    "extraction": [
+        ("layers one too early", "output.hidden_states[1:]", "output.hidden_states[:-1]", "extraction", "plain_loop"),
+        ("the token before the last", "(row, end - 1)", "(row, end - 2)", "extraction", "plain_loop"),
+        ("prompts in another order", "torch.tensor(order).argsort()", "torch.tensor(order)", "extraction", "plain_loop"),
+        ("positions without the prefix", "(positions + prefix_length)", "positions", "extraction", "batch_size"),
+        ("the cache of one prompt for all", "row_of[row[0].prefix]", "0", "extraction", "plain_loop"),
+        ("the norm of the block before", "zip(model.norms, last", "zip((*model.norms[1:], model.norms[0]), last",
+         "extraction", "plain_loop"),
+        ("log-probabilities not normalised", ".log_softmax(-1)", "", "extraction", "plain_loop"),
+        ("the key without the questions", '"prompts": store.digest([(p.prefix, p.question, p.answer) for p in group]),',
+         "", "extraction", "other_inputs"),
+        ("one layer for another when read", 'get_tensor(f"{point}.{layer}")', 'get_tensor(f"{point}.{max(1, layer - 1)}")',
+         "extraction", "stored_states"),
+    ],
+    "grouped": [
+        ("heads laid out the wrong way", "query.reshape(batch, groups, together * n_queries, width)",
+         "query.reshape(batch, together, groups * n_queries, width).reshape(batch, groups, -1, width)",
+         "extraction", "plain_loop or attend_by_groups"),
+    ],
+    "packing": [
+        ("prompts of two prefixes in a row", "open_rows = with_room[item.prefix]", "open_rows = with_room[()]",
+         "extraction", "share_a_row or plain_loop"),
+    ],
+    "neighbours": [
+        ("no second look at doubtful rows", "errors = bound *", "errors = 0 * bound *", "neighbours", "equal_to_all"),
+        ("neighbours of a part by their old numbers", "place[rows] = np.arange(len(rows))", "place[rows] = rows",
+         "neighbours", "part"),
+        ("one weight a point", "weights = 1 / sizes[codes]", "weights = np.ones(len(codes))", "geometry", "label_overlap"),
+        ("shared neighbours counted twice", ".sum(1) / k\n\n\ndef class_neighbours", ".sum(1) / (2 * k)\n\n\ndef class_neighbours",
+         "geometry", "point_overlap"),
+    ],
+    "clustering": [
+        ("a dimension of another scale", "intrinsic_dimension[recipe.gride_scale]", "intrinsic_dimension[0]",
+         "geometry", "dadapys_own_route"),
+        ("halo and core exchanged", "shifted >= highest", "shifted < highest", "geometry", "dadapys_own_route"),
+        ("the point itself not its first neighbour", "np.hstack([own, neighbours])", "np.hstack([neighbours[:, :1], neighbours])",
+         "geometry", "dadapys_own_route or far_clusters"),
+    ],
+    "geometry": [
+        ("labels of the rows before duplicates went", "[1][kept] for name", "[1][: len(kept)] for name",
+         "geometry", "identical_rows"),
+    ],
+    "uncertainty": [
+        ("the interval at half its width", "PERCENTILES = (2.5, 97.5)", "PERCENTILES = (25, 75)", "uncertainty", "covers or mean"),
+        ("weights left out", "np.average(values, weights=weights)", "np.average(values)", "uncertainty", "mean"),
+    ],
+    "questions": [
+        ("answers of the shots missing", "block(question, with_answer=True)", "block(question, with_answer=False)",
+         "questions", "byte_for_byte"),
+        ("the last dev items", "dev[:n_shots]", "dev[-n_shots:]", "questions", "first_dev or golden"),
+    ],
+    "tokens": [
+        ("the gate counted as text after it", '(self._group("end").int().cumsum(1) > 0)',
+         '(self._group("image").int().cumsum(1) > 0)', "tokens", "after_begins or by_hand"),
+        ("the first token for the last", "(members.flip(1).int().cumsum(1).flip(1) == 1)", "(members.int().cumsum(1) == 1)",
+         "tokens", "by_hand"),
+    ],
+    "attention": [
+        ("keys for values", "silent = value.masked_fill(", "silent = key.masked_fill(", "attention", "slow_reference"),
+        ("nothing is cut", "if layer not in run.layers:", "if True:", "attention", "blind"),
+        ("generated tokens go free", "grown(targets, n_keys, generated)", "grown(targets, n_keys, False)", "attention", "generated"),
+    ],
+    "patching": [
+        ("a layer late", "[*model.layers, model.final_norm][layer]",
+         "[*model.layers[1:], model.final_norm, model.final_norm][layer]", "patching", "test_every_family"),
+        ("nothing is patched", "hidden_states[rows, places] = states", "hidden_states[rows, places]", "patching", "test_every_family"),
+    ],
+    "wiring": [
+        ("open and gated exchanged", '"gated": (("begin", "image", "special"), "after")',
+         '"gated": (("begin", "image", "special"), "end")', "wiring", "test_wiring"),
+        ("generated tokens read the image", "closed.targets, n_keys, closed.later", "closed.targets, n_keys, False",
+         "wiring", "test_wiring"),
+    ],
+    "store": [
+        ("a damaged file is believed", '.get("sha256") == file_sha256(path)', '.get("sha256") != ""', "store", "damage"),
+        ("the key without the code", "digest([name, inputs, version])", "digest([name, inputs])", "store", "other_code"),
+    ],
+    "record": [
+        ("tables of other parameters are drawn", "if recorded != json.loads(json.dumps(inputs)):", "if False:",
+         "robustness", ""),
+    ],
+    "freshness": [
+        ("what a module imports does not count", "new = {name for module in new for name in", "new = {name for module in [] for name in",
+         "book", "imports_and_that"),
+    ],
+    "claims": [
+        ("a bound is held against the value alone", "if at_least <= low and high <= at_most:",
+         "if at_least <= found.value <= at_most:", "claims", "whole_interval"),
+    ],
+    "vqa": [("one person is enough", "ENOUGH = 3", "ENOUGH = 1", "vqa", "scale")],
+    "models": [
+        ("adapters are forgotten", "network = merged(network, adapter_folder, base)", "pass", "models", "adapter"),
+        ("the last state is normalised already", "tie_last_hidden_states = False", "tie_last_hidden_states = True",
+         "models", "normalised or saved"),
+    ],
+}  # fmt: skip
+PLANTED = [(module, *fault) for module, faults in FAULTS.items() for fault in faults]
+# What `make test` plants: of every second module the first fault.
+FEW = [(module, *faults[0]) for module, faults in list(FAULTS.items())[::4]]
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory):
+    """The repository by links, with a source of its own."""
+    folder = tmp_path_factory.mktemp("planted")
+    for name in (
+        "_config.yml",
+        "_toc.yml",
+        "requirements.lock",
+        "benchmarks",
+        "book",
+        "notebooks",
+        "results",
+        "weights",
+    ):
+        (folder / name).symlink_to(ROOT / name)
+    shutil.copytree(ROOT / "src", folder / "src", ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
+    return folder
+
+
+def run(checkout, file, tests):
+    """pytest's exit status, and its output, on the source in a folder."""
+    settings = os.environ | {"PYTHONPATH": f"{checkout}/src", "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1"}
+    settings.pop("PG_FAULTS", None)
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", f"{ROOT}/tests/test_{file}.py"]
+    done = subprocess.run([*command, "-k", tests], env=settings, cwd=ROOT, capture_output=True, text=True, check=False)
+    return done.returncode, done.stdout
+
+
+@pytest.mark.parametrize("fault", PLANTED if FULL else FEW, ids=lambda fault: f"{fault[0]}: {fault[1]}")
+def test_a_planted_fault_is_seen(fault, checkout, report):
+    module, wrong, old, new, file, tests = fault
+    source = checkout / "src" / "peaks_and_gates" / f"{module}.py"
+    text = source.read_text()
+    assert text.count(old) == 1, f"{old!r} is {text.count(old)} times in {module}"
+    try:
+        source.write_text(text.replace(old, new))
+        status, output = run(checkout, file, tests)
+    finally:
+        source.write_text(text)
+    assert status == 1, f"{module}: {wrong}: survived\n{output[-2000:]}"  # 1: a test failed
+    killer = re.search(r"^FAILED \S+::(\S+)", output, re.M)[1]
+    report("mutations", f"{module}: {wrong}", 1, f"seen by {file}: {killer}")
+
+
+def test_the_planting_takes_effect_and_the_source_as_it_is_passes(checkout):
+    """Without a fault the tests pass on the copied source, and it is the copy that they run."""
+    status, output = run(checkout, "vqa", "scale")
+    assert status == 0, output
+    source = checkout / "src" / "peaks_and_gates" / "vqa.py"
+    text = source.read_text()
+    source.write_text(text + "\nraise SystemError('this copy')\n")
+    try:
+        assert "this copy" in run(checkout, "vqa", "scale")[1]
+    finally:
+        source.write_text(text)
