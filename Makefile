@@ -1,5 +1,6 @@
 # make book   run the notebooks at the laptop size and build the site     make site   build it from the record alone
 # make test   run the tests                                               make lab    open the notebooks
+# make test-faults   all cases of kills, corruption, fuzzing, planted faults and the like
 # Everything is installed in .venv; a target that has nothing to do does nothing.
 
 VENV   := .venv
@@ -10,7 +11,7 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3; do \
 	$$p -c 'import sys, venv; sys.exit(not (3, 11, 5) <= sys.version_info[:3] < (3, 13))' 2>/dev/null && echo $$p && break; done)
 READY  := $(VENV)/ready
 
-.PHONY: book site test lab lint lock bench clean
+.PHONY: book site test test-faults lab lint lock bench clean
 
 book: $(READY)
 	$(PG) run --preset $(PRESET) --executor local
@@ -23,6 +24,9 @@ test: $(READY)
 	$(VENV)/bin/ruff check src tests notebooks benchmarks
 	$(VENV)/bin/ruff format --check src tests benchmarks
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest --numprocesses=logical --maxprocesses=4 --dist=loadfile --no-loadscope-reorder
+
+test-faults: $(READY)
+	PG_FAULTS=full OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest tests/faults --numprocesses=logical --maxprocesses=4 --dist=loadfile --no-loadscope-reorder
 
 lint: $(READY)
 	$(VENV)/bin/ruff check --fix src tests notebooks benchmarks

@@ -6,6 +6,7 @@
 import os
 import shutil
 from collections import defaultdict
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -61,7 +62,8 @@ def pytest_terminal_summary(terminalreporter):
 
 def keep_figures(figures: list[dict], failed: int) -> None:
     """Write the figures of a full run, which a page of the book shows."""
-    about = {"environment": store.environment(), "failed": failed, "figures": figures}
+    about = {"created": datetime.now(UTC).date().isoformat(), "environment": store.environment()}
+    about |= {"failed": failed, "figures": figures}
     store.write_json(ROOT / "tests" / "faults" / "figures.json", about)
 
 

@@ -244,16 +244,6 @@ def test_pages_carry_their_run_and_the_scorecard_its_verdicts(built):
         assert row["verdict"] in claims.VERDICTS
 
 
-def test_the_committed_record_builds_the_site_without_a_model(checkout, monkeypatch, tmp_path):
-    if not (checkout / "results" / "laptop" / "scorecard.json").is_file():
-        pytest.fail("results/laptop holds no record: run `make book` and commit it")
-    monkeypatch.setenv("PG_CACHE", str(tmp_path))
-    target = site.build("laptop")
-    assert "smollm2-135m-instruct" in (target / "notebooks" / "landscape" / "subjects.html").read_text()
-    assert not list(tmp_path.rglob("*.safetensors"))
-    assert "Stale" not in (target / "notebooks" / "landscape" / "subjects.html").read_text()
-
-
 @pytest.mark.parametrize("damage", ["flip", "no description"])
 def test_a_damaged_record_is_not_shown(smoke, damage):
     table = smoke[0].record / "accuracy.parquet"

@@ -1,0 +1,166 @@
+"""Long work killed at random moments: after a plain second run everything is as if nothing had happened.
+
+What is killed is a forked process, at a moment drawn from the time that the work takes undisturbed.
+"""
+
+import os
+import random
+import shutil
+import signal
+import time
+import warnings
+
+import pandas as pd
+import pytest
+import storing
+import torch
+from safetensors.torch import load_file
+
+from conftest import copy_checkout, make_questions, size
+from peaks_and_gates import book, finetune, mini_training, minis, questions, site, store
+from peaks_and_gates.extraction import hidden_states
+from peaks_and_gates.questions import build_prompts
+from test_finetune import SETTINGS
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are forked here")
+
+
+def leftovers(folder):
+    """Temporary files."""
+    return [path for path in folder.rglob("*") if path.name.endswith((".tmp", ".running.ipynb"))]
+
+
+def survives(work, result, folder, kills, seed):
+    """Do some work undisturbed, then again and again with a kill, each time in a folder of its own.
+
+    work: called with the folder; the cache is in it.  result: what is compared, read from the folder.
+    Returns how many of the kills hit while the work was going on.
+    """
+    whole = folder / "whole"
+    start = time.perf_counter()
+    assert storing.ended(storing.forked(lambda: quietly(work, whole), whole / "cache")) == 0
+    seconds, expected = time.perf_counter() - start, result(whole)
+    draw, during = random.Random(seed), 0
+    for number in range(kills):
+        place = folder / f"killed-{number}"
+        child = storing.forked(lambda place=place: quietly(work, place), place / "cache")
+        time.sleep(draw.uniform(0.02, 0.95) * seconds)
+        os.kill(child, signal.SIGKILL)
+        during += storing.ended(child) == -signal.SIGKILL
+        assert storing.ended(storing.forked(lambda place=place: quietly(work, place), place / "cache")) == 0
+        assert alike(result(place), expected), f"kill {number}: another result"
+        assert not leftovers(place), leftovers(place)
+        shutil.rmtree(place)
+    assert during, "all work had ended before it was killed: this tested nothing"
+    return during
+
+
+def quietly(work, folder):
+    """Work in a process of one thread, whose warnings about what was killed are expected."""
+    folder.mkdir(parents=True, exist_ok=True)
+    torch.set_num_threads(1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        work(folder)
+
+
+def alike(found, expected):
+    """Bit for bit."""
+    assert found.keys() == expected.keys() and found
+    return all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+def tensors_below(folder):
+    return {
+        f"{path.relative_to(folder)}: {name}": tensor
+        for path in sorted(folder.rglob("*.safetensors"))
+        for name, tensor in load_file(path).items()
+    }
+
+
+def extraction(folder):
+    prompts = build_prompts(make_questions(6, 8), n_shots=5, n_orders=2)
+    hidden_states("tiny-llama", prompts, dtype="float32")
+
+
+def fine_tuning(folder):
+    finetune.SAVE_EVERY = 2
+    questions.load = lambda *given, **more: make_questions(3, 6)
+    finetune.train(SETTINGS, folder / "adapter", dtype=torch.float32)
+
+
+def mini(folder):
+    mini_training.SAVE_EVERY = 2
+    minis.project_folder = lambda: folder
+    mini_training.train("smoke", "native", 1)
+
+
+@pytest.mark.parametrize(
+    ("work", "where", "kills"),
+    [(extraction, "cache/states", (14, 2)), (fine_tuning, "adapter", (12, 1)), (mini, "weights", (8, 1))],
+    ids=["extraction", "fine-tuning", "a mini"],
+)
+def test_killed_work_is_done_as_if_nothing_had_happened(work, where, kills, tmp_path, report):
+    kills = size(*kills)
+    during = survives(work, lambda folder: tensors_below(folder / where), tmp_path, kills, seed=0)
+    report("kills", f"SIGKILL during {work.__name__.replace('_', '-')}", kills, f"{during} hit; bit for bit the same")
+
+
+PAGES = ("known_agreement", "known_peaks", "cartoon")
+
+
+def pages(folder):
+    """Run three pages of a checkout in this folder."""
+    root = folder / "book"
+    if not root.is_dir():
+        fresh = folder / "copied"  # a copy is taken whole or not at all; what is killed is the run
+        shutil.rmtree(fresh, ignore_errors=True)
+        copy_checkout(fresh)
+        fresh.rename(root)
+    store.project_folder = lambda: root
+    jobs = book.plan("smoke", PAGES)
+    assert book.run(jobs) == []
+    assert [job.state for job in jobs] == ["done"] * len(PAGES)
+
+
+def recorded(folder):
+    found = {}
+    for path in sorted((folder / "book" / "_build" / "results" / "smoke").glob("*.parquet")):
+        table = pd.read_parquet(path)
+        for name in table.select_dtypes("number"):
+            found[f"{path.stem}: {name}"] = torch.from_numpy(table[name].to_numpy())
+    return found
+
+
+def test_killed_pages_are_run_as_if_nothing_had_happened(tmp_path, report):
+    kills = size(6, 1)
+    during = survives(pages, recorded, tmp_path, kills, seed=1)
+    report("kills", "SIGKILL while pages run", kills, f"{during} hit; the same tables")
+
+
+def test_a_killed_build_of_the_site_is_done_again(tmp_path, report):
+    """Of pages without results: those are looked at elsewhere, and drawing them takes most of the time."""
+    kills = size(3, 0)
+    if not kills:
+        pytest.skip("a build takes a minute: `make test-faults` kills some")
+    root = tmp_path / "book"
+    root.mkdir()
+    copy_checkout(root)
+
+    def build():
+        store.project_folder = lambda: root
+        site.build("smoke")
+
+    start = time.perf_counter()
+    assert storing.ended(storing.forked(build, tmp_path / "cache")) == 0
+    seconds = time.perf_counter() - start
+    draw = random.Random(2)
+    for _ in range(kills):
+        shutil.rmtree(root / "_build")
+        child = storing.forked(build, tmp_path / "cache")
+        time.sleep(draw.uniform(0.05, 0.9) * seconds)
+        os.kill(child, signal.SIGKILL)
+        assert storing.ended(child) == -signal.SIGKILL
+        assert storing.ended(storing.forked(build, tmp_path / "cache")) == 0
+        assert (root / "_build" / "html" / "index.html").is_file() and not leftovers(root)
+    report("kills", "SIGKILL while the site is built", kills, "built by the next command, nothing left behind")
