@@ -132,16 +132,16 @@ def pages(folder):
 
 
 def recorded(folder):
-    found = {}
-    for path in sorted((folder / "book" / "_build" / "results" / "smoke").glob("*.parquet")):
-        table = pd.read_parquet(path)
-        for name in table.select_dtypes("number"):
-            found[f"{path.stem}: {name}"] = torch.from_numpy(table[name].to_numpy())
-    return found
+    """A hash of every row of every table."""
+    tables = sorted((folder / "book" / "_build" / "results" / "smoke").glob("*.parquet"))
+    hashed = lambda path: pd.util.hash_pandas_object(pd.read_parquet(path)).to_numpy().view("int64").copy()
+    return {path.stem: torch.from_numpy(hashed(path)) for path in tables}
 
 
 def test_killed_pages_are_run_as_if_nothing_had_happened(tmp_path, report):
-    kills = size(6, 1)
+    kills = size(6, 0)
+    if not kills:
+        pytest.skip("three pages take half a minute: `make test-faults` kills some")
     survives(pages, recorded, tmp_path, kills, seed=1)
     report("kills", "SIGKILL while pages run", kills, "the same tables, nothing left behind")
 
