@@ -315,7 +315,9 @@ def test_the_run_box_counts_what_is_behind_its_own_page(smoke):
 
 
 def test_a_table_without_rows_counts_nothing(tmp_path):
-    pd.DataFrame({"n": [], "value": []}).to_parquet(tmp_path / "none.parquet")
+    path = tmp_path / "none.parquet"
+    pd.DataFrame({"n": [], "value": []}).to_parquet(path)
+    store.write_json(path.with_suffix(".json"), {"sha256": store.file_sha256(path)})
     assert site.recorded_n(SimpleNamespace(manifest={"tables": ["none"]}, record=tmp_path)) == 0
 
 

@@ -62,6 +62,6 @@
   form.append(labelled("Show", verdict), labelled("of", part), labelled("in the order", order), labelled("with the words", words));
   form.addEventListener("submit", (event) => event.preventDefault());
   form.addEventListener("input", update);
-  board.prepend(form, shown);
+  board.querySelector(".pg-scorecard-filter").append(form, shown);
   update();
 })();

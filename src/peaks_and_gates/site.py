@@ -223,7 +223,8 @@ def scorecard_html(verdicts: list[claims.Verdict], preset: str) -> str:
         table = f"<table><caption>{title}</caption><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
         tables.append(f'<div class="pg-scorecard" data-title="{title}">{table}</div>')
     script = '<script src="../_static/scorecard.js" defer></script>'
-    return f'<div class="pg-scorecards">{"".join(tables)}</div>{script}{contributed_html(contribute.contributed())}'
+    board = f'<div class="pg-scorecards"><div class="pg-scorecard-filter"></div>{"".join(tables)}</div>'
+    return f"{board}{script}{contributed_html(contribute.contributed())}"
 
 
 def contributed_html(runs: list[contribute.Run]) -> str:
