@@ -274,12 +274,25 @@ LOOKS = {"light": {}, "dark": {"theme": "dark"}, "phone": {"size": PHONE}}
 SMALLER = 8
 # The same letters on every machine; `fonts-dejavu-core` has them.
 FONTS = "* { font-family: 'DejaVu Sans' !important } code, pre, pre * { font-family: 'DejaVu Sans Mono' !important }"
+# The figure at the top, at once, with its pictures: each is fetched when it comes into view.
+SHOW_FIGURE = """async () => {
+  const show = () => document.querySelector('.pg-figure').scrollIntoView({block: 'start', behavior: 'instant'})
+  const seen = ({top, bottom, width}) => width > 0 && bottom > 0 && top < innerHeight
+  await document.fonts.ready
+  show()
+  const pictures = [...document.images].filter(picture => seen(picture.getBoundingClientRect()))
+  await Promise.all(pictures.map(picture => picture.decode()))
+  show()
+}"""
 OFF, TOLERANCE = 32, 0.05  # a place is off by so much of 255; at most this share of all places may be
 
 
 def screenshot(page):
-    """What is seen, smaller: (rows, columns, 3) int."""
-    picture = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
+    """What is seen once it stands still, smaller: (rows, columns, 3) int."""
+    before, now = None, page.screenshot()
+    while before != now:
+        before, now = now, page.screenshot()
+    picture = Image.open(io.BytesIO(now)).convert("RGB")
     return np.asarray(picture.resize([side // SMALLER for side in picture.size], Image.Resampling.BOX), dtype=int)
 
 
@@ -294,7 +307,7 @@ def test_pages_look_as_they_did(visit, name, look):
     page = visit(**LOOKS[look]).open(SCREENS[name])
     page.add_style_tag(content=FONTS)
     if name == "figure":
-        page.evaluate("document.querySelector('.pg-figure').scrollIntoView({block: 'start'})")
+        page.evaluate(SHOW_FIGURE)
     seen, kept = screenshot(page), GOLDEN / f"{name}-{look}.png"
     if os.environ.get("PG_KEEP_SCREENS"):
         kept.parent.mkdir(parents=True, exist_ok=True)
