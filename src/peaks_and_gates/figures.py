@@ -18,6 +18,7 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
 THEMES = {"light": ("#1b1f24", "#d5d9de"), "dark": ("#e6e8eb", "#444b54")}  # text, grid
+DRAWN = ("#010203", "#040506")  # what stands for these two while a picture is drawn; nothing else has these colours
 # One rule hides the dark picture in light mode and the reverse, in the book and in JupyterLab alike.
 SWITCH = (
     "<style>.pg-dark{display:none}"
@@ -58,11 +59,11 @@ def quoted(text: str) -> HTML:
 
 def pictures(draw: Callable[[], Figure], alt: str) -> str:
     """A picture for each theme, as HTML."""
-    text = html.escape(alt, quote=True)
+    text, svg = html.escape(alt, quote=True), drawn(draw)
     images = []
     for theme in THEMES:
-        svg = base64.b64encode(render(draw, theme)).decode()
-        images.append(f'<img class="pg-{theme}" alt="{text}" src="data:image/svg+xml;base64,{svg}">')
+        data = base64.b64encode(in_theme(svg, theme)).decode()
+        images.append(f'<img class="pg-{theme}" alt="{text}" src="data:image/svg+xml;base64,{data}">')
     return "".join(images)
 
 
@@ -83,7 +84,19 @@ def script(name: str) -> str:
 
 def render(draw: Callable[[], Figure], theme: str) -> bytes:
     """One picture as SVG; the same data give the same bytes."""
-    text, grid = THEMES[theme]
+    return in_theme(drawn(draw), theme)
+
+
+def in_theme(svg: bytes, theme: str) -> bytes:
+    """A picture in the colours of a theme: only those of text and grid differ, so it is drawn once for all."""
+    for mark, colour in zip(DRAWN, THEMES[theme], strict=True):
+        svg = svg.replace(mark.encode(), colour.encode())
+    return svg
+
+
+def drawn(draw: Callable[[], Figure]) -> bytes:
+    """One picture as SVG, in no theme yet."""
+    text, grid = DRAWN
     style = {
         "figure.facecolor": "none",
         "axes.facecolor": "none",
