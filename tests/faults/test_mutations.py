@@ -23,7 +23,7 @@ FAULTS = {
         ("positions without the prefix", "(positions + prefix_length)", "positions", "extraction", "batch_size"),
         ("the cache of one prompt for all", "row_of[row[0].prefix]", "0", "extraction", "plain_loop"),
         ("the norm of the block before", "zip(model.norms, last", "zip((*model.norms[1:], model.norms[0]), last",
-         "extraction", "plain_loop"),
+         "extraction", "off_by_one"),
         ("log-probabilities not normalised", ".log_softmax(-1)", "", "extraction", "plain_loop"),
         ("the key without the questions", '"prompts": store.digest([(p.prefix, p.question, p.answer) for p in group]),',
          "", "extraction", "other_inputs"),
@@ -32,7 +32,7 @@ FAULTS = {
     ],
     "grouped": [
         ("heads laid out the wrong way", "query.reshape(batch, groups, together * n_queries, width)",
-         "query.reshape(batch, together, groups * n_queries, width).reshape(batch, groups, -1, width)",
+         "query.reshape(batch, together, groups, n_queries, width).transpose(1, 2).reshape(batch, groups, -1, width)",
          "extraction", "plain_loop or attend_by_groups"),
     ],
     "packing": [
@@ -51,7 +51,7 @@ FAULTS = {
         ("a dimension of another scale", "intrinsic_dimension[recipe.gride_scale]", "intrinsic_dimension[0]",
          "geometry", "dadapys_own_route"),
         ("halo and core exchanged", "shifted >= highest", "shifted < highest", "geometry", "dadapys_own_route"),
-        ("the point itself not its first neighbour", "np.hstack([own, neighbours])", "np.hstack([neighbours[:, :1], neighbours])",
+        ("neighbours and their distances in another order", "np.hstack([own, neighbours])", "np.hstack([own, neighbours[:, ::-1]])",
          "geometry", "dadapys_own_route or far_clusters"),
     ],
     "geometry": [
