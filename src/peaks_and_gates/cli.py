@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 from typing import Any
 
@@ -225,11 +226,19 @@ def main(arguments: list[str] | None = None) -> Any:
     """Entry point: an error of ours is one message and exit code 2, with no traceback."""
     try:
         return cli.main(arguments, prog_name="pg", standalone_mode=True)
-    except (BookError, OSError) as error:
-        if isinstance(error, OSError) and not no_room(error):
+    except BookError as error:
+        said = str(error)
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            said = (
+                f"{str(error.filename)[:60]}… is longer than a file's name can be. Give the name of a file or a model."
+            )
+        elif no_room(error):
+            said = str(error)
+        else:
             raise
-        click.echo(f"pg: {error}", err=True)
-        sys.exit(2)
+    click.echo(f"pg: {said}", err=True)
+    sys.exit(2)
 
 
 if __name__ == "__main__":

@@ -137,7 +137,7 @@ def test_question_files(report, tmp_path):
         assert sorted(found, key=lambda question: question.subject) == of
 
     cases = st.tuples(rarely(ROWS, RAW), st.sampled_from(("json", "jsonl", "parquet")))
-    tried(report, "files of questions", 1200, 50, cases, answer)
+    tried(report, "files of questions", 3000, 50, cases, answer)
 
 
 PLACE = st.builds(scenes.Place, *[rarely(st.integers(0, 2))] * 2, *[rarely(st.integers(-5, 5))] * 2)
@@ -163,7 +163,7 @@ def test_scenes(report):
         assert scenes.twin(scene, attribute, np.random.default_rng(seed)) != scene
 
     cases = st.tuples(THINGS, AMONG(scenes.BACKGROUNDS), rarely(st.integers(32, 48)), AMONG(scenes.TWINS), WHOLE)
-    tried(report, "scenes and their twins", 1500, 50, cases, answer)
+    tried(report, "scenes and their twins", 2500, 50, cases, answer)
 
 
 def test_pictures_asked_for(report):
@@ -173,10 +173,10 @@ def test_pictures_asked_for(report):
         assert len(found) == n * ((n_classes or len(scenes.labels(split or "test"))) if task == "classes" else 1)
         assert all(picture.image.size == (pixels, pixels) for picture in found)
 
-    drawn = AMONG(pictures.TASKS), rarely(st.just("scenes"), WILD.filter(lambda name: name not in pictures.SOURCES))
+    drawn = AMONG(pictures.TASKS), rarely(st.just("scenes"), WILD.filter(lambda name: name not in [*pictures.SOURCES]))
     numbers = rarely(st.integers(1, 2)), rarely(st.integers(0, 9)), rarely(st.integers(2, 4))
     few = st.tuples(*drawn, *numbers, AMONG(scenes.SPLITS), rarely(st.just(32)))
-    tried(report, "pictures asked for", 500, 20, few.filter(lambda case: case[2] != 10**30), answer)
+    tried(report, "pictures asked for", 1500, 20, few.filter(lambda case: case[2] != 10**30), answer)
 
 
 def encoded_image(form, side):
@@ -210,7 +210,7 @@ def test_image_files(report, tmp_path):
     data = st.sampled_from(made + bombs) | st.binary(max_size=99)
     cut = rarely(st.just(0), st.integers(0, 60))
     cases = st.tuples(data, cut, st.none() | st.integers(0, 400), st.integers(0, 255))
-    tried(report, "bytes of images", 800, 30, cases, answer)
+    tried(report, "bytes of images", 3000, 30, cases, answer)
 
 
 ODD = ["!!python/object/apply:os.system [ls]", "[" * 3000, "{a: " * 3000, "2026-13-45", "2026-01-01", "!!int x", "="]
@@ -291,7 +291,7 @@ def test_notebooks(report, tmp_path):
     wild = st.sampled_from(["n = min(3, 4)", "n: int = 5", "n = 1; m = 2", "a = b = 3", "text = 'x = 3  # no'"])
     tagged, cut = rarely(st.just(True), st.just(False)), rarely(st.just(0), WHOLE)
     cases = st.tuples(st.lists(rarely(line, wild), max_size=3), tagged, cut)
-    tried(report, "cells of parameters", 300, 10, cases, answer)
+    tried(report, "cells of parameters", 1500, 10, cases, answer)
 
 
 def test_commands(report, capsys):
@@ -309,4 +309,4 @@ def test_commands(report, capsys):
     costs = options.map(lambda given: ["estimate", *(f"{name}={value}" for name, value in given.items())])
     other = st.tuples(st.sampled_from(("check-results", "compare", "check", "exercises")), TEXT).map(list)
     runs = st.tuples(NAME, VALUE).map(lambda change: ["run", "--only", "nothing", "-p", "=".join(change)])
-    tried(report, "the command line", 400, 15, costs | other | runs, answer)
+    tried(report, "the command line", 800, 15, costs | other | runs, answer)
