@@ -1,6 +1,7 @@
 # make book   run the notebooks at the laptop size and build the site     make site   build it from the record alone
 # make test   run the tests                                               make lab    open the notebooks
 # make test-faults   all cases of kills, corruption, fuzzing, planted faults and the like
+# make test-oldest   the tests at the oldest versions that pyproject.toml allows; make test-newest, at the newest
 # Everything is installed in .venv; a target that has nothing to do does nothing.
 
 VENV   := .venv
@@ -10,8 +11,9 @@ PRESET ?= laptop
 PYTHON ?= $(shell for p in python3.11 python3.12 python3; do \
 	$$p -c 'import sys, venv; sys.exit(not (3, 11, 5) <= sys.version_info[:3] < (3, 13))' 2>/dev/null && echo $$p && break; done)
 READY  := $(VENV)/ready
+PARALLEL := --numprocesses=logical --maxprocesses=4 --dist=loadfile --no-loadscope-reorder
 
-.PHONY: book site test test-faults lab lint lock bench clean
+.PHONY: book site test test-faults test-oldest test-newest lab lint lock bench clean
 
 book: $(READY)
 	$(PG) run --preset $(PRESET) --executor local
@@ -23,10 +25,16 @@ site: $(READY)
 test: $(READY)
 	$(VENV)/bin/ruff check src tests notebooks benchmarks
 	$(VENV)/bin/ruff format --check src tests benchmarks
-	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest --numprocesses=logical --maxprocesses=4 --dist=loadfile --no-loadscope-reorder
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest $(PARALLEL)
 
 test-faults: $(READY)
-	PG_FAULTS=full OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest tests/faults --numprocesses=logical --maxprocesses=4 --dist=loadfile --no-loadscope-reorder
+	PG_FAULTS=full OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest tests/faults $(PARALLEL)
+
+test-oldest test-newest: test-%:
+	rm -rf $(VENV)-$* && $(PYTHON) -m venv $(VENV)-$*
+	$(VENV)-$*/bin/python tests/allowed.py $* > $(VENV)-$*/requirements.txt
+	$(VENV)-$*/bin/python -m pip install --quiet --requirement $(VENV)-$*/requirements.txt --editable ".[dev]"
+	PG_VERSIONS=$* OMP_NUM_THREADS=1 $(VENV)-$*/bin/python -m pytest $(PARALLEL)
 
 lint: $(READY)
 	$(VENV)/bin/ruff check --fix src tests notebooks benchmarks
@@ -58,4 +66,4 @@ lock:
 	rm -rf $(VENV)-lock
 
 clean:
-	rm -rf $(VENV) $(VENV)-lock .cache _build .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(VENV)-* .cache _build .pytest_cache .ruff_cache

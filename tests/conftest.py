@@ -1,18 +1,21 @@
 """What several tests share: a cache of their own, small models, hand-made questions; of fault tests, their figures.
 
 `make test` runs a few cases of every kind of fault; `make test-faults` (PG_FAULTS=full) all, and keeps the figures.
+`make test-oldest` and `make test-newest` (PG_VERSIONS) do what `make test` does at other versions, and keep what came.
 """
 
 import os
 import shutil
 from collections import defaultdict
 from datetime import UTC, datetime
+from importlib import metadata
 from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
+import allowed
 from peaks_and_gates import models, store
 from peaks_and_gates.questions import Question, QuestionSet
 
@@ -22,6 +25,7 @@ LONG = ("test_book", "test_browser", "test_cluster", "test_minis", "test_gate_st
 WORDS = ["river", "stone", "music", "hammer", "planet", "oxygen", "lawyer", "finch", "engine", "violin", "cotton"]
 
 FULL = os.environ.get("PG_FAULTS") == "full"
+VERSIONS = os.environ.get("PG_VERSIONS", "lock")
 # The same cases at every run; a slow machine is no fault of the case.
 settings.register_profile(
     "faults", deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck)
@@ -56,15 +60,18 @@ def pytest_terminal_summary(terminalreporter):
     terminalreporter.section("faults")
     for kind, cases in by_kind.items():
         terminalreporter.write_line(f"{kind}: {cases:,} cases")
+    outcomes = {name: len(terminalreporter.getreports(name)) for name in ("passed", "failed", "error", "skipped")}
     if FULL:
-        keep_figures(figures, failed=len(terminalreporter.getreports("failed")))
+        keep("figures", figures, outcomes)
+    if VERSIONS != "lock":
+        versions = {name: metadata.version(name) for name in (line.partition("==")[0] for line in allowed.oldest())}
+        keep(VERSIONS, [one for one in figures if one["kind"] == "versions"], outcomes, requirements=versions)
 
 
-def keep_figures(figures: list[dict], failed: int) -> None:
-    """Write the figures of a full run, which a page of the book shows."""
+def keep(name: str, figures: list[dict], outcomes: dict, **more: dict) -> None:
+    """Write the figures of a run, which a page of the book shows."""
     about = {"created": datetime.now(UTC).date().isoformat(), "environment": store.environment()}
-    about |= {"failed": failed, "figures": figures}
-    store.write_json(ROOT / "tests" / "faults" / "figures.json", about)
+    store.write_json(ROOT / "tests" / "faults" / f"{name}.json", about | outcomes | {"figures": figures} | more)
 
 
 def pytest_collection_modifyitems(items):

@@ -7,7 +7,8 @@ import pytest
 import yaml
 
 from conftest import ROOT
-from peaks_and_gates import site, trim
+from peaks_and_gates import faults, site, store, trim
+from peaks_and_gates.errors import HashMismatch
 
 CONFIG = yaml.safe_load((ROOT / "_config.yml").read_text())
 
@@ -96,3 +97,41 @@ def test_pictures_come_from_files_when_they_are_looked_at(static):
 @pytest.mark.parametrize("text", ["", "# Glossary\n\nNothing yet.\n", "```{glossary}\n```\n"])
 def test_a_glossary_without_words_has_none(text):
     assert site.terms(text) == []
+
+
+RUN = {
+    "created": "2026-11-27",
+    "environment": {"cores": 2, "python": "3.11.7", "packages": {"torch": "2.13.0+cpu", "transformers": "5.23.0"}},
+    **{"passed": 1700, "failed": 0, "skipped": 10},
+}
+
+
+def test_what_the_fault_tests_measured_is_told(tmp_path):
+    assert "make test-faults" in faults.tried_html(tmp_path / "figures.json")
+    figures = [
+        {"kind": "kills", "tried": "extraction", "cases": 1200, "outcome": "<b>equal</b>"},
+        {"kind": "kills", "tried": "pages", "cases": 34, "outcome": "equal"},
+    ]
+    store.write_json(tmp_path / "figures.json", RUN | {"figures": figures})
+    shown = faults.tried_html(tmp_path / "figures.json")
+    assert '<th scope="row">kills</th><td>1,234</td><td>2</td>' in shown
+    assert '<th scope="row">soak</th><td>0</td><td>0</td>' in shown  # what was not tried is not left out
+    assert "1,700 passed, 0 failed, 10 skipped" in shown and "&lt;b&gt;equal" in shown and "<b>" not in shown
+    text = (tmp_path / "figures.json").read_text()
+    (tmp_path / "figures.json").write_text(text.replace("1200", "9999"))
+    with pytest.raises(HashMismatch):
+        faults.tried_html(tmp_path / "figures.json")
+
+
+def test_the_versions_of_all_runs_stand_side_by_side(tmp_path):
+    lock = tmp_path / "requirements.lock"
+    lock.write_text("# pins\nPyYAML==6.0.3\ntorch==2.13.0\n")
+    assert "make test-oldest" in faults.versions_html(tmp_path, lock)
+    said = {"kind": "versions", "tried": "transformers 5.24.0 = 5.23.0 (llama)", "cases": 1, "outcome": "1e-7"}
+    for name, version in (("oldest", "2.12.0"), ("newest", "2.13.1+cpu")):
+        requirements = {"pyyaml": "6.0.1", "torch": version}
+        store.write_json(tmp_path / f"{name}.json", RUN | {"figures": [said], "requirements": requirements})
+    shown = faults.versions_html(tmp_path, lock)
+    assert '<th scope="row">torch</th><td>2.12.0</td><td>2.13.0</td><td>2.13.1</td>' in shown
+    assert '<th scope="row">pyyaml</th><td>6.0.1</td><td>6.0.3</td><td>6.0.1</td>' in shown
+    assert "At the oldest versions. Run on 2026-11-27" in shown and "5.24.0 = 5.23.0" in shown

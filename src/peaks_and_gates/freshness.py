@@ -24,6 +24,7 @@ SHOWING = {
     "contribute",
     "doctor",
     "errors",
+    "faults",
     "figures",
     "freshness",
     "known_figures",

@@ -18,7 +18,7 @@ import nbformat
 import yaml
 from nbformat import NotebookNode
 
-from . import book, claims, contribute, record, store, trim
+from . import book, claims, contribute, faults, record, store, trim
 from .book import Job
 from .errors import BookError
 from .reference import modules_markdown as api
@@ -48,7 +48,9 @@ def build(preset: str) -> Path:
         path.write_text(re.sub(r"<!-- api: (.+?) -->", lambda names: api(names[1].split()), path.read_text()))
     verdicts = book.write_scorecard(jobs) if jobs[0].record.is_dir() else []
     fill(source / "book" / "scorecard.md", "<!-- scorecard -->", scorecard_html(verdicts, preset))
-    fill(source / "book" / "faults.md", "<!-- faults -->", faults_html(root / "tests" / "faults" / "figures.json"))
+    kept = root / "tests" / "faults"
+    fill(source / "book" / "faults.md", "<!-- faults -->", faults.tried_html(kept / "figures.json"))
+    fill(source / "book" / "faults.md", "<!-- versions -->", faults.versions_html(kept, root / "requirements.lock"))
     fill(source / "book" / "index.md", "<!-- run-summary -->", summary_html(jobs, verdicts))
     builder = Path(sys.executable).with_name("jupyter-book")  # the script of this environment
     command = [str(builder), "build", str(source), "--path-output", str(root)]
@@ -275,42 +277,6 @@ def page_link(name: str) -> str:
     path = book.notebooks()[name]
     title = nbformat.read(path, as_version=4).cells[0].source.splitlines()[0].lstrip("# ")
     return f'<a href="../notebooks/{path.parent.name}/{name}.html">{html.escape(title)}</a>'
-
-
-FAULTS = ("kills", "corruption", "concurrency", "disk", "fuzzing", "equalities", "mutations", "versions", "provenance")
-FAULTS += ("safety", "soak")
-
-
-def faults_html(path: Path) -> str:
-    """What the fault tests measured: one table of all kinds, and what was tried of each, folded.
-
-    path: what `make test-faults` leaves.  Raises HashMismatch if it is damaged.
-    """
-    if not path.is_file():
-        return "<p>Not measured yet: run <code>make test-faults</code>.</p>"
-    measured = store.read_json(path)
-    kinds = {kind: [one for one in measured["figures"] if one["kind"] == kind] for kind in FAULTS}
-    head = "".join(f'<th scope="col">{name}</th>' for name in ("Kind", "Cases", "What was tried"))
-    rows, parts = [], []
-    for kind, found in kinds.items():
-        cases = sum(one["cases"] for one in found)
-        rows.append(f'<tr><th scope="row">{kind}</th><td>{cases:,}</td><td>{len(found)} kinds of case</td></tr>')
-        lines = "".join(
-            f"<tr><td>{html.escape(one['tried'])}</td><td>{one['cases']:,}</td>"
-            f"<td>{html.escape(one['outcome'])}</td></tr>"
-            for one in found
-        )
-        inner = "".join(f'<th scope="col">{name}</th>' for name in ("Tried", "Cases", "What came of it"))
-        table = f"<table><thead><tr>{inner}</tr></thead><tbody>{lines}</tbody></table>"
-        region = f'<div class="pg-wide" tabindex="0" role="region" aria-label="{kind}">{table}</div>'
-        parts.append(f"<details><summary>{kind}: {cases:,} cases</summary>{region}</details>" if found else "")
-    environment = measured["environment"]
-    caption = (
-        f"Run on {measured['created']}, {environment['cores']} cores, torch {environment['packages']['torch']}, "
-        f"transformers {environment['packages']['transformers']}: {measured['failed']} tests failed."
-    )
-    table = f"<table><caption>{caption}</caption><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
-    return f"{table}{''.join(parts)}"
 
 
 def summary_html(jobs: list[Job], verdicts: list[claims.Verdict]) -> str:
