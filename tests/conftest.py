@@ -21,7 +21,7 @@ from peaks_and_gates.questions import Question, QuestionSet
 
 ROOT = Path(__file__).parents[1]
 # Files that take minutes, longest first: they are begun first, so that none is left to one process at the end.
-LONG = ("test_book", "test_browser", "test_cluster", "test_minis", "test_gate_study", "test_paper_size")
+LONG = ("test_soak", "test_book", "test_browser", "test_cluster", "test_minis", "test_gate_study", "test_paper_size")
 WORDS = ["river", "stone", "music", "hammer", "planet", "oxygen", "lawyer", "finch", "engine", "violin", "cotton"]
 
 FULL = os.environ.get("PG_FAULTS") == "full"
