@@ -28,7 +28,7 @@ test: $(READY)
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest $(PARALLEL)
 
 test-faults: $(READY)
-	PG_FAULTS=full OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest tests/faults $(PARALLEL)
+	PG_FAULTS=full OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest tests/faults --durations=20 $(PARALLEL)
 
 test-oldest test-newest: test-%:
 	rm -rf $(VENV)-$* && $(PYTHON) -m venv $(VENV)-$*
