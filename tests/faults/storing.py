@@ -4,6 +4,7 @@ They are forked: a new interpreter would take seconds to import all that a store
 """
 
 import os
+import threading
 import time
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import numpy as np
 import pandas as pd
 import torch
 from safetensors.torch import save_file
+from tqdm import tqdm
 
 from peaks_and_gates import store
 
@@ -61,6 +63,8 @@ def forked(work, cache):
     if child:
         return child
     try:
+        # tqdm's own lock is shared by all forked processes: one that is killed while it holds it would block the next.
+        tqdm.set_lock(threading.RLock())
         os.environ["PG_CACHE"] = str(cache)
         work()
         os._exit(0)
