@@ -76,7 +76,7 @@ def test_the_figure_names_every_label_and_number(table, found):
     rows = found.reset_index()
     said = cartoon.summary(rows)
     assert said.count("[") == 6 and "-0.00" not in said
-    assert figures.render(lambda: cartoon.drawing(table, rows), "dark").startswith(b"<?xml")
+    assert figures.drawn(lambda: cartoon.drawing(table, rows)).startswith(b"<?xml")
     figure = cartoon.drawing(table, rows)
     for ax, (_, row) in zip([ax for half in figure.subfigs for ax in half.axes], rows.iterrows(), strict=True):
         assert cartoon.number(row["value"]) in ax.get_xlabel() and f"{row['n_peaks']} peak" in ax.get_xlabel()

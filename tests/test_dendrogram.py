@@ -237,7 +237,7 @@ def test_tables_can_be_drawn_again_without_a_model(made, tmp_path, monkeypatch):
     for table, recorded in zip(trees, again, strict=True):
         pd.testing.assert_frame_equal(table, recorded)
     for condition in about.index[:-1]:
-        assert b"</svg>" in figures.render(lambda c=condition: tree_figures.dendrogram(again, c), "dark")
+        assert b"</svg>" in figures.drawn(lambda c=condition: tree_figures.dendrogram(again, c))
         assert "N = 96" in tree_figures.summary(again, condition)
     beside = tree_figures.beside_paper(again)
     assert beside.loc[("paper, llama-3-8b", "5-shot", "1.6"), "peaks"] == 72
@@ -301,7 +301,7 @@ def test_an_empty_tree_is_a_message():
         lambda: tree_figures.tanglegram(trees, "5-shot", steps),
         lambda: tree_figures.side_by_side(trees, ["5-shot"]),
     ):
-        assert b"</svg>" in figures.render(draw, "light")
+        assert b"</svg>" in figures.drawn(draw)
     assert "No peak has more than 1000 questions." in tree_figures.summary(trees, "5-shot")
     assert "Too few subjects" in tree_figures.agreement(trees, "5-shot")
     assert tree_figures.beside_paper(trees).iloc[-1]["peaks"] == 0

@@ -28,14 +28,14 @@ def test_a_figure_is_drawn_once_and_shown_in_both_themes():
     light, dark = (base64.b64decode(found[theme]).decode() for theme in ("light", "dark"))
     assert calls == [1] and found.keys() == figures.THEMES.keys()
     for picture in (light, dark):
-        assert not any(mark in picture for mark in figures.DRAWN)
+        assert not any(mark in picture for mark in figures.MARKS)
     for own, other in zip(figures.THEMES["dark"], figures.THEMES["light"], strict=True):
         assert own in dark and own not in light and other in light
     assert dark.count(figures.THEMES["light"][0]) == 1  # the word; nothing else keeps the colours of light
-    assert figures.render(lambda: with_ink(calls), "dark").decode() == dark
+    assert figures.in_theme(figures.drawn(lambda: with_ink(calls)), "dark").decode() == dark
 
 
-@pytest.mark.parametrize("mark", figures.DRAWN)
+@pytest.mark.parametrize("mark", figures.MARKS)
 def test_no_figure_uses_the_colours_that_stand_for_a_themes(mark):
     modules = (path for path in Path(figures.__file__).parent.glob("*.py") if path.name != "figures.py")
     assert not any(mark in path.read_text().lower() for path in modules)

@@ -191,7 +191,7 @@ def test_pictures_and_sentences_say_what_was_measured(found):
     assert (
         map_figures.extent(found) == "28 of 120 questions are drawn; a plane holds 100% to 100% of a layer's variance."
     )
-    assert figures.render(lambda: map_figures.panels(found, "answer"), "dark").startswith(b"<?xml")
+    assert figures.drawn(lambda: map_figures.panels(found, "answer")).startswith(b"<?xml")
 
 
 def test_the_record_stays_small(found):

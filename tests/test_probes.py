@@ -130,7 +130,7 @@ def test_probes_stand_beside_the_peaks_of_the_same_layers(own_cache, tmp_path, m
     said = table_figures.beside_summary(table, "subject", "figures")
     assert all(condition in said for condition in table["condition"].unique())
     panels = {"probe_answer": None, "ari_answer": "figures"}
-    svg = figures.render(lambda: table_figures.layer_curves(table, panels, "tiny"), "dark")
+    svg = figures.drawn(lambda: table_figures.layer_curves(table, panels, "tiny"))
     assert svg.startswith(b"<?xml")
 
     monkeypatch.setenv("PG_REDRAW", "1")

@@ -279,6 +279,6 @@ def test_the_table_of_guesses_has_an_example_of_every_kind(table):
 def test_figures_are_drawn_in_both_themes(table):
     draws = [scene_figures.splits, lambda: scene_figures.twins(SCENE), lambda: scene_figures.balance(table)]
     for draw_one in [*draws, lambda: scene_figures.gallery(SHOWN)]:
-        light, dark = (figures.render(draw_one, theme) for theme in figures.THEMES)
+        light, dark = (figures.in_theme(figures.drawn(draw_one), theme) for theme in figures.THEMES)
         assert light != dark
-        assert figures.render(draw_one, "light") == light
+        assert figures.in_theme(figures.drawn(draw_one), "light") == light

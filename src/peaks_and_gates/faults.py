@@ -54,7 +54,8 @@ def versions_html(folder: Path, lock: Path) -> str:
 
     folder: where `make test-oldest` and `make test-newest` leave what came of them.  lock: the pinned versions.
     """
-    runs = {name: store.read_json(folder / f"{name}.json") for name in ("oldest", "newest") if is_kept(folder, name)}
+    kept = [folder / "oldest.json", folder / "newest.json"]
+    runs = {path.stem: store.read_json(path) for path in kept if path.is_file()}
     if not runs:
         return "<p>Not tested yet: run <code>make test-oldest</code>.</p>"
     pins = dict(line.split("==") for line in lock.read_text().splitlines() if "==" in line)
@@ -71,11 +72,6 @@ def versions_html(folder: Path, lock: Path) -> str:
             ("Models", "What came of it"), [(one["tried"], one["outcome"]) for one in same], "Logits of small models"
         )
     )
-
-
-def is_kept(folder: Path, name: str) -> bool:
-    """Whether a run at these versions left what came of it."""
-    return (folder / f"{name}.json").is_file()
 
 
 def came_of(run: dict[str, Any]) -> str:

@@ -18,7 +18,7 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
 THEMES = {"light": ("#1b1f24", "#d5d9de"), "dark": ("#e6e8eb", "#444b54")}  # text, grid
-DRAWN = ("#010203", "#040506")  # what stands for these two while a picture is drawn; nothing else has these colours
+MARKS = ("#010203", "#040506")  # what stands for these two while a picture is drawn; nothing else has these colours
 # One rule hides the dark picture in light mode and the reverse, in the book and in JupyterLab alike.
 SWITCH = (
     "<style>.pg-dark{display:none}"
@@ -82,21 +82,16 @@ def script(name: str) -> str:
 }}</script>"""
 
 
-def render(draw: Callable[[], Figure], theme: str) -> bytes:
-    """One picture as SVG; the same data give the same bytes."""
-    return in_theme(drawn(draw), theme)
-
-
 def in_theme(svg: bytes, theme: str) -> bytes:
     """A picture in the colours of a theme: only those of text and grid differ, so it is drawn once for all."""
-    for mark, colour in zip(DRAWN, THEMES[theme], strict=True):
+    for mark, colour in zip(MARKS, THEMES[theme], strict=True):
         svg = svg.replace(mark.encode(), colour.encode())
     return svg
 
 
 def drawn(draw: Callable[[], Figure]) -> bytes:
-    """One picture as SVG, in no theme yet."""
-    text, grid = DRAWN
+    """One picture as SVG, in no theme yet; the same data give the same bytes."""
+    text, grid = MARKS
     style = {
         "figure.facecolor": "none",
         "axes.facecolor": "none",

@@ -116,21 +116,21 @@ def test_killed_work_is_done_as_if_nothing_had_happened(work, where, kills, tmp_
 PAGES = ("known_agreement", "cartoon")
 
 
-def copied(folder):
-    """A copy of the checkout, taken whole or not at all: what is to be killed is the work on it."""
-    fresh = folder / "copied"
-    shutil.rmtree(fresh, ignore_errors=True)
-    fresh.mkdir()
-    copy_checkout(fresh)
-    fresh.rename(folder / "book")
+def checked_out(folder):
+    """Work on the checkout in this folder, which is copied whole or not at all: what is to be killed is the work."""
+    root = folder / "book"
+    if not root.is_dir():
+        fresh = folder / "copied"
+        shutil.rmtree(fresh, ignore_errors=True)
+        fresh.mkdir()
+        copy_checkout(fresh)
+        fresh.rename(root)
+    store.project_folder = lambda: root
 
 
 def pages(folder):
     """Run two pages of a checkout in this folder."""
-    root = folder / "book"
-    if not root.is_dir():
-        copied(folder)
-    store.project_folder = lambda: root
+    checked_out(folder)
     jobs = book.plan("smoke", PAGES)
     assert book.run(jobs) == []
     assert [job.state for job in jobs] == ["done"] * len(PAGES)
@@ -146,17 +146,14 @@ def recorded(folder):
 def test_killed_pages_are_run_as_if_nothing_had_happened(tmp_path, report):
     kills = size(5, 0)
     if not kills:
-        pytest.skip("two pages take twenty seconds: `make test-faults` kills some")
+        pytest.skip("takes minutes: `make test-faults` kills pages")
     survives(pages, recorded, tmp_path, kills, seed=1)
     report("kills", "SIGKILL while pages run", kills, "the same tables, nothing left behind")
 
 
 def site_built(folder):
     """Build the site of a checkout in this folder, of pages without results: drawing those takes most of the time."""
-    root = folder / "book"
-    if not root.is_dir():
-        copied(folder)
-    store.project_folder = lambda: root
+    checked_out(folder)
     site.build("smoke")
 
 
@@ -169,6 +166,6 @@ def pages_of_site(folder):
 def test_a_killed_build_of_the_site_is_done_again(tmp_path, report):
     kills = size(2, 0)
     if not kills:
-        pytest.skip("a build takes a minute: `make test-faults` kills some")
+        pytest.skip("takes minutes: `make test-faults` kills builds")
     survives(site_built, pages_of_site, tmp_path, kills, seed=2)
     report("kills", "SIGKILL while the site is built", kills, "pages of the same sizes, nothing left behind")
