@@ -53,11 +53,12 @@ HEAD = """<head><link href="../_static/styles/theme.css?digest=1" rel="styleshee
 @pytest.fixture
 def static(tmp_path):
     """A site's static files, in small."""
-    (tmp_path / "styles").mkdir()
-    (tmp_path / "styles" / "theme.css").write_text('@charset "UTF-8";\n@import "../basic.css";\na{b:url(../f.woff2)}')
-    (tmp_path / "basic.css").write_text("i{background:url(file.png)}")
-    (tmp_path / "custom.css").write_text("p{background:url(data:x)}")
-    return tmp_path
+    folder = tmp_path / "_static"
+    (folder / "styles").mkdir(parents=True)
+    (folder / "styles" / "theme.css").write_text('@charset "UTF-8";\n@import "../basic.css";\na{b:url(../f.woff2)}')
+    (folder / "basic.css").write_text("i{background:url(file.png)}")
+    (folder / "custom.css").write_text("p{background:url(data:x)}")
+    return folder
 
 
 def test_all_style_sheets_come_in_one_file_in_their_order(static):
@@ -92,6 +93,31 @@ def test_pictures_come_from_files_when_they_are_looked_at(static):
     assert file.read_bytes() == svg
     shown = f'alt="two" src="../../_static/pictures/{file.name}" loading="lazy" width="100" height="200">'
     assert text.count(shown) == 2 and trim.lighter(text, static, False) == text
+
+
+def test_what_an_earlier_build_wrote_is_kept_while_a_page_asks_for_it(tmp_path, static):
+    def built(name, number):
+        encoded = base64.b64encode(f'<svg width="1pt" height="{number}pt"></svg>'.encode()).decode()
+        page = HEAD.replace("../_static", "_static") + f'<img src="data:image/svg+xml;base64,{encoded}">'
+        (tmp_path / name).write_text(f'<html data-content_root="./">{page}</html>')
+
+    def stored():
+        return {file.name for folder in ("pictures", "styles") for file in (static / folder).iterdir()}
+
+    built("left.html", 1)
+    built("anew.html", 2)
+    trim.trim(tmp_path)
+    before = stored()
+    built("anew.html", 3)
+    (static / "custom.css").write_text("another")
+    trim.trim(tmp_path)
+    assert len(before) == 2 + 2 and "theme.css" in before
+    assert len(stored() - before) == 2 and len(before - stored()) == 1  # its picture and sheet; its former picture
+    asked = "".join(page.read_text() for page in tmp_path.glob("*.html"))
+    assert all(name in asked for name in stored() - {"theme.css"})
+    built("left.html", 3)
+    trim.trim(tmp_path)
+    assert len(stored()) == 1 + 2  # one picture and one sheet for both pages
 
 
 @pytest.mark.parametrize("text", ["", "# Glossary\n\nNothing yet.\n", "```{glossary}\n```\n"])

@@ -19,16 +19,24 @@ ROLES = re.compile(r' role="doc-biblioentry"|(?<=<div) role="list"(?= class="cit
 AT_ONCE = "documentation_options.js"
 # A notebook holds its pictures itself, each for light and dark; a page need not.
 PICTURE = re.compile(r'src="data:image/svg\+xml;base64,([^"]+)"')
+ASKED = re.compile(r'(?:src|href)="[./]*_static/((?:pictures|styles)/[^"?]+)')
 SIZE = re.compile(rb'<svg[^>]* width="([0-9.]+)pt" height="([0-9.]+)pt"')  # as matplotlib writes it
 STYLE = re.compile(r'<link(?=[^>]* rel="stylesheet")[^>]* href="([./]*)_static/([^"?]+)[^>]*>\s*')
 
 
 def trim(site: Path) -> None:
-    """Trim every page of a site, in place.  A page that is trimmed already is left as it is."""
+    """Trim every page of a site, in place.  A page that is trimmed already is left as it is.  What an earlier build
+    wrote and no page asks for any more is deleted, and the maps that are for those who debug the theme.
+    """
     one_sheet.cache_clear()  # those of an earlier build
+    static = site / "_static"
+    asked: set[str] = set()
     for path in site.rglob("*.html"):
-        path.write_text(lighter(path.read_text(), site / "_static", searches=path.name == "search.html"))
-    for path in (site / "_static").rglob("*.map"):  # for those who debug the theme
+        text = lighter(path.read_text(), static, searches=path.name == "search.html")
+        path.write_text(text)
+        asked.update(ASKED.findall(text))
+    written = (*static.glob("pictures/*.svg"), *static.glob(f"styles/{'[0-9a-f]' * 8}.css"))
+    for path in (*static.rglob("*.map"), *(path for path in written if str(path.relative_to(static)) not in asked)):
         path.unlink()
 
 
