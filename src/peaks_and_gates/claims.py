@@ -141,9 +141,9 @@ def share_lost(tables: Tables, part: Mapping[str, Any]) -> Estimate:
     found = estimate(rows, len(rows) - 1)
     rows = curve(tables, {**part, "condition": part["baseline"], "table": part.get("baseline_table", part["table"])})
     base = estimate(rows, len(rows) - 1)
-    return Estimate(
-        1 - found.value / base.value, 1 - found.high / base.low, 1 - found.low / base.high, min(found.n, base.n)
-    )
+    with np.errstate(divide="ignore", invalid="ignore"):  # nothing has no share
+        value, low, high = found.value / base.value, found.low / base.high, found.high / base.low
+    return Estimate(1 - value, 1 - high, 1 - low, min(found.n, base.n))
 
 
 def depth_of_maximum(tables: Tables, part: Mapping[str, Any]) -> Estimate:

@@ -15,13 +15,14 @@ from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 
 from . import record
+from .uncertainty import at_least
 
 SINGULAR_VALUES = (4.0, 3.0, 2.0, 1.0)  # of the wanted change
 RANKS = (1, 2, 3, 4, 6)
 STEPS, LEARNING_RATE = 600, 0.02
 
 
-def recovered(seed: int = 0, size: int = 32, n_draws: int = 3) -> tuple[pd.DataFrame, pd.DataFrame]:
+def recovered(seed: int = 0, size: int = 32, n_draws: int = 10) -> tuple[pd.DataFrame, pd.DataFrame]:
     """What adapters of several ranks leave of a change of rank 4, and the changes that they learned.
 
     Numbers: rank, value: the share of the squared change that is left, mean of the draws (of the adapter's start), low
@@ -29,6 +30,7 @@ def recovered(seed: int = 0, size: int = 32, n_draws: int = 3) -> tuple[pd.DataF
     that are trained; n, of the matrix.  Learned, of the first draw: rank (0: what is wanted), row, column, value.
     Recorded as `known_rank` and `known_rank_learned`.
     """
+    at_least(1, n_draws=n_draws)
     inputs = {"seed": seed, "size": size, "n_draws": n_draws}
     wanted = change(size)
     found: dict[int, list[Tensor]] = {}

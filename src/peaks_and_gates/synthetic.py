@@ -17,7 +17,7 @@ from . import record
 from .clustering import Recipe, by_recipe, dadapy_data
 from .clustering import dimensions as gride
 from .neighbours import label_overlap, nearest_neighbours
-from .uncertainty import adjusted_rand_index
+from .uncertainty import adjusted_rand_index, at_least
 
 TRUE_DIMENSIONS = (2, 5, 10, 20)
 NOISE = (0.0, 0.02, 0.05, 0.1, 0.2)
@@ -40,12 +40,13 @@ def cloud(d: int, n: int, width: int, noise: float, rng: np.random.Generator) ->
     return inside + noise / np.sqrt(width) * rng.standard_normal((n, width))
 
 
-def dimensions(seed: int = 0, n: int = 1600, width: int = 576, n_draws: int = 3) -> pd.DataFrame:
+def dimensions(seed: int = 0, n: int = 1600, width: int = 576, n_draws: int = 10) -> pd.DataFrame:
     """What Gride says of clouds whose dimension is known, by the ranks of the neighbours compared.
 
     Columns: true, noise (see `cloud`), rank (the lower; the upper is twice that), value: the mean over the draws, low
     and high: the smallest and the largest, n.  Recorded as `known_dimensions`.
     """
+    at_least(1, n_draws=n_draws)
     inputs = {"seed": seed, "n": n, "width": width, "n_draws": n_draws}
 
     def compute() -> pd.DataFrame:
@@ -77,6 +78,7 @@ def peaks(seed: int = 0, n: int = 1000, n_draws: int = 10) -> tuple[pd.DataFrame
     and core, the means of the index with the true clouds and of the share of points not in the halo; n.
     The points: z, x, y, peak (found), core.  Recorded as `known_peaks` and `known_peaks_drawn`.
     """
+    at_least(1, n_draws=n_draws)
     inputs = {"seed": seed, "n": n, "n_draws": n_draws}
 
     def compute() -> pd.DataFrame:
