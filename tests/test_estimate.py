@@ -78,6 +78,17 @@ def test_questions_of_one_length_are_counted_as_given_ones_are():
         estimate.few_shot(5, 3, 30, 31, 10)
 
 
+def test_numbers_that_nobody_has_take_no_memory():
+    many = estimate.few_shot(5, 3, 10**12, 10**11, 10)
+    assert many == estimate.Work(10**13 + 15 * 10**12, many.pairs, 10**12)
+    for odd in ({"n_questions": 10**30}, {"n_shots": 10**400}, {"n_orders": 0}, {"n_shots": -1}):
+        with pytest.raises(BadParameter, match="none above 1e"):
+            estimate.few_shot(**{"n_shots": 5} | odd)
+    for nodes in (0, 10**400):
+        with pytest.raises(BadParameter, match="nodes: there must be at least 1"):
+            estimate.report("llama-3-8b", 5, 8, 14_042, nodes)
+
+
 def test_copies_read_in_parallel_and_a_split_model_is_no_faster():
     shape, work = estimate.shape("llama-3-70b"), estimate.few_shot(5)
     table = estimate.machines(shape, work, n_nodes=3).set_index("gpu")

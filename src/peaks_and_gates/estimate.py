@@ -30,6 +30,7 @@ GIB = 2**30
 # shots; at 4.3 characters a token these are about 750 tokens, 125 for each of the six questions in it.
 MMLU = {"n_questions": 14_042, "n_subjects": 57, "question_tokens": 125}
 PER_NODE = 8  # GPUs
+MOST = 10**12  # questions, shots, nodes: more than anybody has
 # Share of the maker's matrix rate that an extraction reaches: measured on one H100 with the shape of Llama-3-8B, see
 # benchmarks/measured/gpu.json.  Other GPUs and shapes may differ.
 EFFICIENCY = 0.34
@@ -115,16 +116,24 @@ def few_shot(
     n_orders: of the shots of a subject, each a prefix that its questions share; None for an order a question, where
     nothing is shared.  Raises BadParameter for numbers below what makes sense.
     """
-    if min(n_questions, n_subjects, question_tokens, n_orders or 1) < 1 or n_shots < 0 or n_questions < n_subjects:
+    counts = (n_questions, n_subjects, question_tokens, 1 if n_orders is None else n_orders, n_shots + 1)
+    if min(counts) < 1 or max(counts) > MOST or n_questions < n_subjects:
         raise BadParameter(
             f"{n_questions} questions in {n_subjects} subjects, {n_shots} shots in {n_orders} orders, "
-            f"{question_tokens} tokens: all must be at least 1, shots 0, and every subject needs a question."
+            f"{question_tokens} tokens: all must be at least 1, shots 0, none above {MOST:.0e}, and every subject "
+            "needs a question."
         )
     shots = n_shots * question_tokens
     if n_orders is None or not n_shots:
-        return work([("", 0, shots + question_tokens)] * n_questions)
-    prefixes = min(n_subjects * n_orders, n_questions)
-    return work([(i % prefixes, shots, question_tokens) for i in range(n_questions)])
+        return alike(0, 0, n_questions, shots + question_tokens)
+    return alike(min(n_subjects * n_orders, n_questions), shots, n_questions, question_tokens)
+
+
+def alike(n_prefixes: int, prefix: int, n_prompts: int, rest: int) -> Work:
+    """`work` of so many prompts that all have as many tokens in their prefix and after it."""
+    tokens = n_prefixes * prefix + n_prompts * rest
+    pairs = n_prefixes * (prefix * (prefix + 1) // 2) + n_prompts * (rest * prefix + rest * (rest + 1) // 2)
+    return Work(tokens, pairs, n_prompts)
 
 
 def memory(shape: Shape, batch_tokens: int = FEWEST_TOKENS) -> int:
@@ -158,6 +167,8 @@ def machines(shape: Shape, work: Work, n_nodes: int = 4, efficiency: float = EFF
 def report(model: str, n_shots: int, n_orders: int | None, n_questions: int, n_nodes: int) -> str:
     """What `pg estimate` prints.  Raises UnknownName, BadParameter."""
     known = shape(model)
+    if not 1 <= n_nodes <= MOST:
+        raise BadParameter(f"{n_nodes} nodes: there must be at least 1, and no more than {MOST:.0e}.")
     needed = few_shot(n_shots, n_orders, n_questions)
     plain = few_shot(n_shots, None, n_questions)
     table = machines(known, needed, n_nodes)
