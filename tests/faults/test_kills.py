@@ -144,7 +144,7 @@ def recorded(folder):
 
 
 def test_killed_pages_are_run_as_if_nothing_had_happened(tmp_path, report):
-    kills = size(5, 0)
+    kills = size(3, 0)
     if not kills:
         pytest.skip("takes minutes: `make test-faults` kills pages")
     survives(pages, recorded, tmp_path, kills, seed=1)

@@ -3,15 +3,19 @@
 Of every fault the file and the tests that are to see it are named; what is reported is the test that did.
 """
 
+import json
 import os
 import re
 import shutil
 import subprocess
 import sys
+from subprocess import PIPE
 
 import pytest
 
 from conftest import FULL, ROOT
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are forked here")
 
 # ruff: noqa: E501 - a table of code as it stands
 # module: (what is wrong, the right code, the wrong code, the test file, which of its tests)
@@ -136,24 +140,38 @@ def checkout(tmp_path_factory):
     return folder
 
 
-def run(checkout, file, tests):
-    """pytest's exit status, and its output, on the source in a folder."""
+@pytest.fixture(scope="module")
+def nursery(checkout):
+    """A process that runs pytest on the source of the checkout."""
     settings = os.environ | {"PYTHONPATH": f"{checkout}/src", "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1"}
-    settings.pop("PG_FAULTS", None)
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", f"{ROOT}/tests/test_{file}.py"]
-    done = subprocess.run([*command, "-k", tests], env=settings, cwd=ROOT, capture_output=True, text=True, check=False)
-    return done.returncode, done.stdout
+    settings = {name: value for name, value in settings.items() if not name.startswith(("PG_FAULTS", "PYTEST_"))}
+    command = [sys.executable, f"{ROOT}/tests/faults/nursery.py"]
+    with subprocess.Popen(command, env=settings, cwd=ROOT, stdin=PIPE, stdout=PIPE, text=True) as process:
+        yield process
+        process.stdin.close()
+
+
+@pytest.fixture
+def run(nursery, tmp_path):
+    """Call with a file and some of its tests for pytest's exit status, and its output."""
+
+    def tested(file, tests):
+        arguments = ["-x", "-q", "-p", "no:cacheprovider", f"{ROOT}/tests/test_{file}.py", "-k", tests]
+        print(json.dumps([arguments, f"{tmp_path}/output"]), file=nursery.stdin, flush=True)
+        return int(nursery.stdout.readline()), (tmp_path / "output").read_text()
+
+    return tested
 
 
 @pytest.mark.parametrize("fault", PLANTED if FULL else FEW, ids=lambda fault: f"{fault[0]}: {fault[1]}")
-def test_a_planted_fault_is_seen(fault, checkout, report):
+def test_a_planted_fault_is_seen(fault, checkout, run, report):
     module, wrong, old, new, file, tests = fault
     source = checkout / "src" / "peaks_and_gates" / f"{module}.py"
     text = source.read_text()
     assert text.count(old) == 1, f"{old!r} is {text.count(old)} times in {module}"
     try:
         source.write_text(text.replace(old, new))
-        status, output = run(checkout, file, tests)
+        status, output = run(file, tests)
     finally:
         source.write_text(text)
     assert status == 1, f"{module}: {wrong}: survived\n{output[-2000:]}"  # 1: a test failed
@@ -161,14 +179,14 @@ def test_a_planted_fault_is_seen(fault, checkout, report):
     report("mutations", f"{module}: {wrong}", 1, f"seen by {file}: {killer}")
 
 
-def test_the_planting_takes_effect_and_the_source_as_it_is_passes(checkout):
+def test_the_planting_takes_effect_and_the_source_as_it_is_passes(checkout, run):
     """Without a fault the tests pass on the copied source, and it is the copy that they run."""
-    status, output = run(checkout, "vqa", "scale")
+    status, output = run("vqa", "scale")
     assert status == 0, output
     source = checkout / "src" / "peaks_and_gates" / "vqa.py"
     text = source.read_text()
     source.write_text(text + "\nraise SystemError('this copy')\n")
     try:
-        assert "this copy" in run(checkout, "vqa", "scale")[1]
+        assert "this copy" in run("vqa", "scale")[1]
     finally:
         source.write_text(text)
