@@ -6,6 +6,7 @@ They are forked: a new interpreter would take seconds to import all that a store
 import os
 import threading
 import time
+import traceback
 from pathlib import Path
 
 import numpy as np
@@ -68,6 +69,9 @@ def forked(work, cache):
         os.environ["PG_CACHE"] = str(cache)
         work()
         os._exit(0)
+    except BaseException:
+        traceback.print_exc()  # among what pytest shows of a test that failed
+        raise
     finally:
         os._exit(1)
 

@@ -1,15 +1,17 @@
-"""The smoke book again and again in one process: memory, open files and the store stay as they are.
+"""The smoke book again and again, each half in one process: memory, open files and the store stay as they are.
 
-The pages' cells are run here, one page after the other, as a kernel would. A kernel of their own for each page would
-hide what is not given back.
+The pages' cells are run one page after the other, as a kernel would. A kernel of their own for each page would hide
+what is not given back.
 """
 
 import gc
+import json
 import os
 
 import nbformat
 import psutil
 import pytest
+from storing import ended, forked
 
 from conftest import copy_checkout, size
 from peaks_and_gates import book, store
@@ -40,18 +42,8 @@ def state():
     return process.memory_info().rss / 2**20, objects, process.num_fds(), len(stored), size
 
 
-@pytest.mark.skipif(not hasattr(psutil.Process, "num_fds"), reason="open files are not counted here")
-def test_the_smoke_book_twenty_times(tmp_path, monkeypatch, report):
-    (tmp_path / "book").mkdir()
-    root = copy_checkout(tmp_path / "book")
-    monkeypatch.setattr(store, "project_folder", lambda: root)
-    monkeypatch.setenv("PG_CACHE", str(tmp_path / "cache"))
-    monkeypatch.chdir(root / "notebooks" / "landscape")
-    os.environ.setdefault("MPLBACKEND", "agg")
-    rounds = size(20, 3)
-    jobs = [job for job in book.plan("smoke") if job.runnable]
-    if rounds < 20:
-        jobs = [job for job in jobs if job.name in ("accuracy", "known_agreement")]
+def soaked(jobs, rounds):
+    """`state` after each of so many rounds of these pages."""
     states = []
     for number in range(rounds):
         for job in jobs:
@@ -59,15 +51,42 @@ def test_the_smoke_book_twenty_times(tmp_path, monkeypatch, report):
         states.append(state())
         if number == 0:
             gc.freeze()  # what is loaded by now stays: looking through it again and again takes a tenth of a round
-    gc.unfreeze()
-    memory, objects, open_files, files, stored = zip(*states, strict=True)
-    settled = rounds // 2  # what is loaded once is loaded by then
-    growth = (memory[-1] - memory[settled]) / (rounds - 1 - settled)
-    more = (objects[-1] / objects[settled] - 1) / (rounds - 1 - settled)
-    assert len(set(open_files[settled:])) == 1, open_files
-    assert len(set(files)) == 1 and len(set(stored)) == 1, (files, stored)
-    assert more < OBJECTS_A_ROUND, objects
-    assert rounds < 20 or growth < MIB_A_ROUND, memory  # a few rounds are too few for memory to settle
-    said = f"{rounds} rounds of {len(jobs)} pages; in each of the second half {growth:+.1f} MiB of {memory[-1]:,.0f}, "
-    said += f"{more:+.2%} objects, no more open files ({open_files[-1]}), no more stored files ({files[-1]:,})"
+    return states
+
+
+def growth(name, states):
+    """By how many MiB, and by which share of its objects, a process grew in each round; its open and stored files."""
+    memory, objects, open_files, files, size_stored = zip(*states, strict=True)
+    settled = len(states) // 2  # what is loaded once is loaded by then
+    rounds = len(states) - 1 - settled
+    mebibytes, share = (memory[-1] - memory[settled]) / rounds, (objects[-1] / objects[settled] - 1) / rounds
+    assert len(set(open_files[settled:])) == 1, (name, open_files)
+    assert len(set(files)) == 1 and len(set(size_stored)) == 1, (name, files, size_stored)
+    assert share < OBJECTS_A_ROUND, (name, objects)
+    assert len(states) < 20 or mebibytes < MIB_A_ROUND, (name, memory)  # a few rounds are too few for it to settle
+    return mebibytes, share, open_files[-1], files[-1]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are forked here, and their open files counted")
+def test_the_smoke_book_twenty_times(tmp_path, monkeypatch, report):
+    (tmp_path / "book").mkdir()
+    root = copy_checkout(tmp_path / "book")
+    monkeypatch.setattr(store, "project_folder", lambda: root)
+    monkeypatch.chdir(root / "notebooks" / "landscape")
+    os.environ.setdefault("MPLBACKEND", "agg")
+    rounds = size(20, 3)
+    jobs = [job for job in book.plan("smoke") if job.runnable]
+    if rounds < 20:
+        jobs = [job for job in jobs if job.name in ("accuracy", "known_agreement")]
+    parts = {
+        "landscape": [job for job in jobs if job.source.parent.name == "landscape"],
+        "others": [job for job in jobs if job.source.parent.name != "landscape"],
+    }
+    kept = lambda name, of: (tmp_path / f"{name}.json").write_text(json.dumps(soaked(of, rounds)))
+    soaks = [forked(lambda n=name, of=of: kept(n, of), tmp_path / name) for name, of in parts.items()]
+    assert [ended(soak) for soak in soaks] == [0, 0]
+    found = [growth(name, json.loads((tmp_path / f"{name}.json").read_text())) for name in parts]
+    mebibytes, share, opened, stored = (max(numbers) for numbers in zip(*found, strict=True))
+    said = f"{rounds} rounds of {len(jobs)} pages in two processes; in each round of the second half at most "
+    said += f"{mebibytes:+.1f} MiB and {share:+.2%} objects, no more open files ({opened}) or stored files ({stored:,})"
     report("soak", "the smoke book in a row", rounds, said)
