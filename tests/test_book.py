@@ -57,6 +57,17 @@ def test_a_record_made_elsewhere_is_shown_but_run_again_when_asked(smoke, monkey
     assert job.state == "done"
 
 
+def test_the_scorecards_key_is_of_all_that_is_recorded_not_of_the_pages_run_last(smoke, monkeypatch):
+    def key(jobs):
+        book.write_scorecard(jobs)
+        return json.loads((smoke[0].record / "scorecard.json").read_text())[0]["run_key"]
+
+    whole = key(smoke)
+    assert key(smoke[:1]) == whole
+    monkeypatch.setattr(book.Job, "manifest", property(lambda job: {"run_key": job.name}))
+    assert key(smoke[:1]) != whole
+
+
 def test_only_the_weights_that_a_page_reads_count(tmp_path, monkeypatch):
     source = book.notebooks()["fine_tuning_dynamics"]
     monkeypatch.setattr(freshness, "root", lambda: tmp_path)

@@ -11,7 +11,7 @@ import time
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -293,13 +293,16 @@ def kernel() -> Iterator[Config]:
     """Settings of a notebook's kernel: it talks over local sockets where there are some, not over open TCP ports.
 
     The sockets lie in a folder of their own.  By default they are called alike in every process of a folder, and two
-    pages that run at once would answer each other's kernels.
+    pages that run at once would answer each other's kernels.  After its last cell a kernel has nothing left to do: to
+    wait until it has unloaded its libraries costs a second a page.
     """
+    settings: dict[str, dict[str, str]] = {"NotebookClient": {"shutdown_kernel": "immediate"}}
     if os.name != "posix":
-        yield Config()
+        yield Config(settings)
         return
     with tempfile.TemporaryDirectory(prefix="pg-") as folder:
-        yield Config({"KernelManager": {"transport": "ipc", "ip": f"{folder}/kernel"}})
+        settings["KernelManager"] = {"transport": "ipc", "ip": f"{folder}/kernel"}
+        yield Config(settings)
 
 
 def stamp(job: Job) -> None:
@@ -337,7 +340,10 @@ def write_scorecard(jobs: Sequence[Job]) -> list[claims.Verdict]:
     for each in jobs:
         values |= each.parameters
     about = {key: values[key] for key in ("preset", "model", "pretrained", "fine_tuned")}
-    about |= {"seeds": [values["seed"]], "run_key": store.digest([each.key for each in jobs])}
+    # The key of all that is recorded, not of the pages that were run just now: the claims are judged on all of it.
+    kept = [replace(job, name=path.stem).manifest for path in sorted(job.manifest_path.parent.glob("*.json"))]
+    run_keys = [manifest["run_key"] for manifest in kept if manifest]
+    about |= {"seeds": [values["seed"]], "run_key": store.digest(run_keys)}
     store.write_json(job.record / "scorecard.json", claims.scorecard(verdicts, about))
     return verdicts
 
