@@ -64,13 +64,16 @@ def versions_html(folder: Path, lock: Path) -> str:
     columns = {name: run["requirements"] for name, run in runs.items()} | {"lock": pins}
     order = [name for name in ("oldest", "lock", "newest") if name in columns]
     rows = [(name, *(columns[column][name].partition("+")[0] for column in order)) for name in names]
-    same = [one for run in runs.values() for one in run["figures"] if one["tried"].startswith("transformers")]
+    same = [
+        (one["tried"], name, one["outcome"])
+        for name, run in runs.items()
+        for one in run["figures"]
+        if one["tried"].startswith("transformers")
+    ]
     return (
         "".join(f"<p>At the {name} versions. {html.escape(came_of(run))}</p>" for name, run in runs.items())
         + table(("Requirement", *(f"At the {column}" for column in order)), rows, "Versions of every requirement")
-        + table(
-            ("Models", "What came of it"), [(one["tried"], one["outcome"]) for one in same], "Logits of small models"
-        )
+        + table(("Models", "Versions", "What came of it"), same, "Logits of small models, here = at the lock")
     )
 
 
