@@ -161,3 +161,4 @@ def test_the_versions_of_all_runs_stand_side_by_side(tmp_path):
     assert '<th scope="row">torch</th><td>2.12.0</td><td>2.13.0</td><td>2.13.1</td>' in shown
     assert '<th scope="row">pyyaml</th><td>6.0.1</td><td>6.0.3</td><td>6.0.1</td>' in shown
     assert "At the oldest versions. Run on 2026-11-27" in shown and "5.24.0 = 5.23.0" in shown
+    assert "1e\N{NON-BREAKING HYPHEN}7" in shown  # not broken at its hyphen

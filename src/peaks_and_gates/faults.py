@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]], label: str) -> str
         for name, *cells in rows
     )
     whole = f"<table><caption>{html.escape(label)}</caption><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>"
+    whole = re.sub(r"(\de)-(\d)", "\\1\N{NON-BREAKING HYPHEN}\\2", whole)  # 1e-04 stays on one line
     return f'<div class="pg-wide" tabindex="0" role="region" aria-label="{html.escape(label)}">{whole}</div>'
 
 
