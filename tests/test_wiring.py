@@ -6,7 +6,7 @@ from functools import partial
 
 import pytest
 import torch
-from transformers import AttentionMaskInterface
+from transformers import AttentionMaskInterface, DynamicCache
 
 from peaks_and_gates import attention, vlms, wiring
 from peaks_and_gates.errors import UnknownName
@@ -69,6 +69,15 @@ def a_cut_comes_on_top(tools, kind):
         zeroed = logits(model, batch)
     assert not close(zeroed[after], logits(model, batch)[after], 1e-3)
     assert model.text_config._attn_implementation == "wired_sdpa"
+
+
+def test_a_cache_is_found_whatever_its_name():
+    cache = DynamicCache()
+    assert wiring.known({"input_ids": torch.zeros(1, 3), "cache": cache, "use_cache": True}) == 0
+    cache.update(torch.zeros(1, 2, 5, 4), torch.zeros(1, 2, 5, 4), 0)
+    for name in ("past_key_values", "cache", "a name to come"):
+        assert wiring.known({"input_ids": torch.zeros(1, 3), name: cache}) == 5
+    assert wiring.known({"past_key_values": None}) == 0
 
 
 def text_alone_is_not_touched(tools, kind):

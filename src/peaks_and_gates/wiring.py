@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import sys
 import weakref
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 
 import torch
 from torch import Tensor
-from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel, ProcessorMixin
+from transformers import AttentionInterface, AttentionMaskInterface, Cache, PreTrainedModel, ProcessorMixin
 from transformers.masking_utils import eager_mask, sdpa_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
@@ -73,9 +74,8 @@ def wire(network: PreTrainedModel, processor: ProcessorMixin, family: Family) ->
 
     def look(module, args, inputs) -> None:
         """Before a forward pass: see where the image and the text are, or that the text grows."""
-        ids, cache = inputs["input_ids"], inputs.get("past_key_values")
-        known = cache.get_seq_length() if cache is not None else 0
-        if known == 0:
+        ids = inputs["input_ids"]
+        if known(inputs) == 0:
             _closed[id(config)] = None
             if (ids == image).any():
                 mask = inputs.get("attention_mask")
@@ -87,6 +87,15 @@ def wire(network: PreTrainedModel, processor: ProcessorMixin, family: Family) ->
     network.register_forward_pre_hook(look, with_kwargs=True)
     weakref.finalize(network, _closed.pop, id(config), None)  # the id may be another config's one day
     config._attn_implementation_internal = WIRED[config._attn_implementation]
+
+
+def known(inputs: Mapping[str, object]) -> int:
+    """Number of tokens in the cache that a forward pass is given, 0 if it is given none.
+
+    The cache is found by its type: transformers 5.24 gave it another name, and a name that finds none unwires a model
+    from its second token on.
+    """
+    return max((given.get_seq_length() for given in inputs.values() if isinstance(given, Cache)), default=0)
 
 
 def without_closed(mask: Tensor, config: object) -> Tensor:
