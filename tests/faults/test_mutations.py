@@ -92,6 +92,7 @@ FAULTS = {
          '"gated": (("begin", "image", "special"), "end")', "wiring", "test_wiring"),
         ("generated tokens read the image", "closed.targets, n_keys, closed.later", "closed.targets, n_keys, False",
          "wiring", "test_wiring"),
+        ("the cache is not found", "isinstance(given, Cache)", "isinstance(given, str)", "wiring", "cached_is_uncached"),
     ],
     "store": [
         ("a damaged file is believed", '.get("sha256") == file_sha256(path)', '.get("sha256") != ""', "store", "damage"),
