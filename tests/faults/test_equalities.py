@@ -3,6 +3,8 @@
 In this field a wrong number comes without an error. Each of these ways is a place where one would.
 """
 
+from functools import partial
+
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
@@ -30,17 +32,18 @@ def deviation(one: torch.Tensor, other: torch.Tensor) -> float:
     return float((one - other).abs().max() / other.abs().max())
 
 
+def compare(report, what: str, one: torch.Tensor, other: torch.Tensor, allowed: float) -> None:
+    """Report the deviation of two tensors, and fail beyond what is allowed."""
+    found = deviation(one, other)
+    said = f"largest relative deviation {found:.1e}, allowed {allowed:.0e}, {one.numel():,} numbers"
+    report("equalities", what, 1, said)
+    assert found <= allowed, f"{what}: {found:.2e} apart, {allowed:.0e} allowed"
+
+
 @pytest.fixture
 def equal(report):
-    """Call with what is compared, two tensors and what is allowed: fails beyond it, reports the deviation."""
-
-    def check(what: str, one: torch.Tensor, other: torch.Tensor, allowed: float) -> None:
-        found = deviation(one, other)
-        said = f"largest relative deviation {found:.1e}, allowed {allowed:.0e}, {one.numel():,} numbers"
-        report("equalities", what, 1, said)
-        assert found <= allowed, f"{what}: {found:.2e} apart, {allowed:.0e} allowed"
-
-    return check
+    """Call with what is compared, two tensors and what is allowed."""
+    return partial(compare, report)
 
 
 @pytest.fixture(scope="module")
@@ -154,7 +157,10 @@ def test_interventions_that_change_nothing(family, equal):
 
 def test_a_deviation_beyond_what_is_allowed_is_seen(tiny, prompts):
     states = extract(tiny, prompts[:2]).hidden["residual"]
-    assert deviation(states[:, 1:], states[:, :-1]) > 1e-2  # a layer late
+    said = []
+    with pytest.raises(AssertionError, match="apart"):
+        compare(lambda *figures: said.append(figures), "a layer late", states[:, 1:], states[:, :-1], 1e-4)
+    assert len(said) == 1  # a deviation is told before it fails
 
 
 def test_a_number_that_shuts_a_token_out_hides_no_deviation():
