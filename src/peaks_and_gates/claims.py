@@ -102,6 +102,8 @@ def curve(tables: Tables, part: Mapping[str, Any]) -> pd.DataFrame:
     if condition == "most shots":
         condition = max((c for c in rows["condition"].unique() if c.endswith("-shot")), key=shots_of, default="")
     rows = rows[rows["condition"] == condition].sort_values("layer")
+    if "group" in part:
+        rows = rows[rows["group"] == part["group"]]
     if rows["value"].isna().all():  # there is none, or nothing to measure: no answer right that a cut could take
         raise Untested(condition)
     return rows.reset_index(drop=True)
@@ -118,6 +120,13 @@ def estimate(rows: pd.DataFrame, index: int) -> Estimate:
     return Estimate(at["value"], at["low"], at["high"], int(at["n"]))
 
 
+def baseline(part: Mapping[str, Any]) -> dict[str, Any]:
+    """A part that looks at what another one is compared with, maybe in another table or group of models."""
+    return {**part, "condition": part["baseline"]} | {
+        key: part[f"baseline_{key}"] for key in ("table", "group") if f"baseline_{key}" in part
+    }
+
+
 def maximum(tables: Tables, part: Mapping[str, Any]) -> Estimate:
     """The highest value over the layers."""
     rows = curve(tables, part)
@@ -127,8 +136,7 @@ def maximum(tables: Tables, part: Mapping[str, Any]) -> Estimate:
 def lift(tables: Tables, part: Mapping[str, Any]) -> Estimate:
     """Highest value of one condition minus that of a baseline, maybe of another table; intervals add in squares."""
     top = maximum(tables, part)
-    other = part.get("baseline_table", part["table"])
-    base = maximum(tables, {**part, "condition": part["baseline"], "table": other})
+    base = maximum(tables, baseline(part))
     value = top.value - base.value
     below = np.hypot(top.value - top.low, base.high - base.value)
     above = np.hypot(top.high - top.value, base.value - base.low)
@@ -139,7 +147,7 @@ def share_lost(tables: Tables, part: Mapping[str, Any]) -> Estimate:
     """Which part of a baseline's value, maybe of another table, a condition lacks; ends from the ends of the two."""
     rows = curve(tables, part)
     found = estimate(rows, len(rows) - 1)
-    rows = curve(tables, {**part, "condition": part["baseline"], "table": part.get("baseline_table", part["table"])})
+    rows = curve(tables, baseline(part))
     base = estimate(rows, len(rows) - 1)
     with np.errstate(divide="ignore", invalid="ignore"):  # nothing has no share
         value, low, high = found.value / base.value, found.low / base.high, found.high / base.low

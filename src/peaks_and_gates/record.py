@@ -8,6 +8,8 @@ Outside both (a notebook opened in JupyterLab) tables are just computed, or read
 
 from __future__ import annotations
 
+import functools
+import inspect
 import json
 import os
 from collections.abc import Callable, Sequence
@@ -18,6 +20,24 @@ import pandas as pd
 
 from . import store
 from .errors import BadParameter, BookError, HashMismatch, MissingFile
+
+
+def recorded(function: Callable[..., pd.DataFrame]) -> Callable[..., pd.DataFrame]:
+    """Record what a function of a page returns: computed and written, or read back when the book is redrawn.
+
+    The table is named PAGE.FUNCTION.  The function's arguments are its inputs, so they must be plain data.
+    Raises what `table` raises.
+    """
+    signature = inspect.signature(function)
+
+    @functools.wraps(function)
+    def call(*args: Any, **kwargs: Any) -> pd.DataFrame:
+        bound = signature.bind(*args, **kwargs)
+        bound.apply_defaults()
+        name = f"{os.environ.get('PG_PAGE')}.{function.__name__}"
+        return table(name, dict(bound.arguments), lambda: function(*bound.args, **bound.kwargs))
+
+    return call
 
 
 def table(name: str, inputs: dict[str, Any], compute: Callable[[], pd.DataFrame]) -> pd.DataFrame:
