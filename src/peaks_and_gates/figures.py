@@ -1,6 +1,8 @@
 """One style for every figure: light and dark, colour-blind safe, with alternative text made from the data.
 
-figures.show(lambda: landscape_figures.curves(table, "ari_subject", "figures"), alt="...", caption="...")
+tables = {"Raw model": raw, "Fine-tuned": tuned}
+text = figures.summary(tables, "ari_subject", "figures")
+figures.show(lambda: figures.curves(tables, "ari_subject", "figures", ["llama-3-8b"]), alt=text, caption=text)
 """
 
 from __future__ import annotations
@@ -8,14 +10,57 @@ from __future__ import annotations
 import base64
 import html
 import io
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cache
+from pathlib import Path
 
 import matplotlib
+import numpy as np
 import pandas as pd
 import seaborn as sns
 from IPython.display import HTML
 from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from .errors import MissingFile
+from .store import project_folder
+
+# Paul Tol's bright palette, and the orange of his light one.
+BLUE, CYAN, GREEN, YELLOW, RED, PURPLE = "#4477AA", "#66CCEE", "#228833", "#CCBB44", "#EE6677", "#AA3377"
+ORANGE, GREY = "#EE8866", "#BBBBBB"
+# Colour and marker of what a figure tells apart: a condition, a control behind its comma, a token, a cut.  The marker
+# and the position back the colour up, so that no figure needs colour to be read.
+LOOKS = {
+    (BLUE, "o"): ("0-shot", "image", "random image", "image → text", "attention", "image, text"),
+    (CYAN, "s"): ("1-shot", "last image", "random image → text"),
+    (GREEN, "^"): ("2-shot", "special", "image → image"),
+    (RED, "D"): ("4-shot", "5-shot", "end", "end → text", "residual"),
+    (PURPLE, "v"): ("fine-tuned", "last text", "block → text", "block"),
+    (YELLOW, "P"): ("no header", "begin"),
+    (ORANGE, "X"): ("one order", "unseen order"),
+    (RED, "X"): ("1 order",),
+    (BLUE, "D"): ("8 orders",),
+    (GREEN, "o"): ("an order per question",),
+    ("#888888", "*"): ("none",),
+}
+PALETTE = {name: look for look, names in LOOKS.items() for name in names}
+SERIES = ((RED, "D"), (BLUE, "o"), (GREEN, "^"), (YELLOW, "P"), (PURPLE, "v"))  # of models side by side, in order
+LABELS = {
+    "ari_subject": "ARI of peaks with subject", "ari_answer": "ARI of peaks with answer letter",
+    "overlap_subject": "label overlap with subject", "overlap_answer": "label overlap with answer letter",
+    "overlap_pretrained": "neighbours in common with step 0", "n_peaks": "number of density peaks",
+    "core_fraction": "fraction of core points", "intrinsic_dimension": "intrinsic dimension",
+    "probe_subject": "probe accuracy, subject", "probe_answer": "probe accuracy, answer letter",
+    "cosine": "median |cosine| of image and text", "homogeneity": "homogeneity of peaks in modality",
+    "share": "share of the attention on the image's block", "mass": "attention on the image's block",
+    "class_overlap": "class overlap χ", "vqa": "VQA accuracy", "vqa_lost": "share of VQA accuracy lost",
+    "cider_ptb": "caption CIDEr", "cider_whitespace": "caption CIDEr, split at spaces",
+    "similarity": "similarity to the other's output", "flips": "share of pairs that flip",
+    "flips_of_right": "share of right pairs that flip",
+}  # fmt: skip
+DEPTH = "relative depth (layer / number of layers)"
 
 THEMES = {"light": ("#1b1f24", "#d5d9de"), "dark": ("#e6e8eb", "#444b54")}  # text, grid
 MARKS = ("#010203", "#040506")  # what stands for these two while a picture is drawn; nothing else has these colours
@@ -26,10 +71,21 @@ SWITCH = (
     'html[data-theme="dark"] .pg-light,body[data-jp-theme-light="false"] .pg-light{display:none}'
     ".pg-figure img{max-width:100%;height:auto}</style>"
 )
+STYLE = {
+    **dict.fromkeys(("figure.facecolor", "axes.facecolor", "savefig.facecolor"), "none"),
+    **dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), MARKS[0]),
+    "grid.color": MARKS[1], "axes.grid": True, "axes.grid.axis": "y",
+    "axes.spines.top": False, "axes.spines.right": False,
+    "font.size": 11, "axes.titlesize": 12, "axes.titlelocation": "left", "legend.frameon": False,
+    "svg.hashsalt": "peaks-and-gates", "svg.fonttype": "path",
+}  # fmt: skip
+
+
+# A picture on a page
 
 
 def show(draw: Callable[[], Figure], alt: str, caption: str) -> HTML:
-    """Draw once per theme and return both pictures, captioned, as HTML that shows the one that fits the page.
+    """Draw once and return a picture per theme, captioned, as HTML that shows the one that fits the page.
 
     alt: what the figure shows, for those who cannot see it.  caption: what it says.
     """
@@ -44,11 +100,10 @@ def steps(frames: Mapping[str, tuple[Callable[[], Figure], str]], caption: str) 
     also read out, and written below the picture.
     """
     parts = []
-    for label, (draw, said) in frames.items():
-        label, text = html.escape(label, quote=True), html.escape(said)
-        parts.append(f'<div class="pg-step" data-label="{label}">{pictures(draw, said)}<p>{label}: {text}</p></div>')
-    caption = html.escape(caption)
-    inside = f"{''.join(parts)}<figcaption>{caption}</figcaption>"
+    for label, (draw, alt) in frames.items():
+        label, text = html.escape(label, quote=True), html.escape(alt)
+        parts.append(f'<div class="pg-step" data-label="{label}">{pictures(draw, alt)}<p>{label}: {text}</p></div>')
+    inside = f"{''.join(parts)}<figcaption>{html.escape(caption)}</figcaption>"
     return HTML(f'{SWITCH}<figure class="pg-figure pg-steps">{inside}</figure>{script("steps.js")}')
 
 
@@ -91,29 +146,7 @@ def in_theme(svg: bytes, theme: str) -> bytes:
 
 def drawn(draw: Callable[[], Figure]) -> bytes:
     """One picture as SVG, in no theme yet; the same data give the same bytes."""
-    text, grid = MARKS
-    style = {
-        "figure.facecolor": "none",
-        "axes.facecolor": "none",
-        "savefig.facecolor": "none",
-        "text.color": text,
-        "axes.labelcolor": text,
-        "axes.edgecolor": text,
-        "xtick.color": text,
-        "ytick.color": text,
-        "grid.color": grid,
-        "axes.grid": True,
-        "axes.grid.axis": "y",
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "font.size": 11,
-        "axes.titlesize": 12,
-        "axes.titlelocation": "left",
-        "legend.frameon": False,
-        "svg.hashsalt": "peaks-and-gates",
-        "svg.fonttype": "path",
-    }
-    with sns.axes_style(rc=style), matplotlib.rc_context(style):
+    with sns.axes_style(rc=STYLE), matplotlib.rc_context(STYLE):
         figure = draw()
         buffer = io.BytesIO()
         figure.savefig(buffer, format="svg", bbox_inches="tight", metadata={"Date": None})
@@ -121,6 +154,194 @@ def drawn(draw: Callable[[], Figure]) -> bytes:
     return buffer.getvalue()
 
 
+# What the papers measured
+
+
+def reference(name: str) -> Path:
+    """A file of the papers' own numbers: "landscape_curves.csv", "gate_table.csv", …  Raises MissingFile."""
+    root = project_folder()
+    path = root / "book" / "reference" / name if root else None
+    if path is None or not path.is_file():
+        raise MissingFile("The papers' numbers are in book/reference of the repository: clone it to show them.")
+    return path
+
+
+@cache
+def paper(quantity: str, model: str) -> pd.DataFrame:
+    """One quantity of one of the papers' models, named as ours: condition, layer, depth, value; empty if there is none.
+
+    quantity: a metric, or "progressive".  model: "llama-3-8b", "chameleon-7b", …  Raises MissingFile.
+    """
+    curves = pd.concat(pd.read_csv(reference(f"{paper}_curves.csv")) for paper in ("landscape", "gate"))
+    curves = curves[(curves["quantity"] == quantity) & (curves["model"] == model)].dropna(subset=["layer"])
+    # The later question set of the authors' rebuttal is another experiment; it would double every curve.
+    curves = curves[~curves["source"].str.contains("rebuttal")]
+    depth = curves["layer"] / curves["layer"].max()
+    # The paper's axis of progressive knockouts begins with no cut at all; ours with a cut of everything.
+    return curves.assign(depth=1 - depth if quantity == "progressive" else depth)
+
+
+# What several pages draw
+
+
+def select(table: pd.DataFrame, metric: str, setting: str | None = None) -> pd.DataFrame:
+    """The rows of one metric, and of one setting if it is given, in the order of conditions and layers."""
+    rows = table[(table["metric"] == metric) & ((table["setting"] == setting) if setting is not None else True)]
+    return rows.sort_values(["condition", "layer"], kind="stable", ignore_index=True)
+
+
+def by_group(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """A page's table by the column `group` ("native", "gated", …), single seeds left out, in the table's order."""
+    return {name: rows for name, rows in table.groupby("group", sort=False) if not is_seed(name)}
+
+
+def is_seed(name: str) -> bool:
+    """Whether a condition or group is one of several seeds of a model ("fine-tuned, seed 0")."""
+    return ", seed " in name
+
+
+def look(condition: str) -> tuple[str, str]:
+    """Colour and marker of a condition, or of the control named behind its comma ("0-shot, no header")."""
+    name, _, control = condition.partition(", ")
+    names = (condition, control, name)
+    return next((PALETTE[name] for name in names if name in PALETTE), (GREY, "X"))
+
+
+def panels(n: int, height: float, columns: int | None = None, **shared: bool | str) -> tuple[Figure, list[Axes]]:
+    """n panels below each other; more than three in two columns.  height: of a row, in inches."""
+    columns = columns or (1 if n <= 3 else 2)
+    rows = -(-n // columns)
+    size = (6.6 if columns == 1 else 9.0, 0.8 + height * rows)
+    figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained", **shared)
+    for ax in axes.flat[n:]:
+        ax.remove()
+    return figure, list(axes.flat[:n])
+
+
+def label_below(axes: Sequence[Axes], text: str) -> None:
+    """Name the x axis under the lowest panel of each column; a label of the whole figure would lie on the legend."""
+    for ax in axes[-axes[0].get_gridspec().ncols :]:
+        ax.set_xlabel(text, fontsize=10)
+        ax.tick_params(labelbottom=True)
+
+
+def line(ax: Axes, rows: pd.DataFrame, condition: str, style: tuple[str, str] | None = None) -> Line2D:
+    """One curve against relative depth, with its 95 % band if it has one; a number of no layer is a dashed line."""
+    colour, marker = style or look(condition)
+    if len(rows) == 1:
+        return ax.axhline(rows["value"].item(), color=colour, ls="--", lw=1.2, label=condition)
+    if "low" in rows:
+        ax.fill_between(rows["depth"], rows["low"], rows["high"], color=colour, alpha=0.2, lw=0)
+    return ax.plot(rows["depth"], rows["value"], color=colour, marker=marker, ms=4.5, mew=0, lw=1.7, label=condition)[0]
+
+
+def null_line(ax: Axes, rows: pd.DataFrame) -> list[Line2D]:
+    """What shuffled labels give: their mean, dotted, and their 95 % band; nothing where the table has no null."""
+    null = rows.dropna(subset=["null"]).groupby("depth")[["null", "null_high"]].mean()
+    if null.empty:
+        return []
+    ink, margin = plt.rcParams["text.color"], null["null_high"] - null["null"]
+    ax.fill_between(null.index, null["null"] - margin, null["null_high"], color=ink, alpha=0.15, lw=0)
+    return ax.plot(null.index, null["null"], ls=":", lw=1.2, color=ink, label="shuffled labels")
+
+
+def curves(
+    tables: Mapping[str, pd.DataFrame],
+    metric: str,
+    setting: str | None = None,
+    paper_models: Iterable[str] = (),
+    quantity: str | None = None,
+    limits: tuple[float, float | None] = (0, 1.03),
+) -> Figure:
+    """One metric against relative depth: a panel for each table by its title, then for each of the paper's models.
+
+    A curve per condition with its 95 % band; single seeds are thin lines.  quantity: the paper's, if it is not
+    `metric`; a model that the paper has no curve of is left out.  limits: of the axis; (0, None) as the data ask, and
+    then every panel has its own.
+    """
+    published = {model: paper(quantity or metric, model) for model in paper_models}
+    published = {model: rows for model, rows in published.items() if len(rows)}
+    figure, axes = panels(len(tables) + len(published), 2.5, sharex=True, sharey=limits[1] is not None)
+    handles = {}
+    for ax, (title, table) in zip(axes, tables.items(), strict=False):
+        rows = select(table, metric, setting)
+        for condition, curve in rows.groupby("condition", sort=False):
+            if is_seed(condition):
+                ax.plot(curve["depth"], curve["value"], color=look(condition)[0], lw=0.7, alpha=0.7)
+            else:
+                handles[condition] = line(ax, curve, condition)
+        handles |= {null.get_label(): null for null in null_line(ax, rows)}
+        models = ", ".join(dict.fromkeys(rows.loc[~rows["condition"].map(is_seed), "model"]))
+        ax.set_title(f"{title}: {models}, N = {rows['n'].max():,.0f}", fontsize=10)
+    for ax, (model, rows) in zip(axes[len(tables) :], published.items(), strict=True):
+        for condition, curve in rows.groupby("condition", sort=False):
+            handles.setdefault(condition, line(ax, curve, condition))
+        ax.set_title(f"the paper: {model}", fontsize=10)
+    for ax in axes:
+        ax.set(xlim=(-0.02, 1.02), ylim=limits)
+    figure.supylabel(LABELS[metric], fontsize=10)
+    label_below(axes, DEPTH)
+    figure.legend(handles.values(), handles, loc="outside lower center", ncols=3)
+    return figure
+
+
+def bars(tables: Mapping[str, pd.DataFrame], measures: Mapping[tuple[str, str], str]) -> Figure:
+    """Values with their 95 % intervals by condition, the tables side by side: a panel for each measure.
+
+    measures: title of the panel by metric and setting.
+    """
+    every = pd.concat(tables.values())
+    names = every.loc[every["metric"].isin([metric for metric, _ in measures]), "condition"].unique()
+    conditions = [name for name in names if not is_seed(name)]
+    figure, axes = plt.subplots(
+        1, len(measures), figsize=(1.6 + 1.9 * len(measures), 1.2 + len(conditions) * (0.25 + 0.15 * len(tables))),
+        sharey=True, squeeze=False, layout="constrained",
+    )  # fmt: skip
+    handles, step = {}, min(0.22, 0.8 / len(tables))  # between two tables at one condition, a condition being 1
+    for ax, ((metric, setting), title) in zip(axes[0], measures.items(), strict=True):
+        for i, ((name, table), (colour, marker)) in enumerate(zip(tables.items(), SERIES, strict=False)):
+            rows = select(table, metric, setting).set_index("condition").reindex(conditions)
+            y = np.arange(len(conditions)) + (i - (len(tables) - 1) / 2) * step
+            spread = np.abs(rows[["low", "high"]].to_numpy().T - rows["value"].to_numpy())
+            handles[name] = ax.errorbar(rows["value"], y, xerr=spread, fmt=marker, color=colour, ms=5, capsize=2)
+        ax.set(yticks=range(len(conditions)), yticklabels=conditions)
+        ax.set_title(title, fontsize=10)
+        ax.set_xlim(left=0)
+        ax.grid(axis="x")
+    axes[0, 0].invert_yaxis()
+    figure.legend(handles.values(), handles, loc="outside lower center", ncols=3)
+    return figure
+
+
+# The same in words
+
+
 def interval(row: pd.Series) -> str:
     """A number with its interval, to two places; no zero is negative."""
     return f"{row['value']:z.2f} [{row['low']:z.2f}, {row['high']:z.2f}]"
+
+
+def with_intervals(table: pd.DataFrame, index: str | list[str], columns: str | list[str]) -> pd.DataFrame:
+    """A table to print: each value with its interval, rows in their order in `table`; a dash where there is none."""
+    text = [interval(row) if pd.notna(row["value"]) else "–" for _, row in table.iterrows()]
+    wide = table.assign(text=text).pivot(index=index, columns=columns, values="text").fillna("–")
+    return wide.loc[table.set_index(index).index.drop_duplicates()].rename_axis(columns=None)
+
+
+def summary(tables: Mapping[str, pd.DataFrame], metric: str, setting: str | None = None) -> str:
+    """The highest value of every condition and where it is, by table, in words; for captions and alternative text."""
+    digits = {"n_peaks": 0, "intrinsic_dimension": 1}.get(metric, 2)
+    sentences = []
+    for title, table in tables.items():
+        rows = select(table, metric, setting)
+        rows = rows[~rows["condition"].map(is_seed)]
+        tops = rows.loc[rows.groupby("condition", sort=False)["value"].idxmax()]
+        parts = [f"{top.condition} {top.value:z.{digits}f} (layer {top.layer:.0f})" for top in tops.itertuples()]
+        sentences.append(f"{title}: {', '.join(parts)}.")
+    return f"Highest {LABELS[metric]}. {' '.join(sentences)}{of_seeds(tables)}"
+
+
+def of_seeds(tables: Mapping[str, pd.DataFrame]) -> str:
+    """For captions: how several seeds of one model are shown, if there are any."""
+    several = any(table["model"].str.endswith("seeds)").any() for table in tables.values())
+    return " Of several seeds of one model: their mean, and an interval that spans theirs." if several else ""

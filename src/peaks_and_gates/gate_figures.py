@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from .errors import MissingFile
-from .figures import interval
+from .figures import interval, paper
 from .peaks import select
 from .store import project_folder
 
@@ -53,27 +53,7 @@ LABELS = {
     "flips": "share of pairs that flip",
     "flips_of_right": "share of right pairs that flip",
 }
-# What the paper's files call what we call so.
-SERIES = {
-    "EOI": "end",
-    "last_image": "last image",
-    "internal_image": "image",
-    "EOL": "special",
-    "32nd_token": "32nd image token",
-    "1025th_token": "1025th image token",
-    "img_to_text": "image → text",
-    "attention_cumulative": "attention",
-    "residual": "residual",
-}
 TELLING = ("none", "end → text", "image → text")  # the cuts that tell a gate from an open model
-QUANTITIES = {
-    "cosine": "image_text_cosine_median",
-    "homogeneity": "modality_homogeneity",
-    "share": "text_on_image_attention_share",
-    "class_overlap": "class_overlap",
-    "progressive": "progressive_knockout_class_overlap_at_output",
-    "similarity": "patching_similarity_median",
-}
 
 
 @cache
@@ -88,15 +68,7 @@ def reference(name: str) -> pd.DataFrame:
 
 def paper_curve(quantity: str, model: str) -> pd.DataFrame:
     """One quantity of one of the paper's models: condition, layer, depth, value."""
-    curves = reference("gate_curves")
-    rows = curves[(curves["quantity"] == QUANTITIES[quantity]) & (curves["model"] == model)].dropna(subset=["layer"])
-    names = (
-        {"EOI": "end → text"} | {k: v for k, v in SERIES.items() if k != "EOI"} if quantity == "progressive" else SERIES
-    )
-    condition = rows["series"].map(lambda series: names.get(series, series)).fillna("image, text")
-    depth = rows["layer"] / rows["layer"].max()
-    # The paper's axis of progressive knockouts begins with no cut at all; ours with a cut of everything.
-    return rows.assign(condition=condition, depth=1 - depth if quantity == "progressive" else depth)
+    return paper(quantity, model)
 
 
 def curves(

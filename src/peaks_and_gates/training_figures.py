@@ -44,7 +44,7 @@ def training(cards: dict[str, dict]) -> Figure:
 def checkpoints(table: pd.DataFrame, metric: str, setting: str) -> Figure:
     """One metric of every checkpoint against relative depth, the later the lighter; below it the paper's."""
     rows = select(table, metric, setting)
-    published = paper_curve("overlap_with_pretrained_k30") if metric == "overlap_pretrained" else rows[:0]
+    published = paper_curve("overlap_pretrained") if metric == "overlap_pretrained" else rows[:0]
     sets = {f"here: {rows['model'].iloc[0]}, N = {rows['n'].max():,.0f}": rows}
     if not published.empty:
         sets["the paper: llama-3-8b, N = 1,065"] = published
