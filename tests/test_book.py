@@ -12,7 +12,9 @@ import pandas as pd
 import pytest
 import torch
 
-from peaks_and_gates import book, claims, cli, freshness, models, site, store
+from peaks_and_gates import claims, freshness, models, site, store
+from peaks_and_gates.book import cli
+from peaks_and_gates.book import runner as book
 from peaks_and_gates.errors import BadParameter, BookError, HashMismatch, MissingFile, UnknownName
 
 ROOT = Path(__file__).parents[1]

@@ -4,7 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from peaks_and_gates import book, claims
+from peaks_and_gates import claims
+from peaks_and_gates.book import runner as book
 from peaks_and_gates.claims import Part, Verdict, judge, measure
 from peaks_and_gates.errors import BadParameter, UnknownName
 

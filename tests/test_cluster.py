@@ -18,7 +18,8 @@ import pytest
 
 import slurm_here
 from conftest import ROOT, copy_checkout
-from peaks_and_gates import book, cluster, questions, store
+from peaks_and_gates import cluster, questions, store
+from peaks_and_gates.book import runner as book
 from peaks_and_gates.errors import BadParameter, BookError, MissingFile
 
 PAGES = ("accuracy", "knockout_table")

@@ -7,7 +7,8 @@ import pytest
 import torch
 from transformers import AutoTokenizer, LlamaForCausalLM
 
-from peaks_and_gates import book, finetune
+from peaks_and_gates import finetune
+from peaks_and_gates.book import runner as book
 from peaks_and_gates.tiny import tiny_llama
 
 SUBJECTS = (

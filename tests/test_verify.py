@@ -8,7 +8,8 @@ import pandas as pd
 import pytest
 
 from conftest import copy_checkout
-from peaks_and_gates import book, store, verify
+from peaks_and_gates import store, verify
+from peaks_and_gates.book import runner as book
 from peaks_and_gates.cli import main
 from peaks_and_gates.errors import HashMismatch, MissingFile
 

@@ -27,8 +27,9 @@ import psutil
 import submitit
 from submitit.core.utils import FailedJobError, FailedSubmissionError
 
-from . import book, extraction, peaks, presets, store
-from .book import Job
+from . import extraction, peaks, presets, store
+from .book import runner as book
+from .book.runner import Job
 from .errors import BadParameter, BookError, MissingFile, is_whole
 from .freshness import root
 from .progress import bar

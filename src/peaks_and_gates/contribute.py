@@ -26,7 +26,7 @@ import numpy as np
 import pandas as pd
 
 from . import claims, record, store
-from .book import models_of
+from .book.runner import models_of
 from .errors import BadParameter, MissingFile
 from .freshness import root
 

@@ -19,7 +19,7 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellTimeoutError, DeadKernelError
 from nbformat import NotebookNode
 
-from .book import kernel
+from .book.runner import kernel
 from .errors import BadParameter, MissingFile, UnknownName
 from .freshness import root
 

@@ -13,7 +13,7 @@ from . import models, store, vlms
 from .errors import MissingFile
 
 if TYPE_CHECKING:
-    from .book import Job
+    from .book.runner import Job
 
 # Modules that show or steer, and make no number.
 SHOWING = {
@@ -57,7 +57,8 @@ def run_key(source: Path, parameters: dict[str, Any]) -> str:
     numbers are left out: a new colour makes no record stale, the page is just redrawn.
     """
     cells = [cell.source for cell in nbformat.read(source, as_version=4).cells if cell.cell_type == "code"]
-    code = store.code_version(*sorted(imported("\n".join(cells)) - SHOWING))
+    used = imported("\n".join(cells)) - SHOWING
+    code = store.code_version(*sorted(name for name in used if not name.startswith("book")))
     lock = root() / "requirements.lock"
     lines = lock.read_text().splitlines() if lock.is_file() else []
     versions = [line for line in lines if line.split("==")[0].strip() in LIBRARIES]
@@ -66,23 +67,30 @@ def run_key(source: Path, parameters: dict[str, Any]) -> str:
 
 
 def imported(code: str) -> set[str]:
-    """Names of this package's modules that some code imports, and that those import."""
+    """Names of this package's modules that some code imports, and that those import, such as `landscape.neighbours`."""
     found: set[str] = set()
-    new = imports(code)
+    new = imports(code, __package__)
     while new:
         found |= new
-        new = {name for module in new for name in imports((store.SOURCE / f"{module}.py").read_text())} - found
+        new = {name for module in new for name in imports(store.source(module).read_text(), package_of(module))} - found
     return found
 
 
-def imports(code: str) -> set[str]:
-    """Names of this package's modules that some code imports itself."""
+def package_of(module: str) -> str:
+    """The package from which a module's relative imports start."""
+    path = store.source(module)
+    return ".".join([__package__, *path.relative_to(store.SOURCE).parent.parts])
+
+
+def imports(code: str, package: str) -> set[str]:
+    """Names of this package's modules that some code in a package imports itself."""
     names: set[str] = set()
     for node in ast.walk(ast.parse(code)):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            module = ".".join(filter(None, [__package__ if node.level else None, node.module]))
+            base = package.split(".")[: package.count(".") + 2 - node.level] if node.level else []
+            module = ".".join([*base, *filter(None, [node.module])])
             names |= {module, *(f"{module}.{alias.name}" for alias in node.names)} - {__package__}
     known = {__package__: "__init__"} | {f"{__package__}.{name}": name for name in modules()}
     return {known[name] for name in names if name in known}
@@ -116,5 +124,6 @@ def page_key(job: Job) -> str:
 
 
 def modules() -> set[str]:
-    """Names of this package's modules."""
-    return {path.stem for path in Path(__file__).parent.glob("*.py")} - {"__init__"}
+    """Names of this package's modules: `figures`, `landscape`, `landscape.neighbours`."""
+    paths = [path.relative_to(store.SOURCE).with_suffix("") for path in store.SOURCE.rglob("*.py")]
+    return {".".join(path.parts).removesuffix(".__init__") for path in paths} - {"__init__"}

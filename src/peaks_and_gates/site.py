@@ -18,8 +18,9 @@ import nbformat
 import yaml
 from nbformat import NotebookNode
 
-from . import book, claims, contribute, faults, record, store, trim
-from .book import Job
+from . import claims, contribute, faults, record, store, trim
+from .book import runner as book
+from .book.runner import Job
 from .errors import BookError
 from .reference import modules_markdown as api
 

@@ -65,12 +65,18 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def source(module: str) -> Path:
+    """The file of a module of this package, such as `store` or `landscape.neighbours`."""
+    path = SOURCE / module.replace(".", "/")
+    return path / "__init__.py" if (path / "__init__.py").is_file() else path.with_suffix(".py")
+
+
 @cache
 def code_version(*modules: str) -> str:
     """Hash of what the named modules of this package do: their source without comments and docstrings."""
     trees = []
     for name in modules:
-        tree = ast.parse((SOURCE / f"{name}.py").read_text())
+        tree = ast.parse(source(name).read_text())
         documented = (ast.Module, ast.ClassDef, ast.FunctionDef)
         for node in ast.walk(tree):
             if isinstance(node, documented) and ast.get_docstring(node) is not None:

@@ -15,8 +15,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from . import book, record
-from .book import Job
+from . import record
+from .book import runner as book
+from .book.runner import Job
 from .compare import TOLERANCE
 from .errors import MissingFile
 

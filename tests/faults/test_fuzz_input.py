@@ -19,7 +19,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from conftest import size
-from peaks_and_gates import book, claims, cli, cluster, picture_rows, pictures, presets, scenes
+from peaks_and_gates import claims, cluster, picture_rows, pictures, presets, scenes
+from peaks_and_gates.book import cli
+from peaks_and_gates.book import runner as book
 from peaks_and_gates.errors import BookError
 from peaks_and_gates.extraction import encode
 from peaks_and_gates.questions import Question, QuestionSet, build_prompts, load

@@ -17,7 +17,8 @@ import torch
 from safetensors.torch import load_file
 
 from conftest import copy_checkout, make_questions, size
-from peaks_and_gates import book, finetune, mini_training, minis, questions, site, store
+from peaks_and_gates import finetune, mini_training, minis, questions, site, store
+from peaks_and_gates.book import runner as book
 from peaks_and_gates.extraction import hidden_states
 from peaks_and_gates.questions import build_prompts
 from test_finetune import SETTINGS

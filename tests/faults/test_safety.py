@@ -11,7 +11,8 @@ import nbformat
 import pytest
 
 from conftest import ROOT
-from peaks_and_gates import book, contribute, fetch, models, presets, vlm_images
+from peaks_and_gates import contribute, fetch, models, presets, vlm_images
+from peaks_and_gates.book import runner as book
 from peaks_and_gates.errors import BookError
 
 SOURCES = sorted((ROOT / "src" / "peaks_and_gates").rglob("*.py"))

@@ -14,7 +14,8 @@ import pytest
 from storing import ended, forked
 
 from conftest import copy_checkout, size
-from peaks_and_gates import book, store
+from peaks_and_gates import store
+from peaks_and_gates.book import runner as book
 
 # What a library may keep for itself from one round to the next, on average over the second half of the rounds: memory
 # that the allocator does not give back, and a share of all objects of Python.

@@ -20,9 +20,9 @@ import nbformat
 import papermill
 from traitlets.config import Config
 
-from . import claims, models, presets, record, store, vlms
-from .errors import BadParameter, BookError, UnknownName
-from .freshness import page_key, root, run_key
+from .. import claims, models, presets, record, store, vlms
+from ..errors import BadParameter, BookError, UnknownName
+from ..freshness import page_key, root, run_key
 
 CHAPTERS = {
     "landscape": (

@@ -1,0 +1,1 @@
+"""The machine: runs the pages, judges the claims, knows what is done."""
