@@ -169,7 +169,8 @@ def test_the_book_states_every_claim_with_source_rule_and_reason():
 
 def test_the_scorecard_is_plain_data_with_the_agreed_fields():
     claim = claims.load()[0]
-    curves = {"geometry": table({"0-shot": FLAT, "5-shot": EARLY}, metric="ari_subject", setting="figures")}
+    early = table({"0-shot": FLAT, "5-shot": EARLY}, metric="ari_subject", setting="figures")
+    curves = {"subjects.geometry": early.assign(group="raw model")}
     (row,) = claims.scorecard([judge(claim, curves)], {"preset": "p", "model": "m", "run_key": "k", "seeds": [0]})
     wanted = "id paper figure claim paper_value paper_source verdict value low high n seeds preset model run_key"
     assert set(wanted.split()) <= row.keys()

@@ -7,5 +7,6 @@ table = pg.peaks.geometry(study)
 """
 
 from . import claims, figures, landscape_figures, peaks
+from .record import recorded
 
-__all__ = ["claims", "figures", "landscape_figures", "peaks"]
+__all__ = ["claims", "figures", "landscape_figures", "peaks", "recorded"]

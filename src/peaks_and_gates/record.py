@@ -13,6 +13,7 @@ import inspect
 import json
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from .errors import BadParameter, BookError, HashMismatch, MissingFile
 def recorded(function: Callable[..., pd.DataFrame]) -> Callable[..., pd.DataFrame]:
     """Record what a function of a page returns: computed and written, or read back when the book is redrawn.
 
-    The table is named PAGE.FUNCTION.  The function's arguments are its inputs, so they must be plain data.
+    The table is named PAGE.FUNCTION.  The function's arguments are its inputs: plain data or dataclasses of it.
     Raises what `table` raises.
     """
     signature = inspect.signature(function)
@@ -35,7 +36,8 @@ def recorded(function: Callable[..., pd.DataFrame]) -> Callable[..., pd.DataFram
         bound = signature.bind(*args, **kwargs)
         bound.apply_defaults()
         name = f"{os.environ.get('PG_PAGE')}.{function.__name__}"
-        return table(name, dict(bound.arguments), lambda: function(*bound.args, **bound.kwargs))
+        inputs = json.loads(json.dumps(dict(bound.arguments), default=asdict))
+        return table(name, inputs, lambda: function(*bound.args, **bound.kwargs))
 
     return call
 

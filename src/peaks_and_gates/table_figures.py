@@ -85,7 +85,8 @@ def held(table: pd.DataFrame, model: str, pretrained: str) -> pd.DataFrame:
 
 def verdict(part: Mapping, setting: str, group: pd.DataFrame) -> dict:
     """One part of a claim under one setting."""
-    found = claims.measure({**part, "setting": setting}, {part["table"]: group})
+    anywhere = {key: value for key, value in part.items() if not key.endswith("group")}
+    found = claims.measure({**anywhere, "setting": setting}, {part["table"]: group})
     if found.found is None:
         return {"value": np.nan, "low": np.nan, "high": np.nan, "outcome": "untested"}
     return {"value": found.found.value, "low": found.found.low, "high": found.found.high, "outcome": found.outcome}

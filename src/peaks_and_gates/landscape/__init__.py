@@ -1,0 +1,1 @@
+"""Paper 1, *The representation landscape of few-shot learning and fine-tuning in large language models*."""

@@ -1,0 +1,188 @@
+"""Paper 1 as tidy tables: the model reads the questions, and every layer's landscape becomes rows.
+
+    study = Study("smollm2-135m-instruct", "wordnet", shots=[0, 1, 2, 5])
+    accuracy_table(study)      # can the model answer?
+    geometry_table(study)      # the landscape of its hidden states, layer by layer
+
+Every row is one number with its interval:
+    condition   "5-shot"
+    model       name
+    layer       1..L (0 where a number belongs to no layer);  depth = layer / L
+    metric      "ari_subject", "n_peaks", ...
+    setting     what else it depends on: the recipe, the neighbour ranks, the subject or the letter
+    value, low, high              with its 95 % interval
+    null, null_high, n            mean and 97.5 % quantile under shuffled labels; number of questions
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pandas as pd
+
+from .. import questions as question_sets
+from .. import store
+from ..clustering import RECIPES
+from ..extraction import CODE, StoredStates, hidden_states
+from ..geometry import landscapes, reclustered
+from ..progress import bar
+from ..questions import LETTERS, Prompt, QuestionSet, build_prompts
+from ..record import over_seeds
+from ..uncertainty import Estimate, mean_estimate
+
+# Neighbours of the label overlap, as a share of the class: the paper has 0.3 for subjects and plots 0.1 for letters.
+CLASS_FRACTION = {"subject": 0.3, "answer": 0.1}
+GEOMETRY = (*CODE, "clustering", "geometry", "neighbours", "uncertainty", "landscape/study")
+
+
+@dataclass(frozen=True)
+class Study:
+    """Which model reads which questions behind how many shots.
+
+    n_subjects, n_per_subject: how much of the question set; None for all of it.  n_orders: seeded orders of the shots
+    per subject; None for an own order per question, as in the paper.  point: where the residual stream is read.
+    adapter: folder of a PEFT adapter to put on the model.  dtype: "bfloat16" or "float32"; None lets the hardware
+    decide.  with_header: begin every prompt with the line that names its subject.  split: "test", or "validation"
+    where a setting is chosen or a training is followed.
+    """
+
+    model: str
+    questions: str
+    shots: Sequence[int] = (0, 1, 2, 5)
+    n_subjects: int | None = None
+    n_per_subject: int | None = None
+    n_orders: int | None = 8
+    seed: int = 0
+    point: str = "norm"
+    adapter: str | None = None
+    dtype: str | None = None
+    with_header: bool = True
+    split: str = "test"
+
+    def question_set(self) -> QuestionSet:
+        """The questions, read or built."""
+        return question_sets.load(self.questions, self.n_subjects, self.n_per_subject)
+
+    def prompts(self, questions: QuestionSet, n_shots: int) -> list[Prompt]:
+        """One prompt per question."""
+        return build_prompts(questions, n_shots, self.n_orders, self.seed, self.split, self.with_header)
+
+    def read(self, prompts: Sequence[Prompt], title: str) -> StoredStates:
+        """Hidden states of the prompts at both read points, extracted or read from the cache."""
+        return hidden_states(
+            self.model, prompts, ("norm", "residual"), self.adapter, self.dtype, f"{self.model}, {title}"
+        )
+
+    def states(self, questions: QuestionSet, n_shots: int) -> StoredStates:
+        """Hidden states of the study's questions behind so many shots."""
+        return self.read(self.prompts(questions, n_shots), condition_name(n_shots))
+
+
+def condition_name(n_shots: int) -> str:
+    """The paper's name of a prompt condition."""
+    return f"{n_shots}-shot"
+
+
+def row(study: Study, condition: str, layer: int, depth: float, metric: str, setting: str, estimate: Estimate) -> dict:
+    """One row of a tidy table."""
+    where = {"condition": condition, "model": study.model, "layer": layer, "depth": depth}
+    measured = {key: getattr(estimate, key) for key in ("value", "low", "high", "null", "null_high", "n")}
+    return where | {"metric": metric, "setting": setting} | measured
+
+
+def accuracy_table(study: Study) -> pd.DataFrame:
+    """Multiple-choice accuracy by condition, from the four letters' log-probabilities.
+
+    metrics: `accuracy_micro` (share of questions right), `accuracy_macro` (mean over subjects), `accuracy_calibrated`
+    (micro, after each letter's mean log-probability over the questions is subtracted: can a preference for one letter
+    hide knowledge?), `letter_mass` (probability that the next token is one of the four letters), and by setting
+    `letter_share` (how often a letter is chosen) and `accuracy` (one row per subject).  Chance is 1/4.
+    """
+    questions = study.question_set()
+    rows = []
+    for n_shots in study.shots:
+        condition = condition_name(n_shots)
+        states = study.states(questions, n_shots)
+        logprobs, answer = states.letter_logprobs.double().numpy(), states.answer.numpy()  # (n, 4), (n,)
+        subject = np.array(states.subject)
+        _, which, count = np.unique(subject, return_inverse=True, return_counts=True)
+        chosen = logprobs.argmax(1)  # (n,)
+        right = (chosen == answer).astype(float)
+        calibrated = ((logprobs - logprobs.mean(0)).argmax(1) == answer).astype(float)
+        estimates = {
+            ("accuracy_micro", ""): mean_estimate(right),
+            ("accuracy_macro", ""): mean_estimate(right, weights=1 / count[which]),
+            ("accuracy_calibrated", ""): mean_estimate(calibrated),
+            ("letter_mass", ""): mean_estimate(np.exp(logprobs).sum(1)),
+        }
+        for i, letter in enumerate(LETTERS):
+            estimates["letter_share", letter] = mean_estimate((chosen == i).astype(float))
+        for name in questions.subjects:
+            estimates["accuracy", name] = mean_estimate(right[subject == name])
+        rows += [row(study, condition, 0, 0.0, metric, setting, e) for (metric, setting), e in estimates.items()]
+    return pd.DataFrame(rows)
+
+
+def geometry_table(study: Study) -> pd.DataFrame:
+    """The landscape of the last-token states, for every condition, layer and recipe.
+
+    metrics: `intrinsic_dimension` (setting: the two neighbour ranks compared; interval: Gride's standard error),
+    `overlap_subject`, `overlap_answer` (setting: "neighbours"; interval: bootstrap over questions), and by recipe
+    `n_peaks`, `core_fraction`, `ari_subject`, `ari_answer` (interval: clustered again on parts of the questions).
+    """
+    questions = study.question_set()
+    return landscape_table(study, {condition_name(k): study.prompts(questions, k) for k in study.shots})
+
+
+def landscape_table(
+    study: Study, prompts: Mapping[str, Sequence[Prompt]], labels: Mapping[str, Sequence] | None = None
+) -> pd.DataFrame:
+    """The landscape of each condition's prompts, by its name: one cached table per condition and layer.
+
+    labels: by name, one per prompt, beside or in place of the prompts' own "subject" and "answer".
+    """
+    tables = []
+    key = {"labels": store.digest({name: list(values) for name, values in labels.items()})} if labels else {}
+    for condition, asked in prompts.items():
+        states = study.read(asked, condition)
+        by_name = {"subject": states.subject, "answer": states.answer.tolist(), **(labels or {})}
+        codes = {name: np.unique(values, return_inverse=True)[1] for name, values in by_name.items()}  # (n,) each
+        layers = range(1, states.n_layers + 1)
+        for layer in bar(iterable=layers, desc=f"landscape, {condition}", unit="layer"):
+            inputs = {"states": states.key, "point": study.point, "layer": layer, "condition": condition, **key}
+            compute = lambda layer=layer, condition=condition, states=states, codes=codes: layer_table(
+                study, condition, layer, states, codes
+            )
+            tables.append(store.table("landscape", inputs, compute, GEOMETRY))
+    return pd.concat(tables, ignore_index=True).assign(model=study.model)
+
+
+def layer_table(
+    study: Study, condition: str, layer: int, states: StoredStates, labels: dict[str, np.ndarray]
+) -> pd.DataFrame:
+    """Rows of one layer: one nearest-neighbour search serves every recipe."""
+    where = f"{study.model}, {condition}, layer {layer}"
+    hidden = states.layer(study.point, layer)  # (n, D)
+    by_recipe = landscapes(hidden, labels, tuple(RECIPES), class_fraction=CLASS_FRACTION, where=where)
+    first = next(iter(by_recipe.values()))  # neighbours and dimension are the same for every recipe
+    estimates = {("intrinsic_dimension", f"{rank}-{2 * rank}"): first.dimension_at(rank) for rank in first.gride_ranks}
+    estimates |= {(f"overlap_{label}", "neighbours"): first.label_overlap[label] for label in labels}
+    estimates |= reclustered(by_recipe, labels)
+    depth = layer / states.n_layers
+    return pd.DataFrame([row(study, condition, layer, depth, m, s, e) for (m, s), e in estimates.items()])
+
+
+def of_seeds(
+    study: Study, models: Sequence[str], measure: Callable[[Study], pd.DataFrame], condition: str = "fine-tuned"
+) -> pd.DataFrame:
+    """A table of one model trained with several seeds, asked without shots.
+
+    measure: `geometry_table` or `accuracy_table`.  Rows of each seed are named "fine-tuned, seed 0" and so on, in the
+    order of `models`; rows named "fine-tuned" are their mean, with an interval that spans all the seeds' intervals.
+    """
+    tables = [measure(replace(study, model=model, shots=[0])) for model in models]
+    mean = over_seeds([table.assign(condition=condition) for table in tables])
+    seeds = [table.assign(condition=f"{condition}, seed {i}") for i, table in enumerate(tables)]
+    return pd.concat([mean, *seeds], ignore_index=True)
