@@ -256,12 +256,12 @@ def curves(
     """One metric against relative depth: a panel for each table by its title, then for each of the paper's models.
 
     A curve per condition with its 95 % band; single seeds are thin lines.  quantity: the paper's, if it is not
-    `metric`; a model that the paper has no curve of is left out.  limits: of the axis; (0, None) as the data ask, and
-    then every panel has its own.
+    `metric`; a model that the paper has no curve of is left out.  limits: of the axis; (0, None): as the data ask.  The
+    panels share it, but for the number of peaks, which grows with N.
     """
     published = {model: paper(quantity or metric, model) for model in paper_models}
     published = {model: rows for model, rows in published.items() if len(rows)}
-    figure, axes = panels(len(tables) + len(published), 2.5, sharex=True, sharey=limits[1] is not None)
+    figure, axes = panels(len(tables) + len(published), 2.5, sharex=True, sharey=metric != "n_peaks")
     handles = {}
     for ax, (title, table) in zip(axes, tables.items(), strict=False):
         rows = select(table, metric, setting)
