@@ -15,7 +15,7 @@ import torch
 from common import keep, side_by_side
 
 from peaks_and_gates import pictures, store, vlms
-from peaks_and_gates.gate import PROMPTS
+from peaks_and_gates.gate.study import PROMPTS
 from peaks_and_gates.interventions import CUTS, cutting, outputs, spoken
 from peaks_and_gates.patching import patched, patched_attention, recorded
 from peaks_and_gates.tokens import only

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from peaks_and_gates import gate, interventions, vqa
+from peaks_and_gates import interventions, vqa
+from peaks_and_gates.gate import study as gate
 from peaks_and_gates.interventions import CUTS
 
 N = 160  # questions; an accuracy is known to about .04

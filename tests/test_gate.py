@@ -6,9 +6,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from peaks_and_gates import gate, interventions, peaks, pictures, record, token_states, vlms
+from peaks_and_gates import interventions, peaks, pictures, record, token_states, vlms
 from peaks_and_gates.errors import BadParameter
-from peaks_and_gates.gate import Study
+from peaks_and_gates.gate import study as gate
+from peaks_and_gates.gate.study import Study
 from peaks_and_gates.uncertainty import Estimate
 
 STUDY = Study(

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from peaks_and_gates import figures, gate, known_cuts, known_figures, lookup, low_rank, stream, synthetic
+from peaks_and_gates import figures, known_cuts, known_figures, lookup, low_rank, stream, synthetic
 from peaks_and_gates.errors import BadParameter, BadStates, ModelUnavailable
+from peaks_and_gates.gate import study as gate
 
 
 @pytest.fixture(scope="module")

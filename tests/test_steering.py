@@ -7,9 +7,10 @@ import pandas as pd
 import pytest
 import torch
 
-from peaks_and_gates import gate, patching, record, steering, steering_figures, tokens, vlms
+from peaks_and_gates import patching, record, steering, steering_figures, tokens, vlms
 from peaks_and_gates.errors import BadParameter
-from peaks_and_gates.gate import Study
+from peaks_and_gates.gate import study as gate
+from peaks_and_gates.gate.study import Study
 from vlm_helpers import broken, close, encoded, generated, load
 
 STUDY = Study("tiny-llava", n_per_pair=2, new_tokens=(3, 4), batch_size=8, dtype="float32")

@@ -19,11 +19,12 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from . import captions, gate, record, similarity, store, token_states, vlms, vqa
+from . import captions, record, similarity, store, token_states, vlms, vqa
 from . import pictures as picture_sets
 from .attention import knockout
 from .errors import BadParameter
-from .gate import Study
+from .gate import study as gate
+from .gate.study import Study
 from .patching import patched, patched_attention, recorded
 from .peaks import row
 from .pictures import Pair, Picture

@@ -14,7 +14,7 @@ from dataclasses import asdict, replace
 import pandas as pd
 
 from . import interventions, record, vqa
-from .gate import Study
+from .gate.study import Study
 from .interventions import CUTS
 from .uncertainty import mean_estimate
 

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from . import captions, gate, interventions, vqa
+from . import captions, interventions, vqa
+from .gate import study as gate
 from .uncertainty import mean_estimate
 
 

@@ -20,10 +20,11 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from . import gate, record, store, token_states, vlms
 from . import pictures as picture_sets
+from . import record, store, token_states, vlms
 from .errors import BadParameter
-from .gate import Study
+from .gate import study as gate
+from .gate.study import Study
 from .interventions import told_apart
 from .patching import patched, recorded, steered
 from .peaks import row

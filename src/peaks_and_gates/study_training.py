@@ -19,10 +19,11 @@ from typing import Any
 
 import numpy as np
 
-from . import gate, interventions, mini_data, mini_training, minis, scene_table, scene_words, store, vqa
+from . import interventions, mini_data, mini_training, minis, scene_table, scene_words, store, vqa
 from .codebook import side_of
 from .errors import BadParameter, BookError, UnknownName
 from .finetune import Log
+from .gate import study as gate
 from .gate_study import Cell, grid, size
 from .pictures import Picture
 from .scene_drawing import draw

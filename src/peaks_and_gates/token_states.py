@@ -21,7 +21,7 @@ from .tokens import TokenMap, only
 from .vlms import Batch, VisionLanguageModel
 
 if TYPE_CHECKING:
-    from .gate import Study
+    from .gate.study import Study
 
 CODE = ("token_states", "attention", "patching", *vlms.CODE)
 SHARD = 64  # pictures an artifact holds: what a killed run may lose

@@ -23,15 +23,15 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from . import modality, pictures, record, scene_words, token_states, vlms
-from .attention import attention_shares
-from .errors import BadParameter
-from .models import dtype_named
-from .peaks import row
-from .pictures import Picture
-from .tokens import TokenMap
-from .uncertainty import Estimate, mean_estimate
-from .vlms import VisionLanguageModel
+from .. import modality, pictures, record, scene_words, token_states, vlms
+from ..attention import attention_shares
+from ..errors import BadParameter
+from ..models import dtype_named
+from ..peaks import row
+from ..pictures import Picture
+from ..tokens import TokenMap
+from ..uncertainty import Estimate, mean_estimate
+from ..vlms import VisionLanguageModel
 
 # The paper's prompts, and those of the drawn scenes. The image comes first, except where it is to follow the text.
 PROMPTS = {
@@ -46,7 +46,7 @@ PROMPTS = {
         "captions": f"<image> {scene_words.REQUEST}",
     },
 }
-CODE = ("gate", "pictures", "picture_rows", "scenes", "scene_words", "scene_drawing", *token_states.CODE)
+CODE = ("gate.study", "pictures", "picture_rows", "scenes", "scene_words", "scene_drawing", *token_states.CODE)
 K = 30  # neighbours of the class overlap
 
 
