@@ -6,7 +6,18 @@ study = pg.peaks.Study(model="smollm2-135m-instruct", questions="wordnet", n_sub
 table = pg.peaks.geometry(study)
 """
 
-from . import claims, figures, landscape_figures, peaks
-from .record import recorded
+from __future__ import annotations
 
-__all__ = ["claims", "figures", "landscape_figures", "peaks", "recorded"]
+import importlib
+from typing import Any
+
+__all__ = ["claims", "figures", "gate", "landscape", "landscape_figures", "peaks", "recorded"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a part when it is first used: `pg --help` needs none."""
+    if name == "recorded":
+        return importlib.import_module(".record", __name__).recorded
+    if name in __all__:
+        return importlib.import_module(f".{name}", __name__)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,197 @@
+"""What the numbers of a page depend on, as one hash, the same on every Python.
+
+    page_key(root() / "notebooks/landscape/subjects.ipynb", parameters)
+
+It counts the code of the page's cells and of the modules that they import, as syntax trees; the parameters; the
+versions of the libraries that compute; the weights and data that the page reads.  Drawing cells, figures, docstrings
+and the runner do not count, so a new colour makes no record stale.  What makes hidden states counts by one number,
+`cache.STATES`.  Only the standard library is needed.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from .. import cache as store
+from ..errors import BadParameter, MissingFile
+
+PACKAGE = "peaks_and_gates"
+DRAWING = {"parameters", "install", "figure", "hide-input"}  # tags of cells without a number of their own
+LIBRARIES = {*store.PACKAGES, "gguf", "pandas", "scipy", "tokenizers"}  # whose versions count
+# Modules that do not count for the key of a page: they draw or run, or count by STATES.
+NO_KEY = {"__init__", "errors", "figures", "record", "cache", "models", "landscape.extraction", "gate.vlm"}
+LATER_FIELDS = {"ctx", "kind", "type_comment", "type_ignores", "type_params"}  # of syntax trees, by Python's version
+
+
+def root() -> Path:
+    """The checkout.  Raises MissingFile when the package is installed without one."""
+    folder = store.project_folder()
+    if folder is None:
+        raise MissingFile("The notebooks are in the repository: clone it, and install it with `pip install -e .`.")
+    return folder
+
+
+def page_key(notebook: Path, parameters: dict[str, Any]) -> str:
+    """Hash of everything that the numbers of a page depend on.  Raises BadParameter if a cell cannot be read."""
+    cells = json.loads(notebook.read_text())["cells"]
+    codes = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code" and not DRAWING & tags(cell)]
+    try:
+        page = code_of("\n".join(codes))
+    except SyntaxError as error:
+        raise BadParameter(f"A code cell of {notebook} cannot be read: {error}.") from error
+    parts = [page, *(module(name) for name in sorted(with_imports(set(page.imports))))]
+    lock = root() / "requirements.lock"
+    lines = lock.read_text().splitlines() if lock.is_file() else []
+    versions = [line for line in lines if line.split("==")[0].strip() in LIBRARIES]
+    files = files_read({string for part in parts for string in part.strings}, parameters)
+    return store.digest([[part.key for part in parts], store.STATES, parameters, versions, files])
+
+
+def code_key(*modules: str) -> str:
+    """Hash of what modules of this package do, and the modules that they import: `code_key("landscape.neighbours")`."""
+    return store.digest([module(name).key for name in sorted(with_imports(set(modules)))])
+
+
+def tags(cell: dict[str, Any]) -> set[str]:
+    """The tags of a notebook's cell."""
+    return set(cell["metadata"].get("tags", []))
+
+
+def files_read(strings: set[str], parameters: dict[str, Any]) -> dict[str, str]:
+    """Hashes of the weights and data that code and parameters name, by path, and what the book knows of the models.
+
+    A file of data/ counts where a string of the code is its name, a folder of weights/ where one is its path.
+    """
+    values = {value for parameter in parameters.values() for value in as_list(parameter) if isinstance(value, str)}
+    known = {name: entry for name in values if (entry := model_entry(name))}
+    folders = {
+        *strings,
+        *values,
+        *(path for entry in known.values() for path in re.findall(r"weights/[\w./-]+", entry)),
+    }
+    paths = {path for path in (root() / "data").rglob("*") if strings & {path.name, path.stem}}
+    for folder in (root() / name for name in folders if name.startswith(("weights/", "benchmarks/"))):
+        paths |= {*folder.rglob("*.safetensors")} or {*folder.rglob("*.json")}
+    files = sorted(path for path in paths if path.is_file())
+    return known | {path.relative_to(root()).as_posix(): sha256(path, path.stat().st_mtime_ns) for path in files}
+
+
+def as_list(value: Any) -> list[Any]:
+    """A parameter's values."""
+    return value if isinstance(value, list) else [value]
+
+
+def model_entry(name: str) -> str:
+    """The lines of a model in the package's YAML files, without comments; empty for a model that is not there."""
+    for path in sorted(store.SOURCE.glob("*.yml")):
+        if entry := re.search(rf"^( *){re.escape(name)}:.*(?:\n\1 .*)*", path.read_text(), re.M):
+            return re.sub(r"\s+#.*", "", entry[0])
+    return ""
+
+
+@cache
+def sha256(path: Path, changed: int) -> str:
+    """A file's hash, read again only after the file changed."""
+    return store.file_sha256(path)
+
+
+@dataclass(frozen=True)
+class Code:
+    """What some code does (`key`, a hash of its syntax tree), imports of this package, and has of strings."""
+
+    key: str
+    imports: frozenset[str]
+    strings: frozenset[str]
+
+
+def code_of(text: str, package: str = "") -> Code:
+    """Take code apart.  package: the one it stands in, for its relative imports.  Raises SyntaxError."""
+    tree = ast.parse(text)
+    constants = {
+        node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    }
+    return Code(store.digest(plain_tree(tree)), frozenset(imports(tree, package)), frozenset(constants))
+
+
+def module(name: str) -> Code:
+    """The code of a module of this package, read again only after its file changed."""
+    path = source_path(name)
+    return module_at(path, path.stat().st_mtime_ns)
+
+
+@cache
+def module_at(path: Path, changed: int) -> Code:
+    """The code of a module's file."""
+    return code_of(path.read_text(), ".".join([PACKAGE, *path.relative_to(store.SOURCE).parent.parts]))
+
+
+def with_imports(modules: set[str]) -> set[str]:
+    """Modules of this package and all modules of it that they import, but for those that do not count for a key."""
+    followed: set[str] = set()
+    while new := {name for name in modules - followed if name not in NO_KEY and name.partition(".")[0] != "book"}:
+        followed |= new
+        modules = modules.union(*(module(name).imports for name in new))
+    return followed
+
+
+def imports(tree: ast.AST, package: str = "") -> set[str]:
+    """Modules of this package that some code imports: `cache`, `landscape.neighbours`.
+
+    package: of the code, for its relative imports.
+    """
+    aliases: dict[str, str] = {}  # names in the code -> what they stand for
+    names: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+            aliases |= {
+                alias.asname or alias.name.partition(".")[0]: alias.name for alias in node.names if alias.asname
+            }
+        elif isinstance(node, ast.ImportFrom):
+            parents = package.split(".")
+            base = parents[: len(parents) + 1 - node.level] if node.level else []
+            module = ".".join(filter(None, [*base, node.module]))
+            names |= {module} | {f"{module}.{alias.name}" for alias in node.names}
+            aliases |= {alias.asname or alias.name: f"{module}.{alias.name}" for alias in node.names}
+    for node in ast.walk(tree):  # pg.landscape.neighbours, after `import peaks_and_gates as pg`
+        chain = []
+        while isinstance(node, ast.Attribute):
+            chain.insert(0, node.attr)
+            node = node.value
+        if isinstance(node, ast.Name):
+            start = aliases.get(node.id, node.id)
+            names |= {".".join([start, *chain[:n]]) for n in range(1, min(len(chain), 2) + 1)}
+    relative = {name.removeprefix(f"{PACKAGE}.") for name in names if name.startswith(f"{PACKAGE}.")}
+    return {name for name in relative if source_path(name).is_file()}
+
+
+def source_path(module: str) -> Path:
+    """The file of a module of this package, such as `cache` or `landscape.neighbours`."""
+    path = store.SOURCE.joinpath(*module.split("."))
+    return path / "__init__.py" if (path / "__init__.py").is_file() else path.with_suffix(".py")
+
+
+def plain_tree(node: Any) -> Any:
+    """A syntax tree as nested lists and dictionaries, the same on every Python, without docstrings and positions."""
+    if isinstance(node, list):
+        return [plain_tree(child) for child in node]
+    if isinstance(node, ast.Constant):
+        return repr(node.value)
+    if not isinstance(node, ast.AST):
+        return node
+    fields = {name: value for name, value in ast.iter_fields(node) if name not in LATER_FIELDS}
+    if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)) and is_docstring(node.body):
+        fields["body"] = node.body[1:]
+    return [type(node).__name__, {name: plain_tree(value) for name, value in fields.items()}]
+
+
+def is_docstring(body: list[ast.stmt]) -> bool:
+    """Whether a body begins with a docstring."""
+    first = body[0] if body else None
+    return isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and isinstance(first.value.value, str)

@@ -1,0 +1,267 @@
+"""Artifacts by content: computed once, checked on every read, never half-written.
+
+    states = cached("states", inputs, compute)                # compute() returns tensors by name
+    table = cached("overlap", inputs, compute, kind="table")  # a DataFrame; or kind="json"
+
+An artifact is one file beside a JSON manifest that holds its checksum.  Its name is a hash of its inputs, so another
+input is another artifact and the same one is never computed twice.  The manifest is written last: without it the data
+do not count.  What is damaged is computed again.
+
+Beyond the standard library it imports only what a function needs when it is called: `pg status` stays quick.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import shutil
+import subprocess
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+from .errors import BookError, HashMismatch, MissingFile, StorageFull
+
+STATES = 1  # raise it when models, landscape.extraction or gate.vlm give other states than before: all pages are stale
+PACKAGES = ("torch", "transformers", "peft", "datasets", "dadapy", "numpy", "scikit-learn", "safetensors")
+SOURCE = Path(__file__).parent
+
+
+def project_folder() -> Path | None:
+    """The checkout this package is installed from in editable mode; None for an ordinary installation."""
+    root = SOURCE.parents[1]
+    return root if (root / "_config.yml").is_file() else None
+
+
+def cache_folder() -> Path:
+    """Where artifacts and downloads are kept: $PG_CACHE, else `.cache` in the checkout, else the user's cache."""
+    if os.environ.get("PG_CACHE"):
+        return Path(os.environ["PG_CACHE"]).expanduser()
+    if root := project_folder():
+        return root / ".cache"
+    return Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "peaks-and-gates"
+
+
+def digest(value: Any) -> str:
+    """First 16 hex digits of the SHA-256 of a JSON-able value; dictionaries in any order hash alike."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@cache
+def environment() -> dict[str, Any]:
+    """Versions and hardware, as they go into every manifest."""
+    installed = {dist.metadata["Name"].lower(): dist.version for dist in importlib.metadata.distributions()}
+    gpu = None
+    if shutil.which("nvidia-smi"):  # torch would say it too, but takes seconds to import
+        query = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
+        names = subprocess.run(query, capture_output=True, text=True, check=False).stdout.splitlines()
+        gpu = names[0] if names else None
+    return {
+        "python": platform.python_version(),
+        "packages": {name: installed[name] for name in PACKAGES if name in installed},
+        "machine": platform.machine(),
+        "cores": os.cpu_count(),
+        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30),
+        "gpu": gpu,
+    }
+
+
+def cached(
+    name: str,
+    inputs: dict[str, Any],
+    compute: Callable[[], Any],
+    kind: Literal["tensors", "table", "json"] = "tensors",
+) -> Any:
+    """Return the stored artifact made from `inputs`, or compute and store it.
+
+    name: folder under the cache.  inputs: JSON-able, everything the result depends on.  compute: returns tensors by
+    name, a DataFrame or plain data.  Returns what was stored: an open safetensors file (`get_tensor(name)`), a
+    DataFrame, plain data with tuples as lists.  Two processes that ask for one artifact compute it once.  What is
+    damaged is computed again, with one warning.  Raises StorageFull.
+    """
+    suffix, write, read = FORMATS[kind]
+    path = cache_folder() / name / f"{digest([name, inputs])}{suffix}"
+    if is_valid(path):
+        return read(path)
+    with locked(path.with_name(f".{path.stem}.lock")):
+        if is_valid(path):
+            return read(path)  # another process made it while we waited
+        if path.exists() or manifest_path(path).exists():
+            warnings.warn(f"{path} is damaged or was not finished, and is computed again.", stacklevel=2)
+        for leftover in path.parent.glob(f".{path.name}*.tmp"):  # of a process that was killed
+            leftover.unlink(missing_ok=True)
+        start = time.perf_counter()
+        result = compute()
+        seconds = round(time.perf_counter() - start, 3)
+        with writing(path):
+            manifest_path(path).unlink(missing_ok=True)
+        write_atomically(path, lambda temporary: write(result, temporary))
+        created = datetime.now(UTC).isoformat(timespec="seconds")
+        manifest = {"inputs": inputs, "sha256": file_sha256(path), "seconds": seconds, "created": created}
+        write_json(manifest_path(path), manifest)
+        return read(path)
+
+
+def write_tensors(tensors: dict[str, Any], path: Path) -> None:
+    """Write tensors by name as safetensors, each with its dtype."""
+    from safetensors.torch import save_file
+
+    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, path)
+
+
+def read_tensors(path: Path) -> Any:
+    """Open a safetensors file, whose tensors are read when they are asked for."""
+    from safetensors import safe_open
+
+    return safe_open(path, framework="pt")
+
+
+def read_table(path: Path) -> Any:
+    """Read a DataFrame from Parquet."""
+    import pandas as pd
+
+    return pd.read_parquet(path)
+
+
+FORMATS: dict[str, tuple[str, Callable[[Any, Path], Any], Callable[[Path], Any]]] = {
+    "tensors": (".safetensors", write_tensors, read_tensors),
+    "table": (".parquet", lambda frame, path: frame.to_parquet(path, index=False), read_table),
+    "json": (
+        ".json",
+        lambda value, path: path.write_text(json.dumps(value)),
+        lambda path: json.loads(path.read_text()),
+    ),
+}
+
+
+def manifest_path(path: Path) -> Path:
+    """The manifest that belongs to an artifact's data file."""
+    return path.with_name(path.name + ".json")
+
+
+def is_valid(path: Path) -> bool:
+    """Whether an artifact is complete: its data have the checksum of its manifest."""
+    try:
+        return read_json(manifest_path(path))["sha256"] == file_sha256(path)
+    except (OSError, KeyError, TypeError, BookError):
+        return False
+
+
+def made_once(folder: Path, about: dict[str, Any], save: Callable[[Path], Any]) -> Path:
+    """A folder that `save` fills, in one process at a time, and again if a file of it is damaged.
+
+    about: goes into the folder's manifest.json, with the checksums of all files.  Returns the folder.  Raises
+    StorageFull.
+    """
+    temporary = folder.with_name(f".{folder.name}.tmp")
+    with locked(folder.with_name(f".{folder.name}.lock")):
+        if folder_is_valid(folder):
+            return folder
+        if folder.exists():
+            warnings.warn(f"{folder} is damaged, and is made again.", stacklevel=2)
+        with writing(folder):
+            shutil.rmtree(temporary, ignore_errors=True)
+            temporary.mkdir(parents=True)
+            try:
+                save(temporary)
+                write_json(temporary / "manifest.json", {**about, "files": checksums(temporary)})
+                shutil.rmtree(folder, ignore_errors=True)
+                temporary.rename(folder)
+            finally:
+                shutil.rmtree(temporary, ignore_errors=True)
+    return folder
+
+
+def checksums(folder: Path) -> dict[str, str]:
+    """SHA-256 of every file in a folder and below, by its path in it; its manifest and hidden files do not count."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
+    return {
+        path.relative_to(folder).as_posix(): file_sha256(path) for path in files if path != folder / "manifest.json"
+    }
+
+
+def folder_is_valid(folder: Path) -> bool:
+    """Whether every file of a folder that `made_once` made is there as it was written."""
+    try:
+        return read_json(folder / "manifest.json")["files"] == checksums(folder)
+    except (OSError, KeyError, TypeError, BookError):
+        return False
+
+
+def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
+    """Call `write` on a temporary name beside `path`, then rename: a reader sees the old file or the new one.
+
+    Raises StorageFull if there is no room or no permission; nothing is left behind then.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with writing(path):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write(temporary)
+            temporary.replace(path)
+        except BaseException:  # an interrupt too
+            temporary.unlink(missing_ok=True)
+            raise
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a JSON file atomically.  Raises StorageFull."""
+    write_atomically(path, lambda p: p.write_text(json.dumps(value, indent=1, sort_keys=True, default=str) + "\n"))
+
+
+def read_json(path: Path) -> Any:
+    """What `write_json` wrote.  Raises MissingFile; HashMismatch if it cannot be read."""
+    try:
+        return json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise MissingFile(f"{path} is not there. Restore it, or make it again.") from None
+    except (OSError, ValueError) as error:
+        raise HashMismatch(f"{path} is damaged ({error}). Restore it, or delete it and make it again.") from None
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold a lock file: one process at a time.  Its folder is made if need be.  Raises StorageFull."""
+    from filelock import FileLock
+
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(path).acquire()
+    with lock:
+        yield
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn the many ways in which a library reports a full or closed disk into one message.  Raises StorageFull."""
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, BookError) or not is_full(error):
+            raise
+        raise StorageFull(
+            f"Could not write {path}: {error}. Free some space, or set PG_CACHE to a folder with room; "
+            "finished results are kept."
+        ) from error
+
+
+def is_full(error: Exception) -> bool:
+    """Whether an error means a full or read-only disk; safetensors reports it only in its text."""
+    codes = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
+    numbered = isinstance(error, OSError) and error.errno in codes
+    return numbered or any(f"os error {code}" in str(error) for code in codes)
