@@ -18,3 +18,9 @@ def write_with_card(table: pd.DataFrame, path: Path, **card: Any) -> None:
     store.write_atomically(path, lambda temporary: table.to_parquet(temporary, index=False, compression="zstd"))
     about = {"sha256": store.file_sha256(path), "rows": len(table), "columns": list(table.columns)}
     store.write_json(path.with_suffix(".json"), card | about | {"environment": store.environment()})
+
+
+def weights_folder(preset: str) -> Path:
+    """`weights/` in the checkout for the book's own; a folder by preset in it for the others."""
+    root = (store.project_folder() or Path.cwd()) / "weights"
+    return root if preset == "laptop" else root / preset
