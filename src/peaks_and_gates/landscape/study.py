@@ -34,7 +34,7 @@ from ..uncertainty import Estimate, mean_estimate
 
 # Neighbours of the label overlap, as a share of the class: the paper has 0.3 for subjects and plots 0.1 for letters.
 CLASS_FRACTION = {"subject": 0.3, "answer": 0.1}
-GEOMETRY = (*CODE, "clustering", "geometry", "neighbours", "uncertainty", "landscape/study")
+GEOMETRY = (*CODE, "clustering", "geometry", "neighbours", "uncertainty", "landscape.study")
 
 
 @dataclass(frozen=True)
