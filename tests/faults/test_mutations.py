@@ -43,28 +43,26 @@ FAULTS = {
         ("prompts of two prefixes in a row", "open_rows = with_room[item.prefix]", "open_rows = with_room[()]",
          "extraction", "share_a_row or plain_loop"),
     ],
-    "neighbours": [
-        ("no second look at doubtful rows", "errors = bound *", "errors = 0 * bound *", "neighbours", "equal_to_all"),
+    "landscape/neighbours": [
+        ("no second look at doubtful rows", "errors = 4 *", "errors = 0 *", "landscape/neighbours", "equal_to_all"),
         ("neighbours of a part by their old numbers", "place[rows] = np.arange(len(rows))", "place[rows] = rows",
-         "neighbours", "part"),
-        ("one weight a point", "weights = 1 / sizes[codes]", "weights = np.ones(len(codes))", "geometry", "label_overlap"),
+         "landscape/neighbours", "part"),
+        ("one weight a point", "weights = 1 / sizes[codes]", "weights = np.ones(len(codes))", "landscape/density_peaks", "label_overlap"),
         ("shared neighbours counted twice", ".sum(1) / k\n\n\ndef class_neighbours", ".sum(1) / (2 * k)\n\n\ndef class_neighbours",
-         "geometry", "point_overlap"),
+         "landscape/density_peaks", "point_overlap"),
     ],
-    "clustering": [
+    "landscape/density_peaks": [
         ("a dimension of another scale", "intrinsic_dimension[recipe.gride_scale]", "intrinsic_dimension[0]",
-         "geometry", "dadapys_own_route"),
-        ("halo and core exchanged", "shifted >= highest", "shifted < highest", "geometry", "dadapys_own_route"),
+         "landscape/density_peaks", "dadapys_own_route"),
+        ("halo and core exchanged", "shifted >= highest", "shifted < highest", "landscape/density_peaks", "dadapys_own_route"),
         ("neighbours and their distances in another order", "np.hstack([own, neighbours])", "np.hstack([own, neighbours[:, ::-1]])",
-         "geometry", "dadapys_own_route or far_clusters"),
-    ],
-    "geometry": [
+         "landscape/density_peaks", "dadapys_own_route or far_clusters"),
         ("labels of the rows before duplicates went", "[1][kept] for name", "[1][: len(kept)] for name",
-         "geometry", "identical_rows"),
+         "landscape/density_peaks", "identical_rows"),
     ],
-    "uncertainty": [
-        ("the interval at half its width", "PERCENTILES = (2.5, 97.5)", "PERCENTILES = (25, 75)", "uncertainty", "covers or mean"),
-        ("weights left out", "np.average(values, weights=weights)", "np.average(values)", "uncertainty", "mean"),
+    "statistics": [
+        ("the interval at half its width", "PERCENTILES = (2.5, 97.5)", "PERCENTILES = (25, 75)", "landscape/statistics", "covers or mean"),
+        ("weights left out", "np.average(values, weights=weights)", "np.average(values)", "landscape/statistics", "mean"),
     ],
     "questions": [
         ("answers of the shots missing", "block(question, with_answer=True)", "block(question, with_answer=False)",
@@ -157,7 +155,9 @@ def run(nursery, tmp_path):
     """Call with a file and some of its tests for pytest's exit status, and its output."""
 
     def tested(file, tests):
-        arguments = ["-x", "-q", "-p", "no:cacheprovider", f"{ROOT}/tests/test_{file}.py", "-k", tests]
+        folder, _, name = file.rpartition("/")
+        path = f"{ROOT}/tests/{folder}/test_{name}.py"
+        arguments = ["-x", "-q", "-p", "no:cacheprovider", path, "-k", tests]
         print(json.dumps([arguments, f"{tmp_path}/output"]), file=nursery.stdin, flush=True)
         return int(nursery.stdout.readline()), (tmp_path / "output").read_text()
 

@@ -4,12 +4,17 @@ import torch
 from dadapy import Data
 from sklearn.metrics import adjusted_rand_score
 
-from peaks_and_gates import clustering, geometry
-from peaks_and_gates.clustering import RECIPES, density_peaks
 from peaks_and_gates.errors import BadParameter, BadStates, BookError, TooFewPoints, UnknownName
-from peaks_and_gates.geometry import first_of_identical, landscape, landscapes, reclustered
-from peaks_and_gates.neighbours import nearest_neighbours, neighbour_overlap, point_overlap
-from peaks_and_gates.uncertainty import normal_estimate
+from peaks_and_gates.landscape import density_peaks
+from peaks_and_gates.landscape.density_peaks import (
+    RECIPES,
+    first_of_identical,
+    landscape,
+    landscapes,
+    subsample_intervals,
+)
+from peaks_and_gates.landscape.neighbours import nearest_neighbours, neighbour_overlap, point_overlap
+from peaks_and_gates.statistics import normal_estimate
 
 
 def rotated(points, d, seed=0):
@@ -214,7 +219,7 @@ def with_pak_density(seed, n, d, k):
     """A DADApy data set whose density has a k of its own for each point, so that peaks get removed."""
     rng = np.random.default_rng(seed)
     points = rng.standard_normal((n, d)) / np.abs(rng.standard_normal((n, 1))) ** 0.7
-    data = clustering.dadapy_data(*nearest_neighbours(points, k))
+    data = density_peaks._dadapy_data(*nearest_neighbours(points, k))
     data.set_id(d)
     data.compute_density_PAk()
     return data
@@ -227,10 +232,10 @@ def test_points_that_dadapy_leaves_without_a_peak(seed, n, d, k, recognised, mon
     data = with_pak_density(seed, n, d, k)
     data.compute_clustering_ADP(Z=1.0)
     assert sum(map(len, data.cluster_indices)) < n, "DADApy has mended its bug: the guard can go"
-    assert clustering._needs_links(data)
+    assert density_peaks._needs_links(data)
     if not recognised:  # the check after the call finds it too
-        monkeypatch.setattr(clustering, "_needs_links", lambda data: False)
-    assignment, _ = density_peaks(data, 1.0)
+        monkeypatch.setattr(density_peaks, "_needs_links", lambda data: False)
+    assignment, _ = density_peaks.density_peaks(data, 1.0)
     np.testing.assert_array_equal(assignment, data.compute_clustering_ADP_pure_python(Z=1.0))
     np.testing.assert_array_equal(np.unique(assignment), np.arange(data.N_clusters))
 
@@ -240,10 +245,10 @@ def test_links_are_not_needed_with_one_k():
     for seed in range(40):
         rng = np.random.default_rng(seed)
         points = rng.standard_normal((300, 5)) / np.abs(rng.standard_normal((300, 1))) ** 0.7
-        data = clustering.dadapy_data(*nearest_neighbours(points, 16))
+        data = density_peaks._dadapy_data(*nearest_neighbours(points, 16))
         data.set_id(5)
         data.compute_density_kNN(16)
-        assert not clustering._needs_links(data)
+        assert not density_peaks._needs_links(data)
 
 
 def test_planted_bad_labels_are_caught(monkeypatch):
@@ -265,14 +270,14 @@ def test_planted_bad_labels_are_caught(monkeypatch):
 
 def test_reclustering_is_certain_of_far_clusters_and_not_of_noise():
     points, labels = clusters(6)
-    sure = reclustered(landscapes(points, {"subject": labels}), {"subject": labels})
+    sure = subsample_intervals(landscapes(points, {"subject": labels}), {"subject": labels})
     for recipe in RECIPES:
         peaks, index = sure["n_peaks", recipe], sure["ari_subject", recipe]
         assert (peaks.value, peaks.low, peaks.high) == (6, 6, 6)
         assert (index.value, index.low, index.high) == (1, 1, 1)
         assert abs(index.null) < 0.02 < index.null_high + 0.02
     noise, names = overlapping()
-    unsure = reclustered(landscapes(noise, {"subject": names}), {"subject": names})
+    unsure = subsample_intervals(landscapes(noise, {"subject": names}), {"subject": names})
     assert unsure["core_fraction", "released"].low < unsure["core_fraction", "released"].high
 
 
@@ -286,8 +291,8 @@ def test_reclustering_a_part_equals_the_landscape_of_that_part(monkeypatch):
         seen["numbers"] = statistic(seen["rows"])
         return [normal_estimate(value, 0.0, n) for value in values]
 
-    monkeypatch.setattr(geometry, "subsampled", one_part)
-    reclustered(found, {"subject": labels})
+    monkeypatch.setattr(density_peaks, "subsampled", one_part)
+    subsample_intervals(found, {"subject": labels})
     rows, expected = seen["rows"], []
     for part in landscapes(points[seen["rows"]], {"subject": labels[rows]}).values():
         expected += [part.n_peaks, part.core_fraction, part.adjusted_rand_index["subject"].value]

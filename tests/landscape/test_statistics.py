@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 from sklearn.metrics import adjusted_rand_score
 
-from peaks_and_gates import uncertainty
+from peaks_and_gates import statistics
 from peaks_and_gates.errors import BadParameter
-from peaks_and_gates.uncertainty import adjusted_rand_index, mean_estimate, normal_estimate, subsampled
+from peaks_and_gates.statistics import adjusted_rand_index, bootstrap_mean, normal_estimate, subsampled
 
 
 def noisy_copy(labels, share, rng):
@@ -29,7 +29,7 @@ def test_the_index_of_many_tables_is_scikit_learns():
     pairs += [(a, noisy_copy(a, 0.3, rng)) for a, _ in pairs]
     tables = np.array([np.histogram2d(a, b, [np.arange(5), np.arange(7)])[0] for a, b in pairs])
     expected = [adjusted_rand_score(a, b) for a, b in pairs]
-    np.testing.assert_allclose(uncertainty._rand_of_tables(tables), expected, atol=1e-12)
+    np.testing.assert_allclose(statistics.rand_of_tables(tables), expected, atol=1e-12)
 
 
 def test_independent_labels_lie_at_the_null():
@@ -80,13 +80,13 @@ def test_replicates_are_centred():
 
 def test_mean():
     values = np.random.default_rng(0).random(400) < 0.3
-    found = mean_estimate(values)
+    found = bootstrap_mean(values)
     error = np.sqrt(0.3 * 0.7 / 400)
     assert found.value == pytest.approx(values.mean())
     assert found.high - found.low == pytest.approx(2 * 1.96 * error, rel=0.2)
-    weighted = mean_estimate(np.array([0.0, 1.0]), weights=np.array([3, 1]))
+    weighted = bootstrap_mean(np.array([0.0, 1.0]), weights=np.array([3, 1]))
     assert weighted.value == 0.25
-    covers = [mean_estimate(np.random.default_rng(s).random(200) < 0.3, seed=s) for s in range(200)]
+    covers = [bootstrap_mean(np.random.default_rng(s).random(200) < 0.3, seed=s) for s in range(200)]
     assert 0.88 <= np.mean([c.low <= 0.3 <= c.high for c in covers]) <= 0.99
 
 
@@ -113,7 +113,7 @@ def test_errors():
     with pytest.raises(BadParameter, match="3 assignments cannot be compared with 2 labels"):
         adjusted_rand_index(np.zeros(3), np.zeros(2))
     with pytest.raises(BadParameter, match="one value and one weight"):
-        mean_estimate(np.array([]))
+        bootstrap_mean(np.array([]))
     with pytest.raises(BadParameter, match="fraction"):
         subsampled(lambda rows: [len(rows)], 10, fraction=1.0)
     with pytest.raises(BadParameter, match="n_repeats"):

@@ -1,0 +1,275 @@
+"""Euclidean nearest neighbours, in blocks, and the share of them that agree.
+
+distances, neighbours = nearest_neighbours(hidden_states, k=128)       # (n, k) float64, (n, k) int64
+label_overlap(neighbours, subjects, class_fraction=0.3).value
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from peaks_and_gates.errors import BadParameter, BadStates, TooFewPoints
+from peaks_and_gates.statistics import PERCENTILES, Estimate, at_least, bootstrap_mean, coded
+
+TOLERANCE = 1e-8  # largest relative error of a squared distance that is not computed again
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+def nearest_neighbours(
+    points: np.ndarray | torch.Tensor,
+    k: int,
+    *,
+    block: int = 1024,
+    device: str | torch.device | None = None,
+    where: str = "the points",
+) -> tuple[np.ndarray, np.ndarray]:
+    """Find the k nearest neighbours of every point, the point itself left out.
+
+    The fast way to all distances is |x|² + |y|² − 2x·y, one matrix product. Its error, at most a few d·eps times the
+    norms, may be larger than a distance, or than the difference of two. A row in which that can be (duplicates,
+    near-duplicates, ties, a group far from the mean) is computed again, from the differences themselves. The order is
+    therefore that of float64 brute force, and distances have eight right digits. A distance below 1e-150 times the
+    largest coordinate loses digits, and may be 0.
+
+    Args:
+        points: (n, d), float16, bfloat16, float32 or float64; computed with in float64.
+        k: neighbours of each point, 1 <= k < n.
+        block: rows of one block of distances; memory beyond two copies of the points is block·n.
+        device: where to compute; by default a GPU if there is one.
+        where: named in messages, such as 'smollm2-135m-instruct, layer 12'.
+
+    Returns:
+        distances (n, k) float64 and indices (n, k) int64, nearest first, equal distances by lower index.
+
+    Raises:
+        BadStates: the points are not a matrix of finite floats, or farther apart than float64 can say.
+        BadParameter: k or block below 1.
+        TooFewPoints: k >= n.
+    """
+    points = as_matrix(points, where).to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    n, d = points.shape
+    at_least(1, k=k, block=block)
+    if k >= n:
+        choice = f"Choose k between 1 and {n - 1}, or give" if n > 1 else "Give"
+        raise TooFewPoints(
+            f"{where}: {n} points have at most {n - 1} neighbours each, but k={k} was asked for. "
+            f"{choice} at least {k + 1} points."
+        )
+    points = points.double()
+    largest = float(torch.linalg.vector_norm(points, torch.inf))
+    scale = 2.0 ** -int(np.clip(np.frexp(largest)[1], -1000, 1000)) if largest else 1.0  # so that no square overflows
+    points = points * scale
+    centred = points - points.mean(0)  # (n, d): a common offset would swell the norms
+    norms = torch.linalg.vecdot(centred, centred)  # (n,)
+    errors = 4 * (d + 2) * torch.finfo(torch.float64).eps * (norms + norms.max())  # (n,), of a squared distance
+    squared = norms.new_empty(n, k)
+    neighbours = torch.empty(n, k, dtype=torch.int64, device=points.device)
+    for rows in torch.arange(n, device=points.device).split(block):
+        to_all = (norms[rows, None] + norms).addmm_(centred[rows], centred.T, alpha=-2)  # (block, n)
+        to_all[torch.arange(len(rows)), rows] = torch.inf  # the point itself
+        nearest, index = to_all.topk(min(k + 1, n - 1), largest=False)  # (block, k + 1), ascending
+        squared[rows], neighbours[rows] = nearest[:, :k], index[:, :k]
+        error = errors[rows, None]  # (block, 1)
+        doubtful = (error >= TOLERANCE * nearest[:, :1]).any(1) | (nearest.diff(dim=1) <= 2 * error).any(1)
+        for i in torch.nonzero(doubtful).flatten().tolist():
+            near = torch.nonzero(to_all[i] <= nearest[i, k - 1] + 2 * error[i]).flatten()  # ascending
+            exact = (points[near] - points[rows[i]]).square().sum(1)
+            order = exact.sort(stable=True).indices[:k]
+            squared[rows[i]], neighbours[rows[i]] = exact[order], near[order]
+    distances = squared.sqrt() / scale
+    if torch.isinf(distances[:, -1]).any():
+        raise BadStates(
+            f"{where}: some distances exceed the largest number of float64. Divide the points by a constant."
+        )
+    return distances.cpu().numpy(), neighbours.cpu().numpy()
+
+
+def neighbour_overlap(neighbours: np.ndarray, labels: np.ndarray, k: int | np.ndarray) -> np.ndarray:
+    """Share of each point's k nearest neighbours that carry its own label.
+
+    Args:
+        neighbours: (n, >=k) int, nearest first, the point itself left out.
+        labels: (n,) integers or strings.
+        k: one number for all points, or (n,) int.
+
+    Returns:
+        (n,) float in [0, 1].
+
+    Raises:
+        BadParameter: not one neighbour list and one label a point, or a k below 1.
+        TooFewPoints: a row has fewer than k neighbours.
+
+    Source: Doimo et al. 2020, eq. 1; label form as in Serra et al. 2024, sec. 3.
+    """
+    neighbours = _as_neighbours(neighbours, k)
+    codes = coded(labels, len(neighbours))[1]
+    width = int(np.max(k))
+    same = codes[neighbours[:, :width]] == codes[:, None]  # (n, width)
+    within = np.arange(width) < np.reshape(k, (-1, 1))  # (n or 1, width)
+    return (same & within).sum(1) / k
+
+
+def label_overlap(
+    neighbours: np.ndarray,
+    labels: np.ndarray,
+    class_fraction: float,
+    n_bootstrap: int = 200,
+    seed: int = 0,
+    n_shuffles: int = 50,
+) -> Estimate:
+    """Mean share of neighbours with a point's own label, every class with one weight.
+
+    A point has class_fraction · (size of its class) neighbours, at least one: as in the paper, and as
+    DADApy's return_label_overlap(class_fraction=..., weighted=True). The interval resamples points with
+    their neighbours fixed; the null shuffles the labels.
+
+    Args:
+        neighbours: (n, >=k) int, nearest first, the point itself left out.
+        labels: (n,) integers or strings.
+        class_fraction: from 0 to 1.
+        n_bootstrap: replicates of the interval.
+        seed: of interval and null.
+        n_shuffles: replicates of the null, a mean over all points and therefore steady.
+
+    Returns:
+        Estimate with null and null_high.
+
+    Raises:
+        BadParameter: not one neighbour list and one label a point, a fraction outside its range, or no replicates.
+        TooFewPoints: a row has fewer neighbours than the largest class needs.
+    """
+    at_least(1, n_shuffles=n_shuffles)
+    _, codes, sizes = coded(labels)
+    k = class_neighbours(codes, class_fraction)
+    weights = 1 / sizes[codes]
+    rng = np.random.default_rng(seed)
+    mean = bootstrap_mean(neighbour_overlap(neighbours, codes, k), weights, n_bootstrap, seed)
+    null = []
+    for _ in range(n_shuffles):
+        order = rng.permutation(len(codes))  # a label takes its k and its weight along
+        null.append(np.average(neighbour_overlap(neighbours, codes[order], k[order]), weights=weights[order]))
+    null_high = float(np.percentile(null, PERCENTILES[1]))
+    return Estimate(mean.value, mean.low, mean.high, mean.n, float(np.mean(null)), null_high)
+
+
+def restrict_to(distances: np.ndarray, neighbours: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Nearest neighbours among some of the points, from those among all of them.
+
+    Args:
+        distances: (n, k) float, ascending.
+        neighbours: (n, k) int, nearest first, the point itself left out.
+        rows: (m,) ascending int, the points to keep.
+
+    Returns:
+        distances (m, k') and neighbours (m, k'), the latter as places in `rows`; k' is the largest number that every
+        kept point has left, about k · m / n.
+
+    Raises:
+        BadParameter: rows that do not ascend or are no points, or other distances than neighbours.
+        TooFewPoints: no points, or some kept point has no neighbour left.
+    """
+    if np.shape(distances) != np.shape(neighbours):
+        raise BadParameter(f"Distances {np.shape(distances)} do not belong to neighbours {np.shape(neighbours)}.")
+    rows = np.asarray(rows)
+    if not rows.size:
+        raise TooFewPoints("No point is kept, and none has neighbours: give more points or a larger part of them.")
+    if rows.ndim != 1 or rows.dtype.kind not in "iu" or (np.diff(rows) <= 0).any():
+        raise BadParameter(f"Points are kept by their numbers, ascending; got {rows.dtype} of shape {rows.shape}.")
+    if rows[0] < 0 or rows[-1] >= len(neighbours):
+        raise BadParameter(f"The points kept have numbers from 0 to at most {len(neighbours) - 1}.")
+    place = np.full(len(neighbours), -1)
+    place[rows] = np.arange(len(rows))
+    local = place[neighbours[rows]]  # (m, k), -1 where a neighbour was left out
+    k = int((local >= 0).sum(1).min())
+    if k == 0:
+        raise TooFewPoints(f"{len(rows)} of {len(neighbours)} points leave some point without a neighbour.")
+    first = np.argsort(local < 0, axis=1, kind="stable")[:, :k]  # (m, k'): those kept, in their order
+    return np.take_along_axis(distances[rows], first, 1), np.take_along_axis(local, first, 1)
+
+
+def point_overlap(neighbours_a: np.ndarray, neighbours_b: np.ndarray, k: int) -> np.ndarray:
+    """Share of each point's k nearest neighbours that two representations have in common.
+
+    Args:
+        neighbours_a: (n, >=k) int, nearest first, the point itself left out.
+        neighbours_b: the same points elsewhere: another layer, model or checkpoint.
+        k: neighbours compared (the paper: 30).
+
+    Returns:
+        (n,) float in [0, 1].
+
+    Raises:
+        BadParameter: not the same number of points, no neighbour lists, or a k below 1.
+        TooFewPoints: a row has fewer than k neighbours.
+
+    Source: Doimo et al. 2020, eq. 1.
+    """
+    if len(neighbours_a) != len(neighbours_b):
+        raise BadParameter(f"Overlap needs the same points twice, got {len(neighbours_a)} and {len(neighbours_b)}.")
+    at_least(1, k=k)
+    neighbours_a, neighbours_b = _as_neighbours(neighbours_a, k), _as_neighbours(neighbours_b, k)
+    # (n, 2k) in ascending order, so that a shared neighbour stands beside its copy
+    both = np.sort(np.hstack([neighbours_a[:, :k], neighbours_b[:, :k]]), axis=1)
+    return (both[:, 1:] == both[:, :-1]).sum(1) / k
+
+
+def class_neighbours(labels: np.ndarray, class_fraction: float) -> np.ndarray:
+    """Return (n,) int, the neighbours each point's overlap takes: a share of its class, at least one.
+
+    Raises BadParameter for a share outside [0, 1] and for labels that are not one a point.
+    """
+    if not 0 <= class_fraction <= 1:
+        raise BadParameter(f"class_fraction={class_fraction} is a share of each point's class: from 0 to 1.")
+    _, codes, sizes = coded(labels)
+    return np.maximum((sizes * class_fraction).astype(int), 1)[codes]
+
+
+def as_matrix(points: np.ndarray | torch.Tensor, where: str) -> torch.Tensor:
+    """Return the points as a detached (n, d) tensor of finite floats.
+
+    Raises:
+        BadStates: another shape or dtype, or rows that are not finite (the message names the first few).
+    """
+    try:
+        points = torch.as_tensor(points).detach()
+    except (TypeError, ValueError, RuntimeError) as error:  # ragged lists, names, dtypes and strides torch has not
+        raise BadStates(f"{where}: not a matrix of floats ({error}). Give an array of numpy or torch.") from error
+    dense = points.layout == torch.strided and not points.is_meta
+    if points.ndim != 2 or points.dtype not in FLOATS or 0 in points.shape or not dense:
+        raise BadStates(
+            f"{where}: expected a matrix (points, dimensions) of floats, got shape {tuple(points.shape)} "
+            f"of {points.dtype}{'' if dense else ' without dense values'}. Give one layer at a time, one row a point."
+        )
+    largest = torch.linalg.vector_norm(points, torch.inf, dim=1)  # (n,), NaN where there is one
+    bad = torch.nonzero(~torch.isfinite(largest)).flatten().tolist()
+    if bad:
+        first = ", ".join(map(str, bad[:5])) + (", …" if len(bad) > 5 else "")
+        raise BadStates(
+            f"{where}: {len(bad)} of {len(points)} rows hold NaN or infinity (rows {first}). "
+            "Extract them again in float32; half precision overflows beyond 65,504."
+        )
+    return points
+
+
+def _as_neighbours(neighbours: np.ndarray, k: int | np.ndarray) -> np.ndarray:
+    """Neighbours as an (n, >=k) array of places among the points.  Raises BadParameter, TooFewPoints."""
+    neighbours, k = np.asarray(neighbours), np.asarray(k)
+    if neighbours.ndim != 2 or neighbours.dtype.kind not in "iu" or not neighbours.size:
+        raise BadParameter(
+            f"Neighbours are integers (points, k), as `nearest_neighbours` gives them second; got {neighbours.dtype} "
+            f"of shape {neighbours.shape}."
+        )
+    if k.shape not in ((), (len(neighbours),)) or k.dtype.kind not in "iu" or k.min() < 1:
+        raise BadParameter(
+            f"The neighbours compared are one whole number from 1, or one for each of {len(neighbours)} points; got "
+            f"{k.dtype} of shape {k.shape}."
+        )
+    if neighbours.shape[1] < k.max():
+        raise TooFewPoints(
+            f"An overlap over {k.max()} neighbours was asked for, but only {neighbours.shape[1]} were found. "
+            f"Search with k >= {k.max()}, or take a smaller k or class fraction."
+        )
+    if neighbours.min() < 0 or neighbours.max() >= len(neighbours):
+        raise BadParameter(f"Neighbours of {len(neighbours)} points lie among them, from 0; some of these do not.")
+    return neighbours

@@ -1,0 +1,257 @@
+"""How sure a number is: bootstrap intervals, shuffled-label nulls, and intervals by leaving points out.
+
+index = adjusted_rand_index(landscape.assignment, subjects)
+index.value, index.low, index.high, index.null_high
+row("5-shot", "smollm2-135m-instruct", 12, 0.4, "ari_subject", "released", index)    # of a tidy table
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import pandas as pd
+
+from peaks_and_gates.errors import BadParameter, TooFewPoints
+
+PERCENTILES = (2.5, 97.5)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number with its 95 % interval.
+
+    Attributes:
+        value: the estimate from all the data.
+        low: lower end of the interval.
+        high: upper end of the interval.
+        n: points, questions or scenes it rests on.
+        null: mean of the same number under shuffled labels, where that means something.
+        null_high: 97.5 % quantile under shuffled labels; a value above it is not chance.
+    """
+
+    value: float
+    low: float
+    high: float
+    n: int
+    null: float | None = None
+    null_high: float | None = None
+
+
+def row(condition: str, model: str, layer: int, depth: float, metric: str, setting: str, estimate: Estimate) -> dict:
+    """One row of a tidy table."""
+    about = {"condition": condition, "model": model, "layer": layer, "depth": depth, "metric": metric}
+    numbers = asdict(estimate)
+    n = numbers.pop("n")
+    return about | {"setting": setting} | numbers | {"n": n}
+
+
+def over_seeds(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """Mean over the tables of like models, with an interval from the lowest low to the highest high.
+
+    Raises BadParameter if the tables do not hold the same rows.
+    """
+    together = pd.concat(tables)
+    how = {"value": "mean", "low": "min", "high": "max", "null": "mean", "null_high": "mean", "n": "min"}
+    keys = ["condition", "layer", "depth", "metric", "setting"]
+    if together.groupby(keys).size().ne(len(tables)).any():
+        raise BadParameter("Models taken together must have as many layers, and the same tokens around an image.")
+    mean = together.groupby(keys, sort=False, as_index=False).agg(how)
+    name = together["model"].iloc[0]
+    label = f"{name.rstrip('0123456789').rstrip('-')} ({len(tables)} seeds)" if len(tables) > 1 else name
+    return mean.assign(model=label)[list(together.columns)]
+
+
+def at_least(least: int, **counts: int) -> None:
+    """Raise BadParameter for a count, named by its keyword, that is not a whole number or below `least`."""
+    for name, count in counts.items():
+        if not isinstance(count, (int, np.integer)) or count < least:
+            raise BadParameter(f"{name}={count} must be a whole number, at least {least}.")
+
+
+def coded(
+    labels: Sequence, n: int | None = None, name: str = "The labels"
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The different labels in order, (classes,), which of them each point has, (n,) int, and how many have each.
+
+    Raises BadParameter unless there is one label a point, none missing, all of one kind.  name: begins the messages.
+    """
+    try:
+        labels = np.asarray(labels)
+        names, codes, sizes = np.unique(labels, return_inverse=True, return_counts=True)
+    except (TypeError, ValueError) as error:  # None, or numbers among names
+        raise BadParameter(f"{name} have no order ({error}). Give one label a point, an integer or string.") from error
+    if labels.ndim != 1 or not labels.size or np.any(labels != labels):  # only NaN differs from itself
+        raise BadParameter(
+            f"{name} have shape {labels.shape} or are NaN in places. Give one label a point, an integer or string."
+        )
+    if n is not None and len(labels) != n:
+        raise BadParameter(f"{name} have {len(labels)} entries for {n} points. Give one label a point, in their order.")
+    return names, codes, sizes
+
+
+def adjusted_rand_index(assignment: np.ndarray, labels: np.ndarray, n_bootstrap: int = 200, seed: int = 0) -> Estimate:
+    """Agreement of a partition with labels: 1 for the same grouping, 0 on average for independent ones.
+
+    The interval resamples points and keeps the partition fixed: it does not contain the change of the peaks
+    themselves from one sample of questions to another (`subsampled` does). A resampled point always agrees
+    with its own copies, which lifts the index of every replicate a little; the replicates are therefore
+    centred on the value. The null redraws the contingency table with both margins fixed, which is what
+    shuffled labels do.
+
+    Args:
+        assignment: (n,) the group of each point, any integers or names.
+        labels: (n,) the label of each point, any integers or names.
+        n_bootstrap: replicates of the bootstrap, and tables of the null.
+        seed: of both.
+
+    Returns:
+        Estimate with null and null_high.
+
+    Raises:
+        BadParameter: the two are not of one length, empty, or hold NaN; fewer than one replicate.
+
+    Source: Hubert and Arabie 1985, eq. 5; random tables, Patefield 1981.
+    """
+    from scipy.stats import random_table
+    from sklearn.metrics import adjusted_rand_score
+    from sklearn.metrics.cluster import contingency_matrix
+
+    at_least(1, n_bootstrap=n_bootstrap)
+    labels, assignment = coded(labels)[1], coded(assignment, name="The assignments")[1]
+    if len(assignment) != len(labels):
+        raise BadParameter(
+            f"{len(assignment)} assignments cannot be compared with {len(labels)} labels. Give one of each a point."
+        )
+    table = contingency_matrix(labels, assignment)  # (classes, groups)
+    n = int(table.sum())
+    value = float(adjusted_rand_score(labels, assignment))
+    rng = np.random.default_rng(seed)
+    resampled = rand_of_tables(rng.multinomial(n, table.ravel() / n, size=n_bootstrap).reshape(-1, *table.shape))
+    low, high = value + np.percentile(resampled, PERCENTILES) - resampled.mean()
+    # Of scipy's two methods only this one is right for a table of a single column (1.17 gives a negative count).
+    shuffled = random_table(table.sum(1), table.sum(0)).rvs(n_bootstrap, method="boyett", random_state=rng)
+    null = rand_of_tables(shuffled)
+    null_high = float(np.percentile(null, PERCENTILES[1]))
+    return Estimate(value, float(low), min(float(high), 1.0), n, float(null.mean()), null_high)
+
+
+def rand_of_tables(tables: np.ndarray) -> np.ndarray:
+    """Adjusted Rand index of each contingency table, (tables, classes, groups) int -> (tables,) float."""
+    pairs = lambda counts: (counts * (counts - 1.0)) / 2
+    together = pairs(tables).sum((1, 2))  # (tables,)
+    by_class, by_group = pairs(tables.sum(2)).sum(1), pairs(tables.sum(1)).sum(1)  # (tables,) each
+    expected = by_class * by_group / np.maximum(pairs(tables.sum((1, 2))), 1)  # a single point has no pairs
+    above, most = together - expected, (by_class + by_group) / 2 - expected
+    same = most == 0  # both partitions are one group, or both all singletons
+    return np.where(same, 1.0, above / np.where(same, 1.0, most))
+
+
+def bootstrap_mean(
+    values: np.ndarray, weights: np.ndarray | None = None, n_bootstrap: int = 200, seed: int = 0
+) -> Estimate:
+    """Mean of one value a point (an accuracy, an overlap, a share of core points), bootstrapped over points.
+
+    Args:
+        values: (n,) float or bool.
+        weights: (n,) positive, all equal by default.
+        n_bootstrap: replicates.
+        seed: of the bootstrap.
+
+    Returns:
+        Estimate without a null.
+
+    Raises:
+        BadParameter: no values, values that are not finite numbers, another number of weights, or weights that are not
+            positive; fewer than one replicate.
+    """
+    values = np.asarray(values, dtype=np.float64)
+    weights = np.ones_like(values) if weights is None else np.asarray(weights, dtype=np.float64)
+    if values.ndim != 1 or not values.size or weights.shape != values.shape:
+        raise BadParameter(f"A mean needs one value and one weight a point, got {values.shape}, {weights.shape}.")
+    at_least(1, n_bootstrap=n_bootstrap)
+    if not (np.isfinite(values).all() and (weights > 0).all()):
+        raise BadParameter("A mean needs finite values and positive weights; leave out the points that have none.")
+    n = len(values)
+    counts = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=n_bootstrap)  # (replicates, n)
+    with np.errstate(over="ignore", invalid="ignore"):  # what overflows is refused below
+        low, high = np.percentile((counts @ (weights * values)) / (counts @ weights), PERCENTILES)
+        estimate = Estimate(float(np.average(values, weights=weights)), float(low), float(high), n)
+    if not np.isfinite([estimate.value, low, high]).all():
+        raise BadParameter(f"The sums of {n} values or weights exceed float64. Give them in larger units.")
+    return estimate
+
+
+def share_lost(before: np.ndarray, after: np.ndarray, seed: int = 0, n_bootstrap: int = 200) -> Estimate:
+    """Which share of a mean score is lost, with an interval that resamples questions.
+
+    Both scores of one question stay together, so that equal scores are a loss of exactly 0.
+
+    before, after: (n,) scores.  Value, low and high are NaN where there was nothing to lose.
+    """
+    n = len(before)
+    counts = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=n_bootstrap)  # (replicates, n)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        lost = 1 - (counts @ after) / (counts @ before)  # (replicates,)
+        value = 1 - after.sum() / before.sum()
+    if not np.isfinite(value):
+        return Estimate(np.nan, np.nan, np.nan, n)
+    low, high = np.nanquantile(lost[np.isfinite(lost)], [0.025, 0.975])
+    return Estimate(float(value), float(low), float(high), n)
+
+
+def normal_estimate(value: float, standard_error: float, n: int) -> Estimate:
+    """Return value ± 1.96 standard errors, for an estimator that brings its own error, such as Gride."""
+    return Estimate(value, value - 1.96 * standard_error, value + 1.96 * standard_error, n)
+
+
+def subsampled(
+    statistic: Callable[[np.ndarray], Sequence[float]],
+    n: int,
+    n_repeats: int = 8,
+    fraction: float = 0.9,
+    seed: int = 0,
+    values: Sequence[float] | None = None,
+) -> list[Estimate]:
+    """Intervals of numbers that must not see a point twice, such as a number of density peaks.
+
+    A bootstrap would plant duplicates, and each of them a peak. Here the numbers are computed again on random
+    subsets without replacement, clustering and all. Subsets that share most of their points differ too little:
+    their deviation is stretched by sqrt(fraction / (1 - fraction)), and the interval is 1.96 of that to both
+    sides. The deviation is that from the number of all points, not from the subsets' own mean: where every
+    subset says 0 and all points say .1, the .1 is not certain.
+
+    Args:
+        statistic: from (m,) ascending indices to some numbers, such as
+            lambda rows: [landscape(states[rows], {}).n_peaks].
+        n: number of points.
+        n_repeats: subsets; each costs one call.
+        fraction: share of the points in a subset.
+        seed: of the subsets.
+        values: the numbers of all points, if they are known; else one more call.
+
+    Returns:
+        One Estimate a number, without a null; its interval is NaN if the number is NaN for some subset.
+
+    Raises:
+        BadParameter: the fraction is not between 0 and 1, or fewer than two repeats.
+        TooFewPoints: a subset would hold no points, or all of them.
+
+    Source: delete-d jackknife, Shao and Wu 1989; subsampling, Politis and Romano 1994.
+    """
+    at_least(2, n_repeats=n_repeats)
+    at_least(1, n=n)
+    if not 0 < fraction < 1:
+        raise BadParameter(f"fraction={fraction} must lie between 0 and 1.")
+    rng = np.random.default_rng(seed)
+    size = round(fraction * n)
+    if not 0 < size < n:
+        raise TooFewPoints(
+            f"A share of {fraction} of {n} points is {size}: neither none nor all can be drawn. Give more."
+        )
+    subsets = [np.sort(rng.choice(n, size, replace=False)) for _ in range(n_repeats)]
+    values = np.asarray(statistic(np.arange(n)) if values is None else values, dtype=np.float64)
+    replicates = np.array([statistic(rows) for rows in subsets], dtype=np.float64)  # (repeats, numbers)
+    errors = np.sqrt(np.square(replicates - values).mean(0) * size / (n - size))
+    return [normal_estimate(float(v), float(e), n) for v, e in zip(values, errors, strict=True)]
