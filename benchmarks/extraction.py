@@ -15,10 +15,11 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 
+import estimate
 import torch
 from common import in_a_process, keep, matmul_rate, memory, side_by_side
 
-from peaks_and_gates import estimate, models, store
+from peaks_and_gates import models, store
 from peaks_and_gates.extraction import encode, extract, hidden_states
 from peaks_and_gates.questions import build_prompts, load
 
@@ -58,9 +59,9 @@ def speed():
             )
             alike = torch.cosine_similarity(found.hidden["residual"][: len(few)].float(), expected.float(), dim=2).min()
             assert alike > 0.9999, f"the states differ: cosine {alike}"
-            work = estimate.work([(e.prefix, len(e.prefix), len(e.rest)) for e in encode(model, prompts)])
+            tokens, pairs = estimate.work([(e.prefix, len(e.prefix), len(e.rest)) for e in encode(model, prompts)])
             slow, fast = len(few) / reference_time, len(prompts) / ours_time
-            limit = len(prompts) * peak / estimate.flops(shape, work)
+            limit = len(prompts) * peak / estimate.flops(shape, tokens, pairs, len(prompts))
             rows.append(
                 {
                     "benchmark": "extraction",
@@ -71,13 +72,13 @@ def speed():
                     "ratio": fast / slow,
                     "limit": limit,
                     "agreement": f"lowest cosine {float(alike):.6f}",
-                    "tokens_per_second": work.tokens / ours_time,
-                    "gigaflops": estimate.flops(shape, work) / ours_time / 1e9,
+                    "tokens_per_second": tokens / ours_time,
+                    "gigaflops": estimate.flops(shape, tokens, pairs, len(prompts)) / ours_time / 1e9,
                 }
             )
             print(
                 f"{n_shots:>5} {n_orders:>6} {slow:>10.2f} {fast:>9.2f} {fast / slow:>6.1f} {limit:>10.1f}"
-                f" {fast / limit:>8.0%} {work.tokens / ours_time:>9.0f} {alike:>14.6f}",
+                f" {fast / limit:>8.0%} {tokens / ours_time:>9.0f} {alike:>14.6f}",
                 flush=True,
             )
     return rows

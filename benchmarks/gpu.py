@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import time
 
+import estimate
 import numpy as np
 import torch
 from common import keep, matmul_rate, seconds
@@ -18,7 +19,7 @@ from extraction import plain
 from tqdm import tqdm
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
 
-from peaks_and_gates import estimate, models, tiny
+from peaks_and_gates import models, tiny
 from peaks_and_gates.extraction import encode, extract, room
 from peaks_and_gates.neighbours import nearest_neighbours
 from peaks_and_gates.questions import Prompt
@@ -32,7 +33,7 @@ K = 100
 
 def random_model() -> models.LanguageModel:
     """MODEL's shape with random weights on the GPU, and a tokenizer that takes every byte for a token."""
-    shape = estimate.shape(MODEL)
+    shape = estimate.SHAPES[MODEL]
     config = LlamaConfig(
         vocab_size=shape.vocabulary,
         hidden_size=shape.width,
@@ -55,7 +56,7 @@ def random_model() -> models.LanguageModel:
 def prompts() -> dict[str, list[Prompt]]:
     """MMLU's numbers of questions and subjects, each question behind its subject's shots; letters for text."""
     rng = np.random.default_rng(0)
-    n, n_subjects, mean = (estimate.MMLU[what] for what in ("n_questions", "n_subjects", "question_tokens"))
+    n, n_subjects, mean = estimate.QUESTIONS, estimate.SUBJECTS, estimate.QUESTION_TOKENS
     shares = rng.lognormal(0, 0.6, n_subjects)
     sizes = np.maximum(100, shares / shares.sum() * n).astype(int)
     sizes[sizes.argmax()] += n - sizes.sum()
@@ -87,24 +88,24 @@ def main() -> None:
     took = time.perf_counter() - start
     memory = torch.cuda.max_memory_allocated() / 1e9
     encoded = [each for group in by_subject.values() for each in encode(model, group)]
-    work = estimate.work([(each.prefix, len(each.prefix), len(each.rest)) for each in encoded])
-    shape = estimate.shape(MODEL)
-    operations = estimate.flops(shape, work)
+    tokens, pairs = estimate.work([(each.prefix, len(each.prefix), len(each.rest)) for each in encoded])
+    shape = estimate.SHAPES[MODEL]
+    operations = estimate.flops(shape, tokens, pairs, len(encoded))
     row = {"benchmark": "GPU, extraction", "setting": f"{MODEL}, 5-shot, 1 order"}
     rows = [
         row
         | {
             "unit": "questions/s",
-            "ours": work.prompts / took,
+            "ours": len(encoded) / took,
             "reference": slow,
-            "ratio": work.prompts / took / slow,
-            "limit": work.prompts * peak / operations,
+            "ratio": len(encoded) / took / slow,
+            "limit": len(encoded) * peak / operations,
         },
         row | {"unit": "minutes", "ours": took / 60, "limit": operations / peak / 60},
         row | {"unit": "GB, at most", "ours": memory, "limit": None, "agreement": f"batches of at most {bound} tokens"},
     ]
     print(
-        f"matrix product {peak / 1e12:.0f} TFLOP/s; {work.prompts} questions, {work.tokens / 1e6:.2f} M tokens, "
+        f"matrix product {peak / 1e12:.0f} TFLOP/s; {len(encoded)} questions, {tokens / 1e6:.2f} M tokens, "
         f"{operations / 1e15:.1f} PFLOP in {took:.1f} s: {operations / took / 1e12:.0f} TFLOP/s, "
         f"{operations / took / peak:.0%}; {memory:.1f} GB; the plain loop {slow:.2f} questions/s",
         flush=True,

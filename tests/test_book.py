@@ -34,7 +34,7 @@ def test_every_notebook_runs_and_leaves_a_record(smoke):
         assert job.state == "done"
         assert job.manifest["parameters"].get("model", "tiny-llama") == "tiny-llama"  # one page is synthetic
         assert job.manifest["environment"]["packages"]["torch"]
-        assert job.name in ("cartoon", "scenes", "speed", "scaling_up") or job.manifest["tables"]
+        assert job.name in ("cartoon", "scenes") or job.manifest["tables"]
     for name in ("accuracy", "geometry"):
         table = pd.read_parquet(smoke[0].record / f"{name}.parquet")
         assert {"condition", "model", "layer", "metric", "value", "low", "high", "n"} <= set(table.columns)
@@ -124,7 +124,7 @@ def test_a_change_that_makes_numbers_is_stale_and_one_that_only_shows_is_not(smo
 def test_figures_are_drawn_in_both_themes_with_alternative_text(smoke):
     for job in smoke:
         pictures = re.findall(r'<img class="pg-(\w+)" alt="([^"]+)"', all_html(job.output))
-        assert pictures or job.name in ("speed", "scaling_up")  # pages of tables, of what is measured so far
+        assert pictures
         assert [theme for theme, _ in pictures].count("light") == [theme for theme, _ in pictures].count("dark")
         assert all(len(alt) > 40 for _, alt in pictures)
 

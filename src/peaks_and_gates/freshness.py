@@ -37,7 +37,7 @@ SHOWING = {
     "verify",
 }
 SHOWING |= {"gate_figures", "mini_figures", "steering_figures", "study_figures", "table_figures"}
-SHOWING |= {"speed", "tree_figures"}
+SHOWING |= {"tree_figures"}
 # The libraries whose versions a page's numbers depend on.
 LIBRARIES = {*store.PACKAGES, "gguf", "pandas", "scipy", "tokenizers"}
 

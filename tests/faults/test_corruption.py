@@ -28,7 +28,6 @@ from peaks_and_gates import (
     models,
     parts,
     record,
-    speed,
     store,
     study_training,
     tiny,
@@ -243,15 +242,10 @@ def a_card_of_the_study(tmp_path, monkeypatch):
     return Stored(lambda: gate_study.rows(folder).to_json(), lambda: visible(folder), False, silent=("adapted-0.json",))
 
 
-def measured_speed(tmp_path, monkeypatch):
-    shutil.copy2(ROOT / "benchmarks" / "measured" / "geometry.json", tmp_path)
-    return Stored(lambda: speed.measured(str(tmp_path)).to_json(), lambda: visible(tmp_path), False, ("geometry.json",))
-
-
 KINDS = (
     a_table, a_document, tensors, a_made_model, a_download, a_training_state, a_model_of_the_study, a_page,
     an_executed_page, a_recorded_table, a_shipped_adapter, a_kept_adapter, a_shipped_mini, a_shared_part,
-    a_contributed_run, a_card_of_the_study, measured_speed,
+    a_contributed_run, a_card_of_the_study,
 )  # fmt: skip
 
 

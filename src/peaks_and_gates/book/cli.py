@@ -122,19 +122,6 @@ def study(preset: str, only: tuple[str, ...], seeds: tuple[int, ...]) -> None:
     study_training.run(preset, only, seeds)
 
 
-@cli.command()
-@click.option("--model", required=True, help="A model of shapes.yml, such as llama-3-70b.")
-@click.option("--shots", default=5, show_default=True, help="Solved examples before each question.")
-@click.option("--orders", default=8, show_default=True, help="Orders of a subject's shots; 0 for one a question.")
-@click.option("--questions", default=14_042, show_default=True, help="Questions, of 57 subjects as in MMLU.")
-@click.option("--nodes", default=4, show_default=True, help="Nodes of eight GPUs, beside one GPU and one node.")
-def estimate(model: str, shots: int, orders: int, questions: int, nodes: int) -> None:
-    """Estimate memory and time of reading a question set with a large model, from its shape; loads nothing."""
-    from .. import estimate as costs
-
-    click.echo(costs.report(model, shots, orders or None, questions, nodes))
-
-
 @cli.command("export-results")
 @click.argument("folder")
 @click.option("--name", required=True, help="What the run is to be called: small letters, digits and hyphens.")
@@ -186,30 +173,6 @@ def verify(preset: str, names: tuple[str, ...]) -> None:
     found = list(verify.pages(book.plan(preset, names)))
     click.echo(verify.report(found))
     if not all(one.holds for one in found):
-        sys.exit(1)
-
-
-@cli.command("exercises")
-@click.argument("names", nargs=-1)
-@click.option("--to", "folder", default="exercises", show_default=True, help="The folder they are written into.")
-@click.option("--solutions", is_flag=True, help="The solved versions, into a folder `solutions` inside.")
-def write_exercises(names: tuple[str, ...], folder: str, solutions: bool) -> None:
-    """Write the coding exercises (all if none is named) into a folder; what is there already stays."""
-    from .. import exercises
-
-    made = exercises.write(folder, names, solutions)
-    click.echo("\n".join(map(str, made)) or f"Nothing to write: {folder} has them already.")
-
-
-@cli.command()
-@click.argument("path")
-def check(path: str) -> None:
-    """Run one exercise, such as exercises/rand-index, and say which of its checks hold."""
-    from .. import exercises
-
-    found = exercises.check(path)
-    click.echo(exercises.report(found))
-    if any(each.failed for each in found):
         sys.exit(1)
 
 

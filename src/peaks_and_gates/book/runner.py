@@ -49,7 +49,6 @@ CHAPTERS = {
         "opening_the_gate",
     ),
     "beyond": ("shots", "hierarchy", "landscape_map", "narrow_gates"),
-    "scale": ("speed", "scaling_up"),
     "methods": (
         "known_rule",
         "known_stream",
