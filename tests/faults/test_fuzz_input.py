@@ -12,7 +12,6 @@ from itertools import permutations
 import nbformat
 import numpy as np
 import pandas as pd
-import pytest
 import yaml
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
@@ -20,7 +19,6 @@ from PIL import Image
 
 from conftest import size
 from peaks_and_gates import claims, cluster, picture_rows, pictures, presets, scenes
-from peaks_and_gates.book import cli
 from peaks_and_gates.book import runner as book
 from peaks_and_gates.errors import BookError
 from peaks_and_gates.extraction import encode
@@ -294,17 +292,3 @@ def test_notebooks(report, tmp_path):
     tagged, cut = rarely(st.just(True), st.just(False)), rarely(st.just(0), WHOLE)
     cases = st.tuples(st.lists(rarely(line, wild), max_size=3), tagged, cut)
     tried(report, "cells of parameters", 1500, 10, cases, answer)
-
-
-def test_commands(report, capsys):
-    def answer(arguments):
-        with pytest.raises(SystemExit) as ended:
-            cli.main(arguments)
-        said = capsys.readouterr()
-        assert "Traceback" not in said.out + said.err and said.out + said.err
-        if ended.value.code:
-            raise BookError(said.out + said.err)
-
-    other = st.tuples(st.sampled_from(("check-results", "compare")), TEXT).map(list)
-    runs = st.tuples(NAME, VALUE).map(lambda change: ["run", "--only", "nothing", "-p", "=".join(change)])
-    tried(report, "the command line", 800, 15, other | runs, answer)
