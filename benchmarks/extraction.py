@@ -20,8 +20,8 @@ import torch
 from common import in_a_process, keep, matmul_rate, memory, side_by_side
 
 from peaks_and_gates import models, store
-from peaks_and_gates.extraction import encode, extract, hidden_states
-from peaks_and_gates.questions import build_prompts, load
+from peaks_and_gates.landscape.extraction import encode, extract, hidden_states
+from peaks_and_gates.landscape.questions import build_prompts, load
 
 MODEL = "smollm2-135m-instruct"
 N_QUESTIONS = 75  # of one subject

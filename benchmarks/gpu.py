@@ -19,10 +19,10 @@ from extraction import plain
 from tqdm import tqdm
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
 
-from peaks_and_gates import models, tiny
-from peaks_and_gates.extraction import encode, extract, room
+from peaks_and_gates import models
+from peaks_and_gates.landscape.extraction import encode, extract, max_batch_tokens
+from peaks_and_gates.landscape.questions import Prompt
 from peaks_and_gates.neighbours import nearest_neighbours
-from peaks_and_gates.questions import Prompt
 
 MODEL = "llama-3-8b"
 N_SHOTS = 5
@@ -49,7 +49,7 @@ def random_model() -> models.LanguageModel:
         network = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
     network.config.tie_last_hidden_states = False  # as `models.load` does
     network.eval().requires_grad_(False)
-    tokenizer = AutoTokenizer.from_pretrained(tiny.tiny_llama())
+    tokenizer = AutoTokenizer.from_pretrained(models.source("tiny-llama")[0])
     return models.LanguageModel(MODEL, network, tokenizer, "random", models.read_points(network, MODEL))
 
 
@@ -82,7 +82,7 @@ def main() -> None:
     extract(model, first, ("norm",))
     slow = N_PLAIN / seconds(lambda: plain(model, first[:N_PLAIN]))[0]
     torch.cuda.reset_peak_memory_stats()
-    bound, layer, start = room(model), [], time.perf_counter()
+    bound, layer, start = max_batch_tokens(model), [], time.perf_counter()
     for group in tqdm(by_subject.values(), desc="subjects"):
         layer.append(extract(model, group, ("norm",)).hidden["norm"][:, model.n_layers // 2])
     took = time.perf_counter() - start

@@ -113,7 +113,7 @@ def copy_checkout(target: Path) -> Path:
     """A copy of what the repository holds, without what is installed or built in it."""
     for name in ("_config.yml", "_toc.yml", "requirements.lock"):
         shutil.copy2(ROOT / name, target / name)
-    for name in ("benchmarks", "book", "notebooks", "results", "weights"):
+    for name in ("benchmarks", "book", "data", "notebooks", "results", "weights"):
         shutil.copytree(ROOT / name, target / name, ignore=shutil.ignore_patterns(".ipynb_checkpoints"))
     return target
 

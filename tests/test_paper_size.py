@@ -5,11 +5,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from transformers import AutoTokenizer, LlamaForCausalLM
 
 from peaks_and_gates import finetune
 from peaks_and_gates.book import runner as book
-from peaks_and_gates.tiny import tiny_llama
+from training.tiny_llama import save
 
 SUBJECTS = (
     "abstract_algebra",
@@ -29,8 +28,7 @@ def folders(tmp_path_factory):
     """A model, its questions, and an adapter trained on them by the paper's recipe."""
     folder = tmp_path_factory.mktemp("paper")
     model, questions = folder / "llama", folder / "mmlu"
-    LlamaForCausalLM.from_pretrained(tiny_llama(seed=5)).save_pretrained(model)
-    AutoTokenizer.from_pretrained(tiny_llama(seed=5)).save_pretrained(model)
+    save(model, seed=5)
     draw = np.random.default_rng(0)
     for split, n in SIZES.items():
         rows = [

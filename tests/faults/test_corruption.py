@@ -30,11 +30,11 @@ from peaks_and_gates import (
     record,
     store,
     study_training,
-    tiny,
     training_state,
     vlms,
 )
 from peaks_and_gates.errors import BookError
+from training.tiny_llama import save
 
 ROOT = Path(__file__).parents[2]
 CODE = ("store",)
@@ -78,7 +78,7 @@ def tensors(tmp_path, monkeypatch):
 
 def a_made_model(tmp_path, monkeypatch):
     def ask():
-        folder = tiny.tiny_llama()
+        folder = store.made_once(store.cache_folder() / "models" / "tiny", {}, save)
         return {name: digest for name, digest in store.checksums(folder).items() if name != "model.safetensors.json"}
 
     return artifact_of(ask)

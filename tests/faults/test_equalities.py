@@ -13,9 +13,8 @@ from conftest import make_questions
 from peaks_and_gates import attention, finetune, models, patching, questions, tails
 from peaks_and_gates.extraction import extract, hidden_states
 from peaks_and_gates.questions import build_prompts
-from peaks_and_gates.tiny import tiny_llama
 from peaks_and_gates.tokens import only
-from test_extraction import plain_loop
+from tiny_models import plain_loop
 from vlm_helpers import FAMILIES, encoded, generated, load, logits
 
 
@@ -106,13 +105,13 @@ def test_merged_is_unmerged(tiny, tmp_path, monkeypatch, own_cache, equal):
 
 
 def test_split_is_whole(tmp_path, equal):
-    ids = torch.arange(3, 40)[None]
-    whole = AutoModelForCausalLM.from_pretrained(tiny_llama(), dtype=torch.float32).eval()
+    ids, folder = torch.arange(3, 40)[None], models.source("tiny-llama")[0]
+    whole = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     places = {"model.embed_tokens": "cpu", "model.norm": "cpu", "model.rotary_emb": "cpu", "lm_head": "cpu"}
     n = len(whole.model.layers)
     places |= {f"model.layers.{i}": "disk" if i >= n // 2 else "cpu" for i in range(n)}
     parts = AutoModelForCausalLM.from_pretrained(
-        tiny_llama(), dtype=torch.float32, device_map=places, offload_folder=tmp_path
+        folder, dtype=torch.float32, device_map=places, offload_folder=tmp_path
     ).eval()
     with torch.inference_mode():
         equal("split over two devices = whole (float32)", parts(ids).logits, whole(ids).logits, 1e-5)

@@ -20,28 +20,17 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are f
 # ruff: noqa: E501 - a table of code as it stands
 # module: (what is wrong, the right code, the wrong code, the test file, which of its tests)
 FAULTS = {
-    "extraction": [
-        ("layers one too early", "output.hidden_states[1:]", "output.hidden_states[:-1]", "extraction", "plain_loop"),
-        ("the token before the last", "(row, end - 1)", "(row, end - 2)", "extraction", "plain_loop"),
-        ("prompts in another order", "torch.tensor(order).argsort()", "torch.tensor(order)", "extraction", "plain_loop"),
-        ("positions without the prefix", "(positions + prefix_length)", "positions", "extraction", "batch_size"),
-        ("the cache of one prompt for all", "row_of[row[0].prefix]", "0", "extraction", "plain_loop"),
-        ("the norm of the block before", "zip(model.norms, last", "zip((*model.norms[1:], model.norms[0]), last",
-         "extraction", "off_by_one"),
-        ("log-probabilities not normalised", ".log_softmax(-1)", "", "extraction", "plain_loop"),
-        ("the key without the questions", '"prompts": store.digest([(p.prefix, p.question, p.answer) for p in group]),',
-         "", "extraction", "other_inputs"),
+    "landscape/extraction": [
+        ("layers one too early", "output.hidden_states[1:]", "output.hidden_states[:-1]", "landscape/extraction", "plain_loop"),
+        ("the token before the last", "len(item.rest) - 1 for", "len(item.rest) - 2 for", "landscape/extraction", "plain_loop"),
+        ("prompts in another order", "torch.tensor(order).argsort()", "torch.tensor(order)", "landscape/extraction", "plain_loop"),
+        ("the cache of one prompt for all", "row_of[item.prefix]", "0", "landscape/extraction", "plain_loop"),
+        ("the norm of the block before", "zip(model.norms, residual", "zip((*model.norms[1:], model.norms[0]), residual",
+         "landscape/extraction", "off_by_one"),
+        ("log-probabilities not normalised", ".log_softmax(-1)", "", "landscape/extraction", "plain_loop"),
+        ("the key without the questions", '"prompts": texts, ', "", "landscape/extraction", "other_inputs"),
         ("one layer for another when read", 'get_tensor(f"{point}.{layer}")', 'get_tensor(f"{point}.{max(1, layer - 1)}")',
-         "extraction", "stored_states"),
-    ],
-    "grouped": [
-        ("heads laid out the wrong way", "query.reshape(batch, groups, together * n_queries, width)",
-         "query.reshape(batch, together, groups, n_queries, width).transpose(1, 2).reshape(batch, groups, -1, width)",
-         "extraction", "plain_loop or attend_by_groups"),
-    ],
-    "packing": [
-        ("prompts of two prefixes in a row", "open_rows = with_room[item.prefix]", "open_rows = with_room[()]",
-         "extraction", "share_a_row or plain_loop"),
+         "landscape/extraction", "stored_states"),
     ],
     "landscape/neighbours": [
         ("no second look at doubtful rows", "errors = 4 *", "errors = 0 *", "landscape/neighbours", "equal_to_all"),
@@ -64,10 +53,10 @@ FAULTS = {
         ("the interval at half its width", "PERCENTILES = (2.5, 97.5)", "PERCENTILES = (25, 75)", "landscape/statistics", "covers or mean"),
         ("weights left out", "np.average(values, weights=weights)", "np.average(values)", "landscape/statistics", "mean"),
     ],
-    "questions": [
+    "landscape/questions": [
         ("answers of the shots missing", "block(question, with_answer=True)", "block(question, with_answer=False)",
-         "questions", "byte_for_byte"),
-        ("the last dev items", "dev[:n_shots]", "dev[-n_shots:]", "questions", "first_dev or golden"),
+         "landscape/questions", "byte_for_byte"),
+        ("the last dev items", "dev[:n_shots]", "dev[-n_shots:]", "landscape/questions", "first_dev or golden"),
     ],
     "tokens": [
         ("the gate counted as text after it", '(self._group("end").int().cumsum(1) > 0)',
@@ -110,9 +99,9 @@ FAULTS = {
     ],
     "vqa": [("one person is enough", "ENOUGH = 3", "ENOUGH = 1", "vqa", "scale")],
     "models": [
-        ("adapters are forgotten", "network = merged(network, adapter_folder, base)", "pass", "models", "adapter"),
+        ("adapters are forgotten", "network = merged(network, adapter_path, root)", "pass", "landscape/models", "adapter"),
         ("the last state is normalised already", "tie_last_hidden_states = False", "tie_last_hidden_states = True",
-         "models", "normalised or saved"),
+         "landscape/models", "normalised or saved"),
     ],
 }  # fmt: skip
 PLANTED = [(module, *fault) for module, faults in FAULTS.items() for fault in faults]

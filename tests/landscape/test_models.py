@@ -1,18 +1,23 @@
 """Loading from each provider, and what is refused."""
 
 import dataclasses
+import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
+import zipfile
 
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from transformers import GPT2Config, GPT2LMHeadModel, LlamaForCausalLM
+from safetensors.torch import load_file
+from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
-from peaks_and_gates import models
-from peaks_and_gates.errors import BadParameter, MissingFile, ModelUnavailable, UnknownName
+from peaks_and_gates import models, store
+from peaks_and_gates.errors import BadParameter, HashMismatch, MissingFile, ModelUnavailable, UnknownName
+from training.tiny_llama import save
 
 
 @pytest.fixture
@@ -148,6 +153,49 @@ def test_the_check_sees_a_missing_layer(tiny):
         models.check(dataclasses.replace(tiny, norms=tiny.norms[1:]))
 
 
+@pytest.mark.parametrize("fault", [torch.zeros_like, lambda hidden: hidden * torch.nan])
+def test_the_check_sees_states_lost_between_two_devices(fault):
+    """A copy from one GPU to another that fails leaves zeros, or anything, and raises no error."""
+    model = models.load("tiny-llama", dtype=torch.float64)
+    block = model.network.model.layers[2]
+    forward = block.forward
+    block.forward = lambda hidden, *args, **kwargs: forward(fault(hidden), *args, **kwargs)
+    with pytest.raises(ModelUnavailable, match="states of layer 3 are zero, or not finite"):
+        models.check(model)
+
+
+def test_a_model_over_two_devices_computes_the_same(tiny, folder, tmp_path):
+    """On one machine without GPUs the second device is the disk, from which weights are read when they are needed."""
+    places = {"model.embed_tokens": "cpu", "model.norm": "cpu", "model.rotary_emb": "cpu", "lm_head": "cpu"}
+    places |= {f"model.layers.{i}": "disk" if i == 3 else "cpu" for i in range(4)}
+    options = {"device_map": places, "offload_folder": tmp_path, "dtype": torch.float64}
+    split = LlamaForCausalLM.from_pretrained(folder, **options).eval()
+    models.check(dataclasses.replace(tiny, network=split, norms=models.read_points(split, "split")))
+    torch.testing.assert_close(logits(dataclasses.replace(tiny, network=split)), logits(tiny))
+
+
+def test_only_a_model_larger_than_a_gpu_is_split(folder, monkeypatch):
+    config = LlamaConfig.from_pretrained(folder)
+    n_bytes = 4 * LlamaForCausalLM(config).num_parameters()
+    for free, expected in ((n_bytes, True), (1.3 * n_bytes, False)):
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda gpu, free=free: (free, free))
+        assert models.exceeds_one_gpu(config, torch.float32) is expected
+
+
+def test_the_shipped_tiny_model_is_the_one_of_its_command(tmp_path):
+    save(tmp_path)
+    shipped = load_file(models.in_checkout("weights/smoke/tiny-llama") / "model.safetensors")
+    torch.testing.assert_close(load_file(tmp_path / "model.safetensors"), shipped, rtol=0, atol=0)
+
+
+def test_a_damaged_shipped_model_is_refused(tmp_path, monkeypatch):
+    shutil.copytree(models.in_checkout("weights/smoke/tiny-llama"), tmp_path / "weights/smoke/tiny-llama")
+    monkeypatch.setattr(models, "in_checkout", lambda folder: tmp_path / folder)
+    (tmp_path / "weights/smoke/tiny-llama/tokenizer.json").write_text("{}")
+    with pytest.raises(HashMismatch, match=r"tokenizer\.json"):
+        models.load("tiny-llama")
+
+
 @pytest.mark.parametrize("name", ["floaty", "int8", "nn", ""])
 def test_a_dtype_is_one_of_torch(name):
     assert models.dtype_named("bfloat16") is torch.bfloat16 and models.dtype_named(None) is None
@@ -180,8 +228,38 @@ def test_the_laptop_model_is_unpacked_and_speaks():
     assert len(model.tokenizer.encode("1984")) == 4
 
 
-def test_a_killed_conversion_is_done_again(own_cache):
-    folder = models.tiny_llama(seed=3)
-    (folder / "model.safetensors").write_bytes(b"half")
-    assert models.tiny_llama(seed=3) == folder
-    LlamaForCausalLM.from_pretrained(folder)
+@pytest.fixture
+def wheel(own_cache, tmp_path, monkeypatch):
+    """A wheel in a folder that pip looks into, without an index; and its hash."""
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
+    path = tmp_path / "tiny-1.0-py3-none-any.whl"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("tiny/data.txt", "hello")
+        archive.writestr("tiny-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: tiny\nVersion: 1.0\n")
+        archive.writestr("tiny-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nTag: py3-none-any\nRoot-Is-Purelib: true\n")
+        archive.writestr("tiny-1.0.dist-info/RECORD", "")
+    return path
+
+
+def test_a_download_is_checked_stored_and_fetched_again_if_damaged(wheel, own_cache):
+    hello, sha256 = hashlib.sha256(b"hello").hexdigest(), store.file_sha256(wheel)
+    fetch = lambda archive=sha256, member="tiny/data.txt", digest=hello: models.package_file(
+        "tiny==1.0", archive, member, digest
+    )
+    with pytest.raises(HashMismatch, match=r"another tiny==1.0"):
+        fetch(archive="0" * 64)
+    with pytest.raises(HashMismatch, match=r"'tiny/data.txt' of .* expected 000"):
+        fetch(digest="0" * 64)
+    with pytest.raises(MissingFile, match=r"no member 'tiny/none.txt'"):
+        fetch(member="tiny/none.txt")
+    assert not [path for path in own_cache.rglob("*") if path.is_file()]  # nothing that was refused is stored
+    path = fetch()
+    assert path.read_text() == "hello"
+    path.write_text("damaged")
+    assert fetch().read_text() == "hello"
+    wheel.unlink()
+    assert fetch() == path  # stored: neither network nor archive is needed
+    path.write_text("damaged")
+    with pytest.raises(MissingFile, match=r"tiny==1.0 is not stored .* pip could not fetch it"):
+        fetch()

@@ -1,0 +1,310 @@
+"""Multiple-choice questions and the prompts made of them.
+
+    questions = load("wordnet")                      # or load("mmlu")
+    prompts = build_prompts(questions, n_shots=5)    # one per test question
+    prompts[0].text                                  # header, shots, question, "Answer:"
+
+Prompt form: MMLU's (Hendrycks et al. 2021), byte for byte.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from ..errors import BadParameter, BadQuestions, MissingFile, UnknownName, is_whole
+from ..store import check_files, file_sha256, project_folder, read_json
+
+LETTERS = ("A", "B", "C", "D")
+SPLITS = ("dev", "train", "validation", "test")
+MMLU, MMLU_REVISION = "cais/mmlu", "c30699e8356da336a370243923dbaf21066bb9fe"
+# Test questions per subject, as in paper 1. Its 9,181 were drawn with `np.random.default_rng(42)` in a script that had
+# used it before, so that choice cannot be drawn again: `load` makes its own seeded one of as many.
+MMLU_CAP = 200
+
+# A selection of subjects starts with these, chosen for plain names and for near neighbours (birds, mammals) beside
+# strangers (music, law), before any model had read them.
+FIRST = {
+    "wordnet": """birds mammals diseases drugs law crime_and_wrongdoing music clothing fish_reptiles_and_amphibians
+        insects_and_other_invertebrates trees flowers_and_herbs fruits_vegetables_and_spices cooking
+        beverages_and_soups anatomy medicine chemistry physics rocks_and_minerals weather_and_astronomy
+        landforms_and_waters mathematics_and_shapes units_of_measure military vehicles_and_ships
+        buildings_and_structures fabrics_and_ropes money_and_finance religion_and_myth sports_and_games linguistics
+        occupations emotions personality computing_and_electronics""".split(),  # noqa: SIM905
+    "mmlu": """high_school_biology college_biology professional_law jurisprudence college_mathematics abstract_algebra
+        high_school_european_history philosophy""".split(),  # noqa: SIM905
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question with four options; `answer` is the place of the right one, 0 to 3."""
+
+    subject: str
+    text: str
+    options: tuple[str, str, str, str]
+    answer: int
+
+
+Split = dict[str, tuple[Question, ...]]  # {subject: its questions}
+
+
+@dataclass(frozen=True)
+class QuestionSet:
+    """Questions by split and subject; `source` says where they came from: file or hub, hash, revision."""
+
+    name: str
+    source: dict[str, Any]
+    dev: Split
+    train: Split
+    validation: Split
+    test: Split
+
+    @property
+    def subjects(self) -> list[str]:
+        """Names of the subjects, sorted."""
+        return sorted(self.test)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of the content in canonical form: equal exactly when every question is."""
+        content = {split: {s: [asdict(q) for q in qs] for s, qs in getattr(self, split).items()} for split in SPLITS}
+        return hashlib.sha256(json.dumps([self.name, content], sort_keys=True).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A prompt in two parts, so that prompts with the same shots can share the work on their `prefix`."""
+
+    subject: str
+    prefix: str  # header and shots
+    question: str  # ends in "Answer:"
+    answer: int
+
+    @property
+    def text(self) -> str:
+        """The whole prompt."""
+        return self.prefix + self.question
+
+
+def header(subject: str) -> str:
+    """First line of a prompt, with the blank line after it."""
+    name = " " + subject.replace("_", " ") if subject else ""
+    return f"The following are multiple choice questions (with answers) about{name}.\n\n"
+
+
+def block(question: Question, with_answer: bool) -> str:
+    """A question with its lettered options: as a shot with its answer, or open, ending in "Answer:"."""
+    lines = [question.text]
+    lines += [f"{letter}. {option.strip()}" for letter, option in zip(LETTERS, question.options, strict=True)]
+    return "\n".join(lines) + "\nAnswer:" + (f" {LETTERS[question.answer]}\n\n" if with_answer else "")
+
+
+def build_prompts(
+    questions: QuestionSet,
+    n_shots: int,
+    n_orders: int | None = 8,
+    seed: int = 0,
+    split: str = "test",
+    with_header: bool = True,
+) -> list[Prompt]:
+    """One prompt for every question of a split, by subject in sorted order.
+
+    Args:
+        questions: the question set.
+        n_shots: solved examples before the question, the first of the subject's dev items.
+        n_orders: how many orders of the shots a subject has, spread evenly over its questions; 1: all prompts
+            share one prefix; None: every question has an order of its own, as in the paper.
+        seed: of the orders. They depend on the subject's name and on nothing else in the set.
+        split: "test", "validation", "train" or "dev".
+        with_header: begin with the line that names the subject; without it a prompt of no shots is the bare question.
+
+    Raises BadQuestions if a subject has fewer dev items than shots, or as `check`; BadParameter; UnknownName.
+    """
+    if split not in SPLITS:
+        raise UnknownName("split", split, SPLITS)
+    if not is_whole(n_shots) or not (n_orders is None or is_whole(n_orders, 1)) or not is_whole(seed):
+        raise BadParameter(f"{n_shots=}, {n_orders=}, {seed=}: need whole numbers >= 0, n_orders >= 1 or None.")
+    check(questions, split)
+    if n_shots:
+        check(questions, "dev")
+    prompts = []
+    for subject, items in sorted(getattr(questions, split).items()):
+        dev = questions.dev.get(subject, ())
+        if len(dev) < n_shots:
+            raise BadQuestions(f"The subject '{subject}' has {len(dev)} dev items, {n_shots} shots were asked for.")
+        shots = [block(question, with_answer=True) for question in dev[:n_shots]]
+        for question, order in zip(items, shot_orders(subject, len(items), n_shots, n_orders, seed), strict=True):
+            prefix = (header(subject) if with_header else "") + "".join(shots[i] for i in order)
+            prompts.append(Prompt(subject, prefix, block(question, with_answer=False), question.answer))
+    return prompts
+
+
+def shot_orders(subject: str, n_questions: int, n_shots: int, n_orders: int | None, seed: int) -> list[tuple[int, ...]]:
+    """The order of the shots for each of a subject's questions."""
+    shuffle = lambda rng: tuple(rng.permutation(n_shots).tolist())
+    if n_orders is None:
+        return [shuffle(generator("order", seed, subject, i)) for i in range(n_questions)]
+    rng = generator("orders", seed, subject)
+    orders: list[tuple[int, ...]] = []
+    # More orders than questions would never be used, and take for ever to draw.
+    while len(orders) < min(n_orders, n_questions, math.factorial(n_shots)):
+        if (order := shuffle(rng)) not in orders:
+            orders.append(order)
+    places = generator("places", seed, subject, n_orders).permutation(np.arange(n_questions) % len(orders))
+    return [orders[i] for i in places]
+
+
+def generator(*names: object) -> np.random.Generator:
+    """A random generator seeded by what it is for, the same on every machine and in every process."""
+    sha256 = hashlib.sha256("\x1f".join(map(str, names)).encode()).digest()
+    return np.random.default_rng(int.from_bytes(sha256[:8], "big"))
+
+
+def load(
+    name: str, n_subjects: int | None = None, n_per_subject: int | None = None, seed: int = 0, source: str | None = None
+) -> QuestionSet:
+    """Load a question set by name.
+
+    Args:
+        name: "wordnet", "mmlu", or a folder laid out as MMLU.
+        n_subjects: keep only so many subjects, related and unrelated ones mixed; None keeps all.
+        n_per_subject: at most so many test questions per subject; None: all ("mmlu": 200, as in the paper).
+        seed: of the choice of test questions.
+        source: for "mmlu", another hub repository or a local folder with the same layout.
+
+    Raises UnknownName, BadParameter, MissingFile (no network and nothing stored), HashMismatch, BadQuestions.
+    """
+    if isinstance(name, str | Path) and Path(name).is_dir():
+        name, source = "mmlu", str(name)
+    if name not in list(FIRST):
+        raise UnknownName("question set", name, FIRST)
+    if name == "wordnet" and source is not None:
+        raise BadParameter("'wordnet' comes with the book; `source` is for 'mmlu' only.")
+    if not is_whole(seed):
+        raise BadParameter(f"seed={seed!r}: need a whole number >= 0.")
+    questions = _wordnet() if name == "wordnet" else _mmlu(source)
+    cap = MMLU_CAP if name == "mmlu" and n_per_subject is None else n_per_subject
+    questions = _fewer_questions(_fewer_subjects(questions, n_subjects), n_per_subject, cap, seed)
+    sizes = {split: sum(map(len, getattr(questions, split).values())) for split in SPLITS}
+    return replace(questions, source=questions.source | {"subjects": len(questions.test), "sizes": sizes})
+
+
+def check(questions: QuestionSet, split: str) -> None:
+    """Raise BadQuestions, naming subject and question, for a split that cannot be used.
+
+    MMLU as published has a few questions with equal options, which the paper kept: they are no fault here.
+    """
+    if not getattr(questions, split):
+        raise BadQuestions(f"'{questions.name}' has no {split} questions.")
+    for subject, items in getattr(questions, split).items():
+        if not items:
+            raise BadQuestions(f"The subject '{subject}' has no {split} questions.")
+        for number, question in enumerate(items):
+            place = f"{split} question {number} of '{subject}', {str(question.text)[:80]!r},"
+            if not all(map(_is_text, (subject, question.text))):
+                raise BadQuestions(f"{place} has a subject or a text that is no text.")
+            if len(question.options) != 4 or not all(map(_is_text, question.options)):
+                raise BadQuestions(f"{place} has the options {question.options!r}, not 4 texts.")
+            if type(question.answer) is not int or question.answer not in range(4):  # True and 1.0 are in a range
+                raise BadQuestions(f"{place} has the answer {question.answer!r}, not 0, 1, 2 or 3.")
+
+
+def _is_text(value: object) -> bool:
+    """Whether a value is text that can be written down: half of a surrogate pair cannot."""
+    return isinstance(value, str) and not any("\ud800" <= character <= "\udfff" for character in value)
+
+
+def _fewer_subjects(questions: QuestionSet, n_subjects: int | None) -> QuestionSet:
+    """Keep the first `n_subjects` in an order that starts with FIRST."""
+    known = questions.subjects
+    if n_subjects is None:
+        return questions
+    if not is_whole(n_subjects, 1) or n_subjects > len(known):
+        raise BadParameter(f"n_subjects={n_subjects!r}; '{questions.name}' has 1 to {len(known)}.")
+    first = [subject for subject in FIRST[questions.name] if subject in known]
+    chosen = (first + [subject for subject in known if subject not in first])[:n_subjects]
+    part = lambda split: {s: items for s, items in getattr(questions, split).items() if s in chosen}
+    return replace(questions, **{split: part(split) for split in SPLITS})
+
+
+def _fewer_questions(questions: QuestionSet, n_per_subject: int | None, cap: int | None, seed: int) -> QuestionSet:
+    """Keep a seeded choice of at most `cap` test questions of each subject, in their own order."""
+    most = max(map(len, questions.test.values()))
+    if n_per_subject is not None and (not is_whole(n_per_subject, 1) or n_per_subject > most):
+        raise BadParameter(f"n_per_subject={n_per_subject!r}; the largest subject here has {most} test questions.")
+    test = {}
+    for subject, items in questions.test.items():
+        rng = generator("choose", questions.name, seed, subject)
+        chosen = sorted(rng.choice(len(items), min(cap or most, len(items)), replace=False).tolist())
+        test[subject] = tuple(items[i] for i in chosen)
+    return replace(questions, test=test)
+
+
+def _question_set(name: str, source: dict[str, Any], rows: Mapping[str, Iterable[Mapping[str, Any]]]) -> QuestionSet:
+    """A checked QuestionSet from {split: rows with subject, question, choices and answer}.  Raises BadQuestions."""
+    splits = {split: defaultdict(list) for split in SPLITS}
+    for split, items in rows.items():
+        for row in items:
+            question = Question(row["subject"], row["question"], tuple(row["choices"]), row["answer"])
+            splits[split][question.subject].append(question)
+    by_split = {split: {subject: tuple(qs) for subject, qs in items.items()} for split, items in splits.items()}
+    questions = QuestionSet(name, source, **by_split)
+    for split in SPLITS:
+        if by_split[split] or split == "test":
+            check(questions, split)
+    return questions
+
+
+def _wordnet() -> QuestionSet:
+    """The WordNet definitions that ship with the book, see `training.wordnet`.  Raises MissingFile, HashMismatch."""
+    path = (project_folder() or Path()) / "data" / "wordnet-questions.parquet"
+    card = read_json(path.with_suffix(".json"))
+    check_files(path.parent, {path.name: card["sha256"]})
+    table = pd.read_parquet(path)
+    rows = {split: part.to_dict("records") for split, part in table.groupby("split")}
+    return _question_set("wordnet", {"kind": "file", "sha256": card["sha256"]}, rows)
+
+
+def _mmlu(source: str | None) -> QuestionSet:
+    """MMLU from the hub, or from a folder with Parquet or JSON files named after their split, or such in its `all`."""
+    import datasets  # slow to import, and not needed for the questions that ship with the book
+
+    folder = Path(source or "").expanduser()
+    if source and folder.is_dir():
+        folder = folder / "all" if (folder / "all").is_dir() else folder
+        files = {
+            s: sorted(p for p in folder.glob(f"{s}*") if p.suffix != ".txt") for s in ("dev", "validation", "test")
+        }
+        if missing := [split for split, paths in files.items() if not paths]:
+            raise MissingFile(
+                f"{folder} has no Parquet or JSON file for {missing}; expected names like 'test*.parquet'."
+            )
+        kind = "parquet" if files["test"][0].suffix == ".parquet" else "json"
+        arguments = {"path": kind, "data_files": {split: list(map(str, paths)) for split, paths in files.items()}}
+        origin = {"kind": "folder", "files": {p.name: file_sha256(p) for paths in files.values() for p in paths}}
+    else:
+        arguments = {"path": source or MMLU, "name": "all", "revision": None if source else MMLU_REVISION}
+        origin = {"kind": "hub", "repository": arguments["path"], "revision": arguments["revision"]}
+    try:
+        data = datasets.load_dataset(**arguments)
+        return _question_set("mmlu", origin, {split: data[split] for split in SPLITS if split in data})
+    except (KeyError, TypeError, datasets.exceptions.DatasetGenerationError) as error:
+        raise BadQuestions(
+            f"'{source}' could not be read: {error}. Expected Parquet or JSON with question, subject, choices, answer."
+        ) from error
+    except (OSError, ValueError) as error:
+        raise MissingFile(
+            f"'{arguments['path']}' could not be read: {error} Connect to the network; if it is gated, accept its "
+            "terms and run `hf auth login`; or give a local folder as `source`."
+        ) from error

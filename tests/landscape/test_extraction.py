@@ -1,0 +1,223 @@
+"""Extraction against the plain loop (one prompt at a time), and planted faults that it must not survive."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from conftest import make_questions
+from peaks_and_gates import models, store
+from peaks_and_gates.errors import BadParameter, BadStates
+from peaks_and_gates.landscape import extraction
+from peaks_and_gates.landscape.extraction import extract, hidden_states
+from peaks_and_gates.landscape.questions import build_prompts, load
+from tiny_models import joining_tokenizer, plain_loop
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "states.safetensors"
+EXACT = {"rtol": 1e-5, "atol": 1e-8}
+
+
+def assert_like_plain_loop(model, prompts, **options):
+    states = extract(model, prompts, **options)
+    residual, normed, letters = plain_loop(model, prompts)
+    torch.testing.assert_close(states.hidden["residual"], residual, **EXACT)
+    torch.testing.assert_close(states.hidden["norm"], normed, **EXACT)
+    torch.testing.assert_close(states.letter_logprobs, letters, rtol=1e-5, atol=1e-6)
+
+
+@pytest.fixture(scope="module")
+def prompts():
+    return build_prompts(make_questions(2, 5), n_shots=5, n_orders=2)
+
+
+@pytest.mark.parametrize("n_shots", [0, 1, 5])
+@pytest.mark.parametrize("n_orders", [3, None])
+def test_shared_prefix_and_batches_equal_the_plain_loop(tiny, n_shots, n_orders):
+    assert_like_plain_loop(tiny, build_prompts(make_questions(2, 4), n_shots, n_orders))
+
+
+@pytest.mark.parametrize("batch_tokens", [1, 700, 100_000])
+def test_batch_size_does_not_matter(tiny, prompts, batch_tokens):
+    assert_like_plain_loop(tiny, prompts, batch_tokens=batch_tokens)
+
+
+def test_batches_keep_to_the_token_bound_and_lose_no_prompt():
+    prefix = tuple(range(60))
+    group = [extraction.Encoded(i, prefix, tuple(range(n))) for i, n in enumerate([4, 9, 30, 2, 17, 11, 5])]
+    batches = extraction.batches(group, 60, 200)
+    assert sorted(item.index for batch in batches for item in batch) == list(range(7)) and len(batches) < 7
+    assert all(len(batch) * (60 + max(len(item.rest) for item in batch)) <= 200 for batch in batches)
+
+
+def test_states_are_the_frameworks_own(tiny, prompts):
+    ids = tiny.tokenizer(prompts[0].text, return_tensors="pt").input_ids
+    with torch.inference_mode():
+        expected = tiny.network(ids, output_hidden_states=True).hidden_states
+    states = extract(tiny, prompts[:1]).hidden["residual"][0]
+    for layer in range(1, tiny.n_layers + 1):
+        torch.testing.assert_close(states[layer - 1], expected[layer][0, -1], **EXACT)
+
+
+def test_prefixes_are_computed_once(tiny, prompts, monkeypatch):
+    calls = []
+    original = extraction.prefix_cache
+    monkeypatch.setattr(extraction, "prefix_cache", lambda m, prefixes: calls.append(prefixes) or original(m, prefixes))
+    extract(tiny, prompts)
+    computed = [prefix for prefixes in calls for prefix in prefixes]
+    assert len(computed) == len(set(computed)) == len({p.prefix for p in prompts}) < len(prompts)
+
+
+def test_a_token_across_the_cut_is_not_split(tiny, prompts):
+    joined = dataclasses.replace(tiny, tokenizer=joining_tokenizer())
+    apart = joined.tokenizer(prompts[0].prefix).input_ids + joined.tokenizer(prompts[0].question).input_ids
+    assert apart != joined.tokenizer(prompts[0].text).input_ids  # the trap is there
+    assert_like_plain_loop(joined, prompts)
+
+
+ORIGINAL = {name: getattr(extraction, name) for name in ("select_cache_rows", "encode", "prefix_cache", "gather_last")}
+
+
+def rows_shifted(keys_values, rows):
+    return ORIGINAL["select_cache_rows"](keys_values, rows.roll(1))
+
+
+def tokenised_apart(model, prompts):
+    ids = lambda text: tuple(model.tokenizer(text).input_ids)
+    return [extraction.Encoded(i, ids(p.prefix), ids(p.question)) for i, p in enumerate(prompts)]
+
+
+def token_before_last(model, prompts):
+    return [dataclasses.replace(item, rest=item.rest[:-1]) for item in ORIGINAL["encode"](model, prompts)]
+
+
+def prefix_forgotten(model, prefixes):
+    return None
+
+
+def prefix_shortened(model, prefixes):
+    return ORIGINAL["prefix_cache"](model, [prefix[:-1] for prefix in prefixes])
+
+
+def read_at_the_end_of_the_batch(states, ends):
+    return ORIGINAL["gather_last"](states, torch.full_like(ends, ends.max()))
+
+
+@pytest.mark.parametrize(
+    ("name", "fault"),
+    [
+        ("select_cache_rows", rows_shifted),
+        ("encode", tokenised_apart),
+        ("encode", token_before_last),
+        ("prefix_cache", prefix_forgotten),
+        ("prefix_cache", prefix_shortened),
+        ("gather_last", read_at_the_end_of_the_batch),
+    ],
+)
+def test_planted_faults_are_seen(tiny, prompts, monkeypatch, name, fault):
+    model = dataclasses.replace(tiny, tokenizer=joining_tokenizer())
+    assert_like_plain_loop(model, prompts)
+    monkeypatch.setattr(extraction, name, fault)
+    with pytest.raises(AssertionError):
+        assert_like_plain_loop(model, prompts)
+
+
+def test_a_layer_off_by_one_is_seen(prompts):
+    model = models.load("tiny-llama", dtype=torch.float64, device="cpu")
+    for norm in model.norms:  # a random model's norms are all ones: make them differ
+        torch.nn.init.uniform_(norm.weight, 0.5, 1.5)
+    assert_like_plain_loop(model, prompts)
+    with pytest.raises(AssertionError):
+        assert_like_plain_loop(dataclasses.replace(model, norms=(*model.norms[1:], model.norms[0])), prompts)
+
+
+def test_states_that_are_not_finite_name_model_and_layer(prompts):
+    model = models.load("tiny-llama", dtype=torch.float32, device="cpu")
+    with torch.no_grad():
+        model.network.model.layers[2].mlp.down_proj.weight[0, 0] = float("nan")
+    with pytest.raises(BadStates, match=r"tiny-llama.*layer 3"):
+        extract(model, prompts)
+
+
+def test_unknown_point(tiny, prompts):
+    with pytest.raises(BadParameter, match="norm"):
+        extract(tiny, prompts, points=("attention",))
+
+
+def test_stored_states_equal_extracted_ones(own_cache):
+    prompts = build_prompts(make_questions(2, 6), 2)
+    stored = hidden_states("tiny-llama", prompts, ("norm", "residual"), dtype="float64")
+    model = models.load("tiny-llama", dtype=torch.float64)
+    direct = extract(model, prompts)
+    for layer in range(1, model.n_layers + 1):
+        torch.testing.assert_close(stored.layer("norm", layer), direct.hidden["norm"][:, layer - 1], **EXACT)
+    assert stored.subject == direct.subject
+    assert stored.answer.tolist() == direct.answer.tolist()
+    assert stored.n_layers == model.n_layers
+    with pytest.raises(BadParameter):
+        stored.layer("norm", 0)
+
+
+def test_an_interrupted_run_resumes_where_it_stopped(own_cache, monkeypatch):
+    prompts = build_prompts(make_questions(4, 5), 1)
+    original, seen = extraction.extract, []
+
+    def interrupted(model, prompts, *args, **kwargs):
+        if len(seen) == 2:
+            raise KeyboardInterrupt
+        return counted(model, prompts, *args, **kwargs)
+
+    def counted(model, prompts, *args, **kwargs):
+        seen.append(prompts[0].subject)
+        return original(model, prompts, *args, **kwargs)
+
+    monkeypatch.setattr(extraction, "extract", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        hidden_states("tiny-llama", prompts)
+    monkeypatch.setattr(extraction, "extract", counted)
+    hidden_states("tiny-llama", prompts)
+    assert seen == ["subject_0", "subject_1", "subject_2", "subject_3"]
+    monkeypatch.setattr(models, "load", lambda *a: pytest.fail("everything is stored, no model is needed"))
+    hidden_states("tiny-llama", prompts)
+
+
+def test_other_inputs_are_other_states(own_cache, monkeypatch):
+    questions = make_questions(1, 5)
+    keys = {hidden_states("tiny-llama", build_prompts(questions, 2)).key}
+    for prompts in ({"seed": 1}, {"n_orders": 1}, {"with_header": False}):
+        keys.add(hidden_states("tiny-llama", build_prompts(questions, 2, **prompts)).key)
+    for change in ({"dtype": "float64"}, {"points": ("residual",)}, {"adapter": "weights/smoke/fine-tuned-0"}):
+        keys.add(hidden_states("tiny-llama", build_prompts(questions, 2), **change).key)
+    monkeypatch.setattr(extraction, "STATES", 0)
+    keys.add(hidden_states("tiny-llama", build_prompts(questions, 2)).key)
+    assert len(keys) == 8
+
+
+def golden_names():
+    """The models whose states are compared: those that need no download here."""
+    wheel = models.MODELS["smollm2-135m-instruct"]
+    folder = store.cache_folder() / "models" / f"smollm2-135m-instruct-{wheel['sha256'][:8]}"
+    return ["tiny-llama", "tiny-llama-fine-tuned-0", *(["smollm2-135m-instruct"] if folder.is_dir() else [])]
+
+
+def golden_states(name):
+    """Norm states of all layers (n, L, D), first 48 numbers each, and letter log-probabilities (n, 4) of 20 prompts."""
+    prompts = [prompt for n_shots in (0, 5) for prompt in build_prompts(load("wordnet", 2, 5), n_shots, 2)]
+    states = extract(models.load(name, dtype=torch.float32, device="cpu"), prompts)
+    return {
+        f"{name}.states": states.hidden["norm"][..., :48].contiguous(),
+        f"{name}.letters": states.letter_logprobs.contiguous(),
+    }
+
+
+@pytest.mark.parametrize("name", golden_names())
+def test_states_are_those_of_this_version(name):
+    """If this fails for a reason that is meant, raise `extraction.STATES` and run this file as a script."""
+    golden = load_file(GOLDEN)
+    for key, values in golden_states(name).items():
+        torch.testing.assert_close(values, golden[key], rtol=1e-4, atol=1e-4)
+
+
+if __name__ == "__main__":
+    save_file({key: values for name in golden_names() for key, values in golden_states(name).items()}, GOLDEN)
