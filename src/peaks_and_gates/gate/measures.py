@@ -1,0 +1,373 @@
+"""What hidden states and next words say of a vision-language model; texts are scored in `answers`.
+
+gap = cosine_gap(text, image)                       # gap.median.value near 0: nearly orthogonal
+mixing = modality_homogeneity(text, image)          # mixing["clean"].value near 1: no peak holds both
+overlap = class_overlap(states, classes)            # near 1: the token knows the class
+similarity(logits, other_logits)                    # 1: every next word is as probable in one as in the other
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from sklearn.metrics import homogeneity_score
+from torch import Tensor
+
+from ..errors import BadParameter, BadStates, TooFewPoints
+from ..landscape.density_peaks import Recipe, clustered, first_of_identical, landscape
+from ..landscape.neighbours import as_matrix, nearest_neighbours, neighbour_overlap
+from ..statistics import PERCENTILES, Estimate, at_least, bootstrap_mean, coded, subsampled
+
+LEAST_NORM = 1e-150  # squares of what is shorter lose digits
+THRESHOLDS = 256  # values of |cos| between which a replicate of the bootstrap is interpolated
+
+# The paper's two published settings; Gride scale 3 is what the code calls ids[3].
+SETTINGS = {"clean": Recipe(gride_scale=3, z=1.65, k=16), "main": Recipe(gride_scale=3, z=1.2, k=15)}
+
+
+@dataclass(frozen=True)
+class Gap:
+    """Cosines between the modalities.
+
+    Attributes:
+        median: of |cos| over all pairs, with its interval over examples.
+        lower_quartile: of |cos| over all pairs.
+        upper_quartile: of |cos| over all pairs.
+        n_pairs: n (n - 1).
+    """
+
+    median: Estimate
+    lower_quartile: float
+    upper_quartile: float
+    n_pairs: int
+
+
+def cosine_gap(
+    text: np.ndarray | Tensor,
+    image: np.ndarray | Tensor,
+    *,
+    n_bootstrap: int = 200,
+    seed: int = 0,
+    where: str = "the hidden states",
+) -> Gap:
+    """Median and quartiles of |cos| between text vectors and image vectors of different examples.
+
+    Taken over all n (n - 1) pairs of text i and image j with i ≠ j.  The authors' code takes half of them, those with
+    j < i, which makes the result depend on the order of the examples; the expectation is the same.  Quantiles are of
+    the lower kind (a pair's own value, no mean of two).
+
+    The interval resamples examples, each with its text and its image.  A pair would weigh the product of its two
+    multiplicities; their linear part is used (multiplicity + multiplicity - 1), which is right up to O(1/n).
+
+    Args:
+        text: (n, d) float, one text token's vector per example.
+        image: (n, d) float, one image token's vector per example, the same examples in the same order.
+        n_bootstrap: replicates of the interval.
+        seed: of the bootstrap.
+        where: named in messages, such as 'chameleon, layer 12'.
+
+    Raises:
+        BadStates: not matrices of finite floats, a vector of zeros, or one whose square float64 does not hold.
+        BadParameter: shapes that differ, or no replicates.
+        TooFewPoints: fewer than two examples.
+
+    Source: Serra et al. 2024, fig. 2 (left); projection of a U-statistic, Hoeffding 1948.
+    """
+    at_least(1, n_bootstrap=n_bootstrap)
+    text, image = _directions(text, image, where)
+    n = len(text)
+    cosines = (text @ image.T).abs().clamp(max=1).cpu().double().numpy()  # (n, n)
+    np.fill_diagonal(cosines, np.inf)  # text and image of one example: in no quantile
+    cosines_of = {"text": np.sort(cosines, axis=1), "image": np.sort(cosines.T, axis=1)}
+    pairs = np.sort(cosines_of["text"][:, :-1].ravel())  # (n (n - 1),)
+    at_quantile = lambda q: pairs[np.ceil(np.asarray(q) * len(pairs)).clip(1).astype(int) - 1]
+    lower, median, upper = at_quantile([0.25, 0.5, 0.75])
+    grid = np.unique(at_quantile(np.linspace(0, 1, THRESHOLDS + 1)))  # (g,)
+    # The pairs that each example is in, as text or as image, up to each threshold.
+    below = sum(
+        np.array([np.searchsorted(row, grid, "right") for row in rows]) for rows in cosines_of.values()
+    )  # (n, g)
+    multiplicity = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=n_bootstrap)
+    share_below = np.maximum.accumulate((multiplicity - 0.5) @ below / len(pairs), axis=1)  # (n_bootstrap, g)
+    low, high = np.percentile([np.interp(0.5, shares, grid) for shares in share_below], PERCENTILES)
+    return Gap(Estimate(float(median), float(low), float(high), n), float(lower), float(upper), len(pairs))
+
+
+def modality_homogeneity(
+    text: np.ndarray | Tensor,
+    image: np.ndarray | Tensor,
+    *,
+    n_repeats: int = 8,
+    fraction: float = 0.9,
+    n_shuffles: int = 50,
+    seed: int = 0,
+    where: str = "the hidden states",
+) -> dict[str, Estimate]:
+    """How pure the density peaks are in modality: 1 if none holds both, 0 if modality and peak are independent.
+
+    Homogeneity is 1 - H(modality | peak) / H(modality).  It cannot fall when a peak is split, so many small peaks are
+    pure by chance: read it beside its null.  Both published settings are computed on vectors scaled to length one, in
+    float32, identical ones dropped:
+
+    `clean`: cosine distance, 128 neighbours, Gride scale 3 (ranks 8 and 16), density of 16 neighbours, Z = 1.65.
+    `main`: Euclidean distance, 100 neighbours, Gride scale 3, density of 15, Z = 1.2.
+
+    The metrics do not differ in effect: 1 - cos is half the squared Euclidean distance of unit vectors, which halves
+    the intrinsic dimension and shifts the log density by a constant, so neighbours and peaks stay; and with a density
+    of a fixed k, ADP needs no neighbour beyond it.  Hence one search with the Euclidean distance and 128 neighbours.
+
+    The interval searches for the peaks again on random parts of the vectors (`statistics.subsampled`), and ends at 0
+    and 1; the null shuffles the modality.
+
+    Args:
+        text: (n, d) float, one text token's vector per example.
+        image: (n, d) float, one image token's vector per example.
+        n_repeats: parts.
+        fraction: of the vectors, drawn into a part.
+        n_shuffles: replicates of the null.
+        seed: of parts and null.
+        where: named in messages.
+
+    Returns:
+        By setting, 'clean' and 'main', an Estimate with null and null_high; n counts vectors of both modalities.
+
+    Raises:
+        BadStates: not matrices of finite floats, a vector of zeros, or a direction that both modalities share.
+        BadParameter: shapes that differ.
+        TooFewPoints: too few different vectors for Gride and density, in all or in a part (below 19, at 0.9).
+
+    Source: Serra et al. 2024, fig. 2 (right); Rosenberg and Hirschberg 2007, eq. 1.
+    """
+    at_least(1, n_shuffles=n_shuffles)
+    text, image = _directions(text, image, where)
+    states, modality = torch.cat([text, image]), np.repeat([0, 1], [len(text), len(image)])  # (2n, d), (2n,)
+    different = first_of_identical(states)
+    if len(different) < len(first_of_identical(text)) + len(first_of_identical(image)):
+        raise BadStates(
+            f"{where}: text and image share a direction exactly. Were the same positions taken for both, or are they "
+            "set to one vector?"
+        )
+    needed = max(recipe.most_neighbours for recipe in SETTINGS.values()) + 1
+    if round(fraction * len(different)) < needed:
+        raise TooFewPoints(
+            f"{where}: {len(different)} different vectors of both modalities, but a part of {fraction:.0%} needs "
+            f"{needed}. Give more examples."
+        )
+    everything = landscape(states, {}, "figures", where=where)
+    modality = modality[everything.kept]
+    peaks = {name: part.assignment for name, part in clustered(everything, SETTINGS, where=where).items()}
+
+    def homogeneities(rows: np.ndarray) -> list[float]:
+        parts = clustered(everything, SETTINGS, rows, f"a part of {where}")
+        return [homogeneity_score(modality[rows], part.assignment) for part in parts.values()]
+
+    values = [homogeneity_score(modality, assignment) for assignment in peaks.values()]
+    spread = subsampled(homogeneities, everything.n, n_repeats, fraction, seed, values)
+    rng = np.random.default_rng(seed)
+    estimates = {}
+    for (name, assignment), estimate in zip(peaks.items(), spread, strict=True):
+        null = [homogeneity_score(rng.permutation(modality), assignment) for _ in range(n_shuffles)]
+        ends = {"low": max(estimate.low, 0.0), "high": min(estimate.high, 1.0)}
+        estimates[name] = replace(estimate, **ends, **_null(null))
+    return estimates
+
+
+def class_overlap(
+    states: np.ndarray | Tensor,
+    labels: np.ndarray,
+    k: int = 30,
+    *,
+    n_bootstrap: int = 200,
+    n_shuffles: int = 50,
+    seed: int = 0,
+    where: str = "the hidden states",
+) -> Estimate:
+    """Mean share of a vector's k nearest neighbours that carry its class, every class with one weight: χ^{l,gt}.
+
+    Neighbours are Euclidean, the vector itself left out.  On the last text token at the last layer it is the paper's
+    χ^{out,gt}.  The paper has k = 30 and stores 40 neighbours; the search is exact, so storing more changes nothing.
+    With balanced classes the weights change nothing.  The interval resamples vectors with their neighbours fixed; the
+    null shuffles the classes.
+
+    Args:
+        states: (n, d) float, one token's vector per example.
+        labels: (n,) int or str, the classes.
+        k: neighbours.
+        n_bootstrap: replicates of the interval.
+        n_shuffles: replicates of the null.
+        seed: of both.
+        where: named in messages.
+
+    Returns:
+        Estimate with null and null_high.
+
+    Raises:
+        BadStates: not a matrix of finite floats.
+        BadParameter: not one label per vector, or k or a number of replicates below 1.
+        TooFewPoints: a class has k vectors or fewer, so that its overlap could not reach 1.
+
+    Source: Serra et al. 2024, fig. 4; Doimo et al. 2020, eq. 1; weights as DADApy's return_label_overlap.
+    """
+    states = as_matrix(states, where)
+    at_least(1, k=k, n_shuffles=n_shuffles)
+    names, codes, sizes = coded(labels, len(states), f"{where}: the labels")
+    if sizes.min() <= k:
+        raise TooFewPoints(
+            f"{where}: class '{names[sizes.argmin()]}' has {sizes.min()} vectors, so at most {sizes.min() - 1} "
+            f"neighbours can share it, but k={k}. Give {k + 1} vectors of each class, or k <= {sizes.min() - 1}."
+        )
+    neighbours = nearest_neighbours(states, k, where=where)[1]  # (n, k)
+    estimate = bootstrap_mean(neighbour_overlap(neighbours, codes, k), 1 / sizes[codes], n_bootstrap, seed)
+    rng = np.random.default_rng(seed)
+    shuffles = [rng.permutation(codes) for _ in range(n_shuffles)]
+    null = [np.average(neighbour_overlap(neighbours, other, k), weights=1 / sizes[other]) for other in shuffles]
+    return replace(estimate, **_null(null))
+
+
+def similarity(p_logits: Tensor, q_logits: Tensor) -> Tensor:
+    """Probability that two next-token distributions have in common, Σ min(p_i, q_i).
+
+    It is 1 less their total variation distance: 1 for equal distributions, 0 for disjoint ones.
+
+    Args:
+        p_logits: (B, V) float, one row per example; -inf for tokens that cannot come.
+        q_logits: (B, V) float, the same examples.
+
+    Returns:
+        (B,) float in [0, 1]: float64 if either input is, else float32, in which the softmax is taken.
+
+    Raises:
+        BadParameter: shapes that differ, not (B, V), not floats, or probabilities instead of logits.
+        BadStates: NaN, +inf, or a row of nothing but -inf.
+
+    Source: Serra et al. 2024, fig. 5 (activation patching).
+    """
+    if p_logits.shape != q_logits.shape:
+        raise BadParameter(f"The logits compared have shapes {tuple(p_logits.shape)} and {tuple(q_logits.shape)}.")
+    return torch.minimum(_probabilities(p_logits), _probabilities(q_logits)).sum(-1).clamp(max=1)  # (B,)
+
+
+@dataclass(frozen=True)
+class Flips:
+    """How often patching changes the answer; each a share with its interval over pairs.
+
+    Attributes:
+        of_all: among all pairs, those whose difference of logits goes from above to below zero.
+        of_right: the same among pairs that the base run had right; None if there are none.
+        sign_changes: among all pairs, those whose sign changes in either direction (also to or from exactly zero),
+            which is what the released code counts.  A pair that was wrong and is put right counts here only.
+        base_right: among all pairs, those whose difference is above zero before patching.
+    """
+
+    of_all: Estimate
+    of_right: Estimate | None
+    sign_changes: Estimate
+    base_right: Estimate
+
+
+def flips(
+    base_logits: Tensor,
+    patched_logits: Tensor,
+    base_answers: Tensor,
+    counterfactual_answers: Tensor,
+    n_bootstrap: int = 200,
+    seed: int = 0,
+) -> Flips:
+    """Count the pairs whose answer patching turns from the base's to the counterfactual's.
+
+    The difference is logit(base answer) − logit(counterfactual answer) at the next token.  The base has it right when
+    the difference is above zero; patching flips it when the difference is then below zero.
+
+    Args:
+        base_logits: (B, V) float, of the base run without patching.
+        patched_logits: (B, V) float, of the base run with activations of the counterfactual run.
+        base_answers: (B,) int, token ids.
+        counterfactual_answers: (B,) int, token ids.
+        n_bootstrap: replicates of each interval.
+        seed: of the bootstrap.
+
+    Raises:
+        BadParameter: shapes that do not fit, probabilities instead of logits, ids outside the vocabulary, or a pair
+            whose answers begin with one token (its difference is always zero).
+        BadStates: as `similarity`, or both answers of a pair at -inf.
+
+    Source: Serra et al. 2024, fig. 5 (activation patching).
+    """
+    if base_logits.shape != patched_logits.shape:
+        raise BadParameter(
+            f"The base logits have shape {tuple(base_logits.shape)}, the patched ones {tuple(patched_logits.shape)}."
+        )
+    before = _differences(base_logits, base_answers, counterfactual_answers)  # (B,)
+    after = _differences(patched_logits, base_answers, counterfactual_answers)  # (B,)
+    right, flipped = before > 0, (before > 0) & (after < 0)
+    share = lambda values: bootstrap_mean(values, n_bootstrap=n_bootstrap, seed=seed)
+    of_right = share(flipped[right]) if right.any() else None
+    return Flips(share(flipped), of_right, share(np.sign(before) != np.sign(after)), share(right))
+
+
+def _null(replicates: Sequence[float]) -> dict[str, float]:
+    """The two fields of an Estimate about shuffled labels."""
+    return {"null": float(np.mean(replicates)), "null_high": float(np.percentile(replicates, PERCENTILES[1]))}
+
+
+def _directions(text, image, where: str) -> tuple[Tensor, Tensor]:
+    """Both sets of vectors at length one, (n, d) float32, checked to belong together."""
+    pair = [as_matrix(text, f"{where}, text"), as_matrix(image, f"{where}, image")]
+    if pair[0].shape != pair[1].shape:
+        raise BadParameter(
+            f"{where}: text vectors {tuple(pair[0].shape)}, image vectors {tuple(pair[1].shape)}: give one of each per "
+            "example, in the same order."
+        )
+    if len(pair[0]) < 2:
+        raise TooFewPoints(f"{where}: a pair of different examples needs two examples, got {len(pair[0])}.")
+    norms = [torch.linalg.vector_norm(vectors, dim=1, keepdim=True, dtype=torch.float64) for vectors in pair]  # (n, 1)
+    if not all(((norm > LEAST_NORM) & norm.isfinite()).all() for norm in norms):
+        raise BadStates(
+            f"{where}: a vector of zeros (or one whose square float64 does not hold) has no direction. Was this "
+            "position knocked out, or never filled?"
+        )
+    first, second = ((vectors / norm).float() for vectors, norm in zip(pair, norms, strict=True))
+    return first, second
+
+
+def _probabilities(logits: Tensor) -> Tensor:
+    """Softmax over the vocabulary, (B, V), of logits that are checked to be such."""
+    if logits.ndim != 2 or not logits.is_floating_point() or 0 in logits.shape:
+        raise BadParameter(f"Logits must be floats (examples, vocabulary), got {tuple(logits.shape)} {logits.dtype}.")
+    wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    probabilities = wide.softmax(-1)
+    bad = torch.nonzero(~torch.isfinite(probabilities).all(-1)).flatten().tolist()
+    if bad:
+        raise BadStates(
+            f"{len(bad)} of {len(logits)} rows of logits hold NaN or +inf, or only -inf (rows {str(bad[:5])[1:-1]})."
+        )
+    if (wide >= 0).all() and torch.allclose(wide.sum(-1), torch.ones_like(wide[:, 0]), atol=1e-2):
+        raise BadParameter("These rows are probabilities already; give logits, the softmax is taken here.")
+    return probabilities
+
+
+def _differences(logits: Tensor, first: Tensor, second: Tensor) -> np.ndarray:
+    """logit(first) − logit(second) of every row, (B,) float64."""
+    _probabilities(logits)
+    size, vocabulary = logits.shape
+    pair = [torch.as_tensor(ids, device=logits.device) for ids in (first, second)]
+    if any(ids.shape != (size,) or ids.is_floating_point() for ids in pair):
+        shapes = " and ".join(f"{tuple(ids.shape)} {ids.dtype}" for ids in pair)
+        raise BadParameter(f"{size} pairs need {size} integer token ids of each answer, got {shapes}.")
+    answers = torch.stack(pair, -1)  # (B, 2)
+    if answers.min() < 0 or answers.max() >= vocabulary:
+        raise BadParameter(f"The answers' token ids must lie in 0 … {vocabulary - 1}.")
+    same = torch.nonzero(answers[:, 0] == answers[:, 1]).flatten().tolist()
+    if same:
+        raise BadParameter(
+            f"The answers of pairs {same[:5]} begin with the same token, so no logit tells them apart. "
+            "Leave these pairs out, or choose answers that differ in their first token."
+        )
+    chosen = logits.double().gather(1, answers)  # (B, 2)
+    difference = (chosen[:, 0] - chosen[:, 1]).cpu().numpy()
+    if np.isnan(difference).any():
+        raise BadStates("Both answers of some pair have a logit of -inf: the model is kept from giving either.")
+    return difference

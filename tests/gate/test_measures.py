@@ -1,0 +1,409 @@
+"""Measures by hand, by brute force, and by the released scripts; each check also fails for a planted fault."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from dadapy import Data
+from sklearn.metrics import homogeneity_score
+
+from peaks_and_gates.errors import BadParameter, BadStates, TooFewPoints, UnknownName
+from peaks_and_gates.gate import answers, measures, pictures
+from peaks_and_gates.gate.answers import cider, normalised, ptb_tokens, vqa_accuracy
+from peaks_and_gates.gate.measures import class_overlap, cosine_gap, flips, modality_homogeneity, similarity
+from peaks_and_gates.landscape.density_peaks import Recipe
+
+GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "cider.json").read_text())
+
+
+def gaussian(n, d=12, seed=0):
+    return np.random.default_rng(seed).standard_normal((n, d))
+
+
+# Cosines between modalities
+
+
+def absolute_cosines(text, image):
+    unit = [vectors / np.linalg.norm(vectors, axis=1, keepdims=True) for vectors in (text, image)]
+    return np.abs(unit[0] @ unit[1].T)
+
+
+def with_telling_pairs_of_one_example(n=7):
+    """Pairs of one example at either end of all cosines: they would show in a quartile."""
+    image, text = gaussian(n, seed=1), gaussian(n, seed=2)
+    near = image + 0.1 * text, image * np.arange(1, n + 1)[:, None]
+    return near, (text - image * (text * image).sum(1, keepdims=True) / (image**2).sum(1, keepdims=True), image)
+
+
+def check_the_quantiles():
+    for text, image in with_telling_pairs_of_one_example():
+        pairs = np.sort(absolute_cosines(text, image)[~np.eye(7, dtype=bool)])
+        expected = [pairs[int(np.ceil(q * 42)) - 1] for q in (0.25, 0.5, 0.75)]
+        gap = cosine_gap(text, image)
+        np.testing.assert_allclose([gap.lower_quartile, gap.median.value, gap.upper_quartile], expected, atol=1e-6)
+        assert gap.n_pairs == 42 and gap.median.n == 7
+
+
+def test_quantiles_over_all_pairs_of_different_examples():
+    check_the_quantiles()
+
+
+def without_absolute_value(patch):
+    patch.setattr(torch.Tensor, "abs", lambda self: self.clamp(min=0))
+
+
+def with_pairs_of_one_example(patch):
+    patch.setattr(np, "fill_diagonal", lambda cosines, value: None)
+
+
+def without_length_one(patch):
+    right = torch.linalg.vector_norm
+    patch.setattr(torch.linalg, "vector_norm", lambda *args, **options: torch.full_like(right(*args, **options), 30.0))
+
+
+@pytest.mark.parametrize("fault", [without_absolute_value, with_pairs_of_one_example, without_length_one])
+def test_the_quantiles_fail_with_a_planted_fault(monkeypatch, fault):
+    fault(monkeypatch)
+    with pytest.raises(AssertionError):
+        check_the_quantiles()
+
+
+def test_the_interval_is_that_of_a_bootstrap_with_all_pairs():
+    n, shared = 60, gaussian(1, 5, seed=3)
+    text, image = gaussian(n, 5) + shared, gaussian(n, 5, seed=1) + shared
+    cosines = absolute_cosines(text, image)
+    order, replicates = np.argsort(cosines, axis=None), []
+    for counts in np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), size=400):
+        weights = (np.outer(counts, counts) * ~np.eye(n, dtype=bool)).ravel()[order].cumsum()
+        replicates.append(cosines.ravel()[order][np.searchsorted(weights, weights[-1] / 2)])
+    low, high = np.percentile(replicates, [2.5, 97.5])
+    median = cosine_gap(text, image, n_bootstrap=400).median
+    assert (high - low) > 0.02
+    np.testing.assert_allclose([median.low, median.high], [low, high], atol=0.1 * (high - low))
+    assert median.low < median.value < median.high
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_narrow_floats_and_two_examples(dtype):
+    text, image = torch.tensor([[1.0, 0.0], [0.0, 2.0]]), torch.tensor([[3.0, 4.0], [1.0, 0.0]])
+    gap = cosine_gap(text.to(dtype), image.to(dtype))  # pairs (0, 1): 1, (1, 0): 0.8
+    assert gap.median.value == pytest.approx(0.8, abs=1e-6) and gap.upper_quartile == pytest.approx(1, abs=1e-6)
+
+
+# Homogeneity of peaks in modality
+
+
+def clouds(n=150, shift=0.0, seed=0):
+    """Directions in three clusters; shift pulls the modalities apart inside each."""
+    rng = np.random.default_rng(seed)
+    centres = 6 * np.linalg.qr(rng.standard_normal((12, 4)))[0].T
+    text, image = (centres[rng.integers(0, 3, n)] + rng.standard_normal((n, 12)) for _ in range(2))
+    return text, image + shift * centres[3]
+
+
+def published(text, image, setting):
+    """The two released scripts, by DADApy alone."""
+    points, labels = np.vstack([text, image]), np.repeat([1.0, 0.0], len(text))
+    k, z = {"clean": (16, 1.65), "main": (15, 1.2)}[setting]
+    if setting == "clean":
+        data = Data(points, verbose=False)
+        data.compute_distances(metric="cosine", maxk=128)
+        data.distances = data.remove_zero_dists(data.distances)
+    else:
+        data = Data(points / np.linalg.norm(points, axis=1, keepdims=True), verbose=False)
+    data.set_id(data.return_id_scaling_gride(range_max=128)[0][3])
+    data.compute_density_kNN(k=k)
+    return homogeneity_score(labels, data.compute_clustering_ADP(Z=z))
+
+
+CLOUDS = [clouds(shift=0.9, seed=1), clouds(shift=1), clouds(shift=1, seed=2)]
+
+
+def check_the_published_scripts():
+    for text, image in CLOUDS:
+        homogeneity = modality_homogeneity(text, image, n_repeats=2)
+        for setting in ("clean", "main"):
+            assert homogeneity[setting].value == pytest.approx(published(text, image, setting))
+
+
+def test_homogeneity_equals_that_of_the_published_scripts(monkeypatch):
+    # On few points another k or scale may give the same peaks, so the numbers themselves are held fast.
+    assert {"clean": Recipe(3, 1.65, 16), "main": Recipe(3, 1.2, 15)} == measures.SETTINGS
+    check_the_published_scripts()
+    swapped = {"clean": measures.SETTINGS["main"], "main": measures.SETTINGS["clean"]}
+    for settings in (swapped, {"clean": Recipe(3, 0.2, 16), "main": Recipe(3, 0.2, 15)}):
+        monkeypatch.setattr(measures, "SETTINGS", settings)
+        with pytest.raises(AssertionError):
+            check_the_published_scripts()
+
+
+def test_apart_and_mixed():
+    apart, mixed = modality_homogeneity(*clouds(shift=3)), modality_homogeneity(*clouds())
+    for setting in ("clean", "main"):
+        assert apart[setting].value == pytest.approx(1) and apart[setting].low > 0.99 > apart[setting].null_high
+        assert mixed[setting].value < 0.1 and mixed[setting].value < mixed[setting].null_high + 0.05
+        assert 0 <= mixed[setting].low <= mixed[setting].high <= apart[setting].high <= 1 and mixed[setting].n == 300
+
+
+def test_copies_count_once_and_length_is_no_matter(monkeypatch):
+    text, image = CLOUDS[0]
+    again = np.vstack([text[:40], text]), np.vstack([image[:40], image])
+    homogeneity = modality_homogeneity(*again, n_repeats=2)["main"]
+    assert homogeneity.n == 300 and homogeneity.value == pytest.approx(published(text, image, "main"))
+    text, image = clouds()
+    assert modality_homogeneity(text, 50 * image, n_repeats=2)["clean"].value < 0.1
+    without_length_one(monkeypatch)
+    assert modality_homogeneity(text, 50 * image, n_repeats=2)["clean"].value > 0.1
+
+
+def test_too_few_or_shared_vectors_are_refused():
+    text, image = clouds(16)
+    assert set(modality_homogeneity(text, image)) == {"clean", "main"}
+    with pytest.raises(TooFewPoints, match="18 different vectors"):
+        modality_homogeneity(text[:9], image[:9])
+    image[4] = 3 * text[9]
+    with pytest.raises(BadStates, match="share a direction"):
+        modality_homogeneity(text, image)
+
+
+@pytest.mark.parametrize("measure", [cosine_gap, modality_homogeneity])
+def test_vectors_that_do_not_belong_together_are_refused(measure):
+    text, image = clouds()
+    for other in (image[:-1], image[:, :-1]):
+        with pytest.raises(BadParameter, match="same order"):
+            measure(text, other)
+    for value, message in ((0, "layer 3: a vector of zeros"), (1e-200, "no direction"), (np.nan, "1 of 150 rows")):
+        image[5] = value
+        with pytest.raises(BadStates, match=message):
+            measure(text, image, where="toy, layer 3")
+    with pytest.raises(TooFewPoints, match="two examples"):
+        measure(text[:1], image[:1])
+
+
+# Class overlap
+
+LINE, HALVES = np.arange(6.0)[:, None], np.array(["a", "a", "a", "b", "b", "b"])
+
+
+def test_overlap_by_hand(monkeypatch):
+    """Neighbours on a line, ties to the lower index: all agree but one of two at either side of the border."""
+    assert class_overlap(LINE, HALVES, k=2).value == pytest.approx(5 / 6)
+    right = measures.nearest_neighbours
+
+    def with_itself(states, k, **options):
+        distances, neighbours = right(states, k, **options)
+        return distances, np.hstack([np.arange(len(neighbours))[:, None], neighbours[:, :-1]])
+
+    monkeypatch.setattr(measures, "nearest_neighbours", with_itself)
+    assert class_overlap(LINE, HALVES, k=2).value != pytest.approx(5 / 6)
+
+
+def test_overlap_equals_dadapys_with_classes_of_any_size():
+    order = np.random.default_rng(0).permutation(200)
+    labels = np.repeat([0, 1, 2], [40, 60, 100])[order]
+    states = (gaussian(200) + 1.5 * gaussian(3, seed=1)[np.repeat([0, 1, 2], [40, 60, 100])])[order]
+    overlap = class_overlap(states, labels)
+    data = Data(states, verbose=False)
+    data.compute_distances(maxk=40)
+    assert overlap.value == pytest.approx(data.return_label_overlap(labels, k=30))
+    assert overlap.value != pytest.approx(data.return_label_overlap(labels, k=30, weighted=False), abs=1e-3)
+    assert overlap.low < overlap.value < overlap.high and overlap.value > overlap.null_high
+    assert overlap.null == pytest.approx(1 / 3, abs=0.02)
+
+
+def test_identical_states_tell_nothing_of_the_class_and_small_classes_are_named():
+    overlap = class_overlap(np.ones((120, 4)), np.repeat(np.arange(4), 30), k=20)
+    assert overlap.value == pytest.approx(0.25, abs=0.01)
+    with pytest.raises(TooFewPoints, match="class 'a' has 3 vectors, so at most 2"):
+        class_overlap(LINE, HALVES, 3)
+    for labels, k in ((HALVES, 0), (HALVES[:5], 2), (HALVES[:, None], 2)):
+        with pytest.raises(BadParameter):
+            class_overlap(LINE, labels, k)
+
+
+# Next words
+
+P = torch.tensor([[0.5, 0.3, 0.2], [1.0, 0.0, 0.0], [0.2, 0.2, 0.6], [0.1, 0.8, 0.1]])
+Q = torch.tensor([[0.2, 0.3, 0.5], [0.0, 0.5, 0.5], [0.2, 0.2, 0.6], [0.3, 0.3, 0.4]])
+
+
+def check_the_similarity():
+    """Each row has its own offset, which a softmax over the vocabulary takes out."""
+    offset = torch.tensor([[0.0], [5.0], [-7.0], [100.0]])
+    torch.testing.assert_close(similarity(P.log() + offset, Q.log() - offset), torch.tensor([0.7, 0.0, 1.0, 0.5]))
+
+
+def test_similarity_by_hand(monkeypatch):
+    check_the_similarity()
+    right = torch.Tensor.softmax
+    for fault in (lambda self, dim: right(self, 0), lambda self, dim: self):
+        monkeypatch.setattr(torch.Tensor, "softmax", fault)
+        with pytest.raises((AssertionError, BadStates)):
+            check_the_similarity()
+
+
+def test_half_precision_is_widened_first():
+    logits = torch.randn(3, 50_000, generator=torch.Generator().manual_seed(0)).bfloat16()
+    torch.testing.assert_close(similarity(logits, logits), torch.ones(3))
+
+
+# Logits of tokens 0, 1, 2 before and after patching; answers 0 (base) and 1 (counterfactual).
+BEFORE = torch.tensor([[3.0, 1, 9], [2, 1, 9], [1, 2, 9], [1, 3, 9], [2, 1, 9], [1, 1, 9]])
+AFTER = torch.tensor([[1.0, 3, 0], [2, 1, 9], [2, 1, 9], [1, 4, 9], [2, 2, 0], [1, 2, 9]])
+FIRST, SECOND = torch.zeros(6, dtype=torch.int64), torch.ones(6, dtype=torch.int64)
+
+
+def test_flips_by_hand():
+    """Pair 0 flips; 1 stays; 2 is put right; 3 stays wrong; 4 ends in a tie; 5 starts in one."""
+    counts = flips(BEFORE, AFTER, FIRST, SECOND)
+    shares = [counts.of_all.value, counts.of_right.value, counts.base_right.value, counts.sign_changes.value]
+    np.testing.assert_allclose(shares, [1 / 6, 1 / 3, 3 / 6, 4 / 6])
+    assert counts.of_all.n == 6 and counts.of_right.n == 3
+    runs_swapped, answers_swapped = flips(AFTER, BEFORE, FIRST, SECOND), flips(BEFORE, AFTER, SECOND, FIRST)
+    for other in (runs_swapped, answers_swapped, flips(BEFORE, BEFORE, FIRST, SECOND)):
+        assert (other.of_all.value, other.base_right.value) != (counts.of_all.value, counts.base_right.value)
+    assert flips(AFTER[:1], BEFORE[:1], FIRST[:1], SECOND[:1]).of_right is None  # no pair was right
+
+
+def test_each_pair_has_its_own_answers():
+    before = torch.eye(3)[[0, 1, 2]] * 4
+    counts = flips(before, before[[1, 2, 0]], torch.tensor([0, 1, 2]), torch.tensor([1, 2, 0]))
+    assert counts.of_all.value == counts.of_right.value == 1
+
+
+@pytest.mark.parametrize(
+    ("p", "q", "error", "message"),
+    [
+        (P.log(), Q.log()[:2], BadParameter, "shapes"),
+        (P.log()[0], Q.log()[0], BadParameter, "examples, vocabulary"),
+        (P, Q, BadParameter, "probabilities already"),
+        (P.log() * torch.nan, Q.log(), BadStates, "4 of 4 rows"),
+    ],
+)
+def test_what_is_no_logits_is_refused(p, q, error, message):
+    with pytest.raises(error, match=message):
+        similarity(p, q)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "message"),
+    [
+        (FIRST, FIRST, "same token"),
+        (FIRST - 1, SECOND, "0 … 2"),
+        (FIRST[:2], SECOND, "6 integer token ids"),
+        (FIRST.float(), SECOND, "6 integer token ids"),
+    ],
+)
+def test_answers_that_no_logit_tells_apart_are_refused(first, second, message):
+    with pytest.raises(BadParameter, match=message):
+        flips(BEFORE, AFTER, first, second)
+
+
+def test_a_difference_of_two_forbidden_tokens_is_refused():
+    forbidden = BEFORE.clone()
+    forbidden[2, :2] = -torch.inf
+    with pytest.raises(BadStates, match="kept from giving either"):
+        flips(forbidden, AFTER, FIRST, SECOND)
+
+
+# Answers
+
+
+def people(matches):
+    return ["red"] * matches + [f"other {index}" for index in range(10 - matches)]
+
+
+def check_the_published_scale():
+    """Ten choose nine by hand: two matches leave 1/3 in the two subsets that lack one of them and 2/3 in eight."""
+    scores = vqa_accuracy(["red"] * 6, [people(matches) for matches in (0, 1, 2, 3, 4, 10)])
+    np.testing.assert_allclose(scores, [0, 0.3, 0.6, 0.9, 1, 1])
+
+
+def test_the_published_scale(monkeypatch):
+    check_the_published_scale()
+    nobody_left_out = lambda answer, references: min(1.0, sum(text == answer for text in references) / 3)
+    monkeypatch.setattr(answers, "_accuracy", nobody_left_out)
+    with pytest.raises(AssertionError):
+        check_the_published_scale()
+
+
+NORMALISED = {
+    "Yes": "yes", "dont": "don't", "couldnt've": "couldn't've", "don't": "don't", "girl's": "girl's", "its": "its",
+    "2:50 pm": "2:50 pm", "100,978": "100978", "3.5": "3.5", "It is 3.": "it is 3", "U.S.": "us", "None": "0",
+    "Two dogs and an apple": "2 dogs and apple", "ten": "10", "eleven": "eleven", "The": "", "T-shirt": "t shirt",
+    "yes!": "yes", "red, blue": "red blue", "black/white": "black white", "red-blue - green": "redblue green",
+    "1,000-2,000": "10002000", "  a\nred\tball\r\n": "red ball", "": "",
+}  # fmt: skip
+
+
+def test_answers_are_normalised_on_both_sides():
+    assert {answer: normalised(answer) for answer in NORMALISED} == NORMALISED
+    assert vqa_accuracy(["2 dogs", "Two dogs!"], [["two dogs."] * 10, ["2 Dogs"] * 10]).tolist() == [1, 1]
+
+
+def test_fewer_than_ten_references_are_matched_exactly_each_answer_with_its_own():
+    scores = vqa_accuracy(["a red one", "red", "blue"], [["Red 1"], ["reddish"], ["green", "Blue."]])
+    assert scores.tolist() == [1, 0, 1] and vqa_accuracy(["red", "blue"], [["blue"], ["red"]]).tolist() == [0, 0]
+
+
+@pytest.mark.parametrize(
+    ("texts", "references", "message"),
+    [
+        ([["red"]], ["red"], "references given first"),
+        (["red"], ["red"], "example 0 must be a list"),
+        (["red", "blue"], [["red"], []], "example 1 must be a list"),
+        (["red", "blue"], [["red"]], "2 answers for 1 lists"),
+        ([], [], "0 answers"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused(texts, references, message):
+    for score in (vqa_accuracy, cider):
+        with pytest.raises(BadParameter, match=message):
+            score(texts, references)
+
+
+# Captions
+
+
+def test_tokens_are_those_of_the_penn_treebank():
+    assert {text: ptb_tokens(text) for text in GOLDEN["tokens"]} == GOLDEN["tokens"]
+    texts = [text for picture in pictures.load("captions", "scenes", 300) for text in picture.captions]
+    tokens = "\n".join(ptb_tokens(text) for text in texts)
+    assert hashlib.sha256(tokens.encode()).hexdigest() == GOLDEN["scene_tokens_sha256"]
+
+
+def check_the_scores():
+    for corpus in GOLDEN["corpora"]:
+        for tokenizer in ("ptb", "whitespace"):
+            scores, mean = cider(corpus["candidates"], corpus["references"], tokenizer)
+            np.testing.assert_allclose(scores, corpus[tokenizer], rtol=1e-9, atol=1e-12)
+            assert mean.low < mean.value < mean.high and mean.value == pytest.approx(np.mean(corpus[tokenizer]))
+
+
+def test_scores_are_those_of_pycocoevalcap(monkeypatch):
+    check_the_scores()
+    n_grams = answers._n_grams
+    bigrams_at_most = lambda text: type(n_grams(text))({k: v for k, v in n_grams(text).items() if len(k) < 3})
+    monkeypatch.setattr(answers, "_n_grams", bigrams_at_most)
+    with pytest.raises(AssertionError):
+        check_the_scores()
+
+
+def test_a_score_computed_by_hand():
+    """All weights are log 2 and cancel.  "e f" has 2 of 4 words and 1 of 3 bigrams, and is two bigrams shorter."""
+    scores, _ = cider(["a b c d", "e f"], [["a b c d"], ["e f g h"]], tokenizer="whitespace")
+    second = 10 * (2 / np.sqrt(2 * 4) + 1 / np.sqrt(1 * 3)) / 4 * np.exp(-4 / 72)
+    np.testing.assert_allclose(scores, [10, second])
+
+
+def test_case_and_punctuation_count_only_for_whitespace():
+    candidates, references = ["A Red square.", "two circles"], [["a red square"], ["two circles"]]
+    assert cider(candidates, references, "ptb")[0][0] == pytest.approx(7.5)  # three words have no n-gram of four
+    assert cider(candidates, references, "whitespace")[0][0] == 0
+    with pytest.raises(UnknownName, match="tokenizer"):
+        cider(candidates, references, "words")
+    with pytest.raises(TooFewPoints, match="every weight is zero"):
+        cider(["a", "b"], [["a"], ["a"]])
