@@ -1,1 +1,1 @@
-"""The WordNet question set: definitions of nouns, each asked with four nouns of one subject."""
+"""The WordNet question set: definitions of nouns, each asked about with four nouns of one subject."""

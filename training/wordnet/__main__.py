@@ -1,4 +1,63 @@
 """Write the WordNet question set: `python -m training.wordnet` (half a minute; fetches the package `wn` once).
 
-`data/wordnet-questions.parquet`, one row per question, and its card; `data/wordnet-subjects.csv` if needed.
+`data/wordnet-questions.parquet`, one row per question, and `data/wordnet-distances.csv`, the steps between subjects in
+WordNet's hypernym tree, each with a card.
 """
+
+from __future__ import annotations
+
+from itertools import combinations
+from pathlib import Path
+
+import pandas as pd
+
+from peaks_and_gates import store
+from peaks_and_gates.landscape.questions import load
+from training.common import write_with_card
+
+from . import build
+
+DATA = Path(__file__).parents[2] / "data"
+SOURCE = {
+    "source": f"WordNet 3.0 (G. A. Miller 1995), as packaged in {build.PACKAGE}",
+    "source_sha256": build.PACKAGE_SHA256,
+    "licence": "WordNet 3.0 Copyright 2006 by Princeton University: use, copy, modify and distribute with this notice",
+    "command": "python -m training.wordnet",
+}
+
+
+def questions() -> pd.DataFrame:
+    """One row per question: split, subject, group (its rough neighbourhood), question, choices, answer (0 to 3)."""
+    groups = {subject.name: subject.group for subject in build.subjects()}
+    rows = [
+        (split, subject, groups[subject], text, list(options), answer)
+        for split, by_subject in build.build().items()
+        for subject, items in by_subject.items()
+        for text, options, answer in items
+    ]
+    return pd.DataFrame(rows, columns=["split", "subject", "group", "question", "choices", "answer"])
+
+
+def distances() -> pd.DataFrame:
+    """Steps between two subjects through their lowest common hypernym; of several roots the nearest pair counts.
+
+    Columns subject, other, steps; without rows for a subject that has no place in the tree.
+    """
+    reach: dict[str, dict[str, int]] = {}  # by subject: the fewest steps from any of its roots to each hypernym
+    for subject in build.subjects():
+        steps = [item for root in subject.roots for item in build.ancestors(build.read_nouns(), root).items()]
+        reach[subject.name] = dict(sorted(steps, key=lambda item: -item[1]))  # the last, smallest one stays
+    rows = [
+        (subject, other, min(reach[subject][offset] + reach[other][offset] for offset in common))
+        for subject, other in combinations(sorted(reach), 2)
+        if (common := reach[subject].keys() & reach[other].keys())
+    ]
+    return pd.DataFrame(rows, columns=["subject", "other", "steps"])
+
+
+if __name__ == "__main__":
+    write_with_card(questions(), DATA / "wordnet-questions.parquet", seed="names of subjects", **SOURCE)
+    print(load("wordnet").fingerprint)
+    path = DATA / "wordnet-distances.csv"
+    distances().to_csv(path, index=False)
+    store.write_json(path.with_suffix(".json"), SOURCE | {"sha256": store.file_sha256(path)})

@@ -1,0 +1,86 @@
+"""The WordNet questions as they ship: made again they are the same, they read well, and no wrong option is right."""
+
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+
+from conftest import ROOT
+from peaks_and_gates.errors import BadQuestions
+from peaks_and_gates.landscape.questions import SPLITS, load
+from training.wordnet import build
+from training.wordnet.glosses import clean_definition, gives_away, is_unwanted
+
+
+@pytest.fixture(scope="module")
+def words():
+    return load("wordnet")
+
+
+def test_a_fresh_build_is_the_same_under_another_hash_seed():
+    program = (
+        "import pandas as pd; from training.wordnet import __main__ as main\n"
+        "shipped = pd.read_parquet(main.DATA / 'wordnet-questions.parquet')\n"
+        "shipped['choices'] = shipped['choices'].map(list)\n"
+        "pd.testing.assert_frame_equal(main.questions(), shipped)\n"
+        "pd.testing.assert_frame_equal(main.distances(), pd.read_csv(main.DATA / 'wordnet-distances.csv'))"
+    )
+    subprocess.run([sys.executable, "-c", program], env=os.environ | {"PYTHONHASHSEED": "7"}, cwd=ROOT, check=True)
+
+
+def test_questions_read_well(words):
+    texts = []
+    for split in SPLITS:
+        for subject, items in getattr(words, split).items():
+            assert len(items) == build.SIZES[split] if split != "train" else len(items) >= build.LEAST_TRAIN, subject
+            for question in items:
+                definition = re.fullmatch(r'Which term means "([^"]+)"\?', question.text).group(1)
+                assert 4 <= len(definition.split()) <= 25
+                assert not set("`()[];:_") & set(definition)
+                assert not gives_away(question.options[question.answer], definition)
+                assert not any(is_unwanted(text) for text in (question.text, *question.options))
+                assert all(re.fullmatch(r"[a-z]+([- ][a-z]+)?", option) for option in question.options)
+                assert len(set(question.options)) == 4
+                texts.append(question.text)
+    assert len(texts) == len(set(texts))
+
+
+def test_no_option_is_above_or_below_the_answer(words):
+    nouns = build.read_nouns()
+    offset = lambda word: nouns.first_sense[word.replace(" ", "_")]
+    for items in words.test.values():
+        for question in items:
+            right, *wrong = [offset(question.options[(question.answer + i) % 4]) for i in range(4)]
+            assert right not in wrong
+            assert not any(w in build.ancestors(nouns, right) or right in build.ancestors(nouns, w) for w in wrong)
+    for line in build.SUBJECTS_FILE.read_text().splitlines():
+        if match := re.match(r'\s+- "(\d{8}) (.+)"', line):
+            assert match[2].lower().replace(" ", "_") in {word.lower() for word in nouns.synsets[match[1]].words}
+
+
+def test_too_few_words_name_the_subject():
+    entries = [build.Entry(f"word{i}", "some definition", "0") for i in range(20)]
+    with pytest.raises(BadQuestions, match="'tiny' has 20 usable words; 155"):
+        build.split("tiny", entries)
+
+
+@pytest.mark.parametrize(
+    ("gloss", "expected"),
+    [
+        ('(physics) a force (a push) that moves things fast; "he used force"', "a force that moves things fast"),
+        ("see the other thing that is meant here", None),
+        ("a `quoted' thing of the old kind we know", None),
+        ("three words only", None),
+        ("a small tool with a handle and a", None),
+    ],
+)
+def test_clean_definition(gloss, expected):
+    assert clean_definition(gloss) == expected
+
+
+def test_gives_away():
+    assert gives_away("songbird", "a bird having a melodious call")
+    assert gives_away("printing", "the act of a person who prints")
+    assert not gives_away("robin", "a small songster with a red front")
