@@ -1,13 +1,49 @@
-"""What every training shares: how a file is written with its card."""
+"""What every training shares: cards, the learning rate, the check of the loss, and a state to resume from."""
 
 from __future__ import annotations
 
+import hashlib
+import json
+import math
+import time
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.optim import Optimizer
 
-from peaks_and_gates import store
+from peaks_and_gates.cache import environment, file_sha256, project_folder, read_json, write_atomically, write_json
+from peaks_and_gates.errors import HashMismatch, MissingFile, TrainingDiverged
+
+SAVE_EVERY = 20  # steps between two states: what a killed run loses at most
+DIVERGED = 2.0  # times the first losses' mean
+WINDOW = 10  # steps a loss is averaged over before it is judged
+
+
+@dataclass
+class Log:
+    """What a run measured.  loss: a mean per step.  validation: rows of step, shots, accuracy.  seconds: in all."""
+
+    loss: list[float] = field(default_factory=list)
+    validation: list[dict[str, float]] = field(default_factory=list)
+    seconds: float = 0.0
+
+
+# Files and cards
+
+
+def weights_folder(preset: str) -> Path:
+    """`weights/` in the checkout for the book's own; a folder by preset in it for the others."""
+    root = (project_folder() or Path.cwd()) / "weights"
+    return root if preset == "laptop" else root / preset
 
 
 def write_with_card(table: pd.DataFrame, path: Path, **card: Any) -> None:
@@ -15,12 +51,147 @@ def write_with_card(table: pd.DataFrame, path: Path, **card: Any) -> None:
 
     The card is written last, so that a file with a fitting card is complete.  Raises StorageFull.
     """
-    store.write_atomically(path, lambda temporary: table.to_parquet(temporary, index=False, compression="zstd"))
-    about = {"sha256": store.file_sha256(path), "rows": len(table), "columns": list(table.columns)}
-    store.write_json(path.with_suffix(".json"), card | about | {"environment": store.environment()})
+    write_atomically(path, lambda temporary: table.to_parquet(temporary, index=False, compression="zstd"))
+    about = {"sha256": file_sha256(path), "rows": len(table), "columns": list(table.columns)}
+    write_json(path.with_suffix(".json"), card | about | {"environment": environment()})
 
 
-def weights_folder(preset: str) -> Path:
-    """`weights/` in the checkout for the book's own; a folder by preset in it for the others."""
-    root = (store.project_folder() or Path.cwd()) / "weights"
-    return root if preset == "laptop" else root / preset
+def is_made_from(card: Path, made_from: Mapping[str, Any]) -> bool:
+    """Whether a card is there and says that its weights were made from this."""
+    return card.is_file() and read_json(card).get("made_from") == json.loads(json.dumps(made_from))
+
+
+def check_files(folder: Path, recorded: Mapping[str, str]) -> None:
+    """Raise MissingFile or HashMismatch if a file of a folder is not the one with the recorded SHA-256."""
+    for name, expected in recorded.items():
+        if not (folder / name).is_file():
+            raise MissingFile(f"{folder / name} is not there. Restore it, or make {folder} anew.")
+        if file_sha256(folder / name) != expected:
+            raise HashMismatch(f"{folder / name} is damaged or was changed. Restore it, or make {folder} anew.")
+
+
+def load_or_train(
+    settings: Mapping[str, Any], path: Path, train: Callable[[], Mapping[str, Tensor]]
+) -> dict[str, Tensor]:
+    """The weights in a safetensors file, float32; trained and written first, beside a card, unless they are there.
+
+    settings: what the weights are made from.  Weights are rounded to bfloat16 before anything is made with them: what
+    minis are trained on is what they read later.  Raises StorageFull, MissingFile, HashMismatch.
+    """
+    card = path.with_suffix(".json")
+    if not is_made_from(card, settings):
+        start = time.perf_counter()
+        weights = {name: tensor.bfloat16() for name, tensor in train().items()}
+        card.unlink(missing_ok=True)
+        write_atomically(path, lambda temporary: save_file(weights, temporary))
+        about = {"made_from": dict(settings), "code": source_hash(), "sha256": file_sha256(path)}
+        write_json(card, about | {"seconds": time.perf_counter() - start, "environment": environment()})
+    check_files(path.parent, {path.name: read_json(card)["sha256"]})
+    return {name: tensor.float() for name, tensor in load_file(path).items()}
+
+
+@cache
+def source_hash() -> str:
+    """Hash of all code in `training`: a run that was begun by other code is not resumed."""
+    sources = sorted(Path(__file__).parent.rglob("*.py"))
+    return hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()[:16]
+
+
+# Steps
+
+
+def learning_rate(step: int, n_steps: int, highest: float, warmup: float) -> float:
+    """Linear from 0 over the first share `warmup` of the steps, then a half cosine down to 0."""
+    first = max(1, round(warmup * n_steps))
+    if step < first:
+        return highest * (step + 1) / first
+    return highest * 0.5 * (1 + math.cos(math.pi * (step - first) / max(1, n_steps - first)))
+
+
+def check_loss(losses: Sequence[float], uniform: float, checkpoint: Path | None = None) -> None:
+    """Raise TrainingDiverged if the loss is not finite, or its running mean far above where it began, or if it rose to
+    `uniform`, the loss of a model that knows nothing, or stays there to the digit: huge steps end so, not at infinity,
+    because norms saturate.  checkpoint: the last good one, for the message.
+    """
+    first, recent = losses[:WINDOW], losses[-WINDOW:]
+    began, mean = sum(first) / len(first), sum(recent) / len(recent)
+    rose = mean > 0.95 * uniform > 1.1 * began  # a model that knew nothing at first cannot fall back to it
+    dead = len(losses) > WINDOW and all(abs(loss - uniform) < 1e-4 * uniform for loss in recent)
+    if math.isfinite(losses[-1]) and not (rose or dead or mean > DIVERGED * began):
+        return
+    where = f"The last good checkpoint is {checkpoint}." if checkpoint else "There is no checkpoint yet."
+    raise TrainingDiverged(
+        f"The loss became {losses[-1]:.3g} at step {len(losses)}, it began at {losses[0]:.3g}. {where} "
+        "Lower `learning_rate` in the recipe and run the same command again."
+    )
+
+
+def build_optimizers(weights: Mapping[str, Tensor]) -> list[Optimizer]:
+    """Muon for the matrices of the blocks, AdamW for all the rest; one learning rate serves both.
+
+    Source: Jordan et al. 2024 (Muon); Liu et al. 2025, whose scaling makes its steps as large as AdamW's.  At this size
+    it needs about two thirds of the steps that AdamW alone does.
+    """
+    # Chameleon's norms of queries and keys have a row for each head, and are no matrices for that.
+    matrices = {name for name, p in weights.items() if p.ndim == 2 and ".layers." in name and "norm" not in name}
+    return [
+        torch.optim.Muon(
+            [weights[n] for n in weights if n in matrices], weight_decay=0.0, adjust_lr_fn="match_rms_adamw"
+        ),
+        torch.optim.AdamW([weights[n] for n in weights if n not in matrices], weight_decay=0.0),
+    ]
+
+
+def take_step(optimizers: Sequence[Optimizer], rate: float) -> None:
+    """One step down the gradients there are, which are then gone.  rate: the learning rate."""
+    for optimizer in optimizers:
+        optimizer.param_groups[0]["lr"] = rate
+        optimizer.step()
+        optimizer.zero_grad()
+
+
+# A state to resume from: one file, complete or not there
+
+
+def save_state(weights: Mapping[str, Tensor], optimizers: Sequence[Optimizer], log: Log, done: int, path: Path) -> None:
+    """Write the weights, all that the optimizers remember of each, and what was measured in `done` steps."""
+    tensors = {f"weight/{name}": p.detach().cpu().contiguous() for name, p in weights.items()}
+    for name, p in weights.items():
+        for optimizer in optimizers:
+            state = optimizer.state.get(p, {})
+            tensors |= {f"{key}/{name}": value.cpu().contiguous() for key, value in state.items()}
+    about = {"done": str(done), "log": json.dumps(vars(log)), "checksum": checksum(tensors)}
+    write_atomically(path, lambda temporary: save_file(tensors, temporary, metadata=about))
+
+
+def restore_state(weights: Mapping[str, Tensor], optimizers: Sequence[Optimizer], path: Path) -> tuple[Log, int]:
+    """Put a stored state back; a damaged one counts, with a warning, as none."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            about, tensors = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        if about["checksum"] != checksum(tensors):
+            raise HashMismatch(f"{path} is damaged.")
+    except FileNotFoundError:
+        return Log(), 0
+    except Exception:  # a broken file: whatever the reader stumbles over
+        warnings.warn(f"{path} is damaged: the training begins anew.", stacklevel=2)
+        return Log(), 0
+    owner = {p: optimizer for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]}
+    with torch.no_grad():
+        for place, tensor in tensors.items():
+            key, name = place.split("/", 1)
+            if key == "weight":
+                weights[name].copy_(tensor)
+            else:
+                owner[weights[name]].state[weights[name]][key] = (
+                    tensor if key == "step" else tensor.to(weights[name].device)
+                )
+    return Log(**json.loads(about["log"])), int(about["done"])
+
+
+def checksum(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 of tensors with their names."""
+    total = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        total.update(name.encode() + tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return total.hexdigest()

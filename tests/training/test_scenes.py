@@ -14,7 +14,7 @@ from PIL import Image
 
 from conftest import ROOT
 from peaks_and_gates.errors import BadParameter, UnknownName
-from peaks_and_gates.store import file_sha256, read_json
+from peaks_and_gates.cache import file_sha256, read_json
 from training.scenes import scene as scenes
 from training.scenes import words
 from training.scenes.__main__ import scene_rows

@@ -14,8 +14,8 @@ from typing import Any
 import pandas as pd
 import yaml
 
+from peaks_and_gates.cache import read_json
 from peaks_and_gates.errors import UnknownName
-from peaks_and_gates.store import read_json
 from training.common import weights_folder, write_with_card
 
 BASE = "base"

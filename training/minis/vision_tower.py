@@ -1,0 +1,73 @@
+"""Train the vision tower of the adapted minis to tell what stands where in a picture, before it meets a language model.
+
+A LLaVA gets a tower that can see already: CLIP's, which learned from captions (Radford et al. 2021), and whose patches
+tell of themselves what they show and where they are.  Here a linear reader must find in every patch alone what stands
+in its cell of the grid, and which cell that is.  The image tokenizer of the native minis was taught the first as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from tqdm import tqdm
+from transformers import PreTrainedModel
+
+from training.common import build_optimizers, learning_rate, load_or_train, take_step
+from training.scenes.scene import sample
+
+from . import image_tokenizer, models
+from .image_tokenizer import ATTRIBUTES
+
+N_CELLS = 9  # of the grid that things stand in
+
+
+def vision_tower(settings: Mapping[str, Any], path: Path) -> dict[str, Tensor]:
+    """The weights of the vision tower, float32; see `load_or_train`."""
+    return load_or_train(settings, path, lambda: train(settings))
+
+
+def train(settings: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Train a tower of the shape in the settings; see `vision_tower`."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(settings["seed"])
+        tower = models.adapted(settings["shape"])[0].model.vision_tower.train()
+        reader = nn.Linear(settings["shape"]["eye_width"], N_CELLS + sum(map(len, ATTRIBUTES)))
+        learning = dict(nn.ModuleDict({"tower": tower, "reader": reader}).named_parameters())
+        scenes = sample("train", settings["n_scenes"], settings["seed"])
+        images, contents = image_tokenizer.pixels(scenes), image_tokenizer.cells(scenes)
+        optimizers = build_optimizers(learning)
+        for step in tqdm(range(settings["steps"]), desc="vision tower", unit="step"):
+            batch = torch.randint(len(images), (settings["batch"],))
+            loss = reading_loss(reader(patch_states(tower, images[batch])), contents[batch])
+            loss.backward()
+            nn.utils.clip_grad_norm_(learning.values(), 1.0)
+            take_step(optimizers, learning_rate(step, settings["steps"], settings["learning_rate"], 0.05))
+    return {name: tensor.detach().contiguous() for name, tensor in tower.state_dict().items()}
+
+
+def patch_states(tower: PreTrainedModel, images: Tensor) -> Tensor:
+    """What the language model gets of images, bytes (B, 3, 64, 64): the states of the patches, (B, 64, D), by rows."""
+    return tower(image_tokenizer.scaled(images)).last_hidden_state[:, 1:]
+
+
+def reading_loss(scores: Tensor, contents: Tensor) -> Tensor:
+    """Mean cross-entropy of a patch's scores, (B, 64, n): of its cell, and of what stands there, by attribute.
+
+    contents: (B, 9, 4), see `image_tokenizer.cells`.
+    """
+    place = cell_of_patches()
+    targets = torch.cat([place.expand(len(scores), -1)[..., None], contents[:, place]], 2)  # (B, 64, 5)
+    parts = scores.split([N_CELLS, *map(len, ATTRIBUTES)], dim=2)
+    return sum(cross_entropy(part.flatten(0, 1), targets[..., i].flatten()) for i, part in enumerate(parts))
+
+
+def cell_of_patches() -> Tensor:
+    """(64,) int64: the cell of the grid that the middle of each patch is in, by rows as the cells are."""
+    side = image_tokenizer.SIDE // image_tokenizer.PATCH
+    third = (2 * torch.arange(side) + 1) * 3 // (2 * side)
+    return (3 * third[:, None] + third).flatten()
