@@ -38,7 +38,7 @@ from peaks_and_gates.cache import (
 from peaks_and_gates.errors import MissingFile, UnknownName
 from peaks_and_gates.gate.study import Study
 from peaks_and_gates.models import best_device
-from peaks_and_gates.uncertainty import mean_estimate
+from peaks_and_gates.statistics import bootstrap_mean
 from peaks_and_gates.wiring import closed_pairs
 from training.common import (
     SAVE_EVERY,
@@ -365,8 +365,8 @@ def scores(model: Path, n: int) -> dict[str, Any]:
     correct = np.array([text == label for text, label in zip(answers["classes"], labels, strict=True)], float)
     cider = captions.cider(answers["captions"], [list(picture.captions) for picture in pictures["captions"]])[1]
     return {
-        "questions": {kind: asdict(mean_estimate(np.array(values))) for kind, values in sorted(by_kind.items())},
-        "all questions": asdict(mean_estimate(np.array(right))),
-        "classes": asdict(mean_estimate(correct)),
+        "questions": {kind: asdict(bootstrap_mean(np.array(values))) for kind, values in sorted(by_kind.items())},
+        "all questions": asdict(bootstrap_mean(np.array(right))),
+        "classes": asdict(bootstrap_mean(correct)),
         "cider_ptb": asdict(cider),
     }

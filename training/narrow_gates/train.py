@@ -23,7 +23,7 @@ from peaks_and_gates.cache import cache_folder, checksums, digest, environment, 
 from peaks_and_gates.errors import BookError, UnknownName
 from peaks_and_gates.gate.study import Study
 from peaks_and_gates.pictures import Picture
-from peaks_and_gates.uncertainty import Estimate, mean_estimate
+from peaks_and_gates.statistics import Estimate, bootstrap_mean, share_lost
 from training.common import Log, check_files, is_made_from, source_hash
 from training.minis import models
 from training.minis.image_tokenizer import side_of
@@ -170,8 +170,7 @@ def scores(pictures: Sequence[Picture], texts: Mapping[str, Sequence[str]]) -> d
     for picture in pictures:
         by_wording[picture.question][picture.answers[0]] += 1
     guesses = [by_wording[picture.question].most_common(1)[0][0] == picture.answers[0] for picture in pictures]
-    lost = interventions.share_lost
     # The difference of two shares of one total is itself a share of it; questions stay together in its interval.
-    estimates = {"accuracy": mean_estimate(uncut), "guess": mean_estimate(np.array(guesses))}
-    estimates |= {"lost without end": lost(uncut, end), "lost without image": lost(uncut, image)}
-    return estimates | {"strength": lost(uncut, uncut + end - image)}
+    estimates = {"accuracy": bootstrap_mean(uncut), "guess": bootstrap_mean(np.array(guesses))}
+    estimates |= {"lost without end": share_lost(uncut, end), "lost without image": share_lost(uncut, image)}
+    return estimates | {"strength": share_lost(uncut, uncut + end - image)}
