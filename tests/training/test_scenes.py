@@ -13,8 +13,8 @@ import pytest
 from PIL import Image
 
 from conftest import ROOT
-from peaks_and_gates.errors import BadParameter, UnknownName
 from peaks_and_gates.cache import file_sha256, read_json
+from peaks_and_gates.errors import BadParameter, UnknownName
 from training.scenes import scene as scenes
 from training.scenes import words
 from training.scenes.__main__ import scene_rows

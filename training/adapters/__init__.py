@@ -1,0 +1,1 @@
+"""Fine-tune the language models with LoRA, as the first paper does."""
