@@ -325,7 +325,8 @@ def with_intervals(table: pd.DataFrame, index: str | list[str], columns: str | l
     """A table to print: each value with its interval, rows in their order in `table`; a dash where there is none."""
     text = [interval(row) if pd.notna(row["value"]) else "–" for _, row in table.iterrows()]
     wide = table.assign(text=text).pivot(index=index, columns=columns, values="text").fillna("–")
-    return wide.loc[table.set_index(index).index.drop_duplicates()].rename_axis(columns=None)
+    wide.columns.names = [None] * wide.columns.nlevels
+    return wide.loc[table.set_index(index).index.drop_duplicates()]
 
 
 def summary(tables: Mapping[str, pd.DataFrame], metric: str, setting: str | None = None) -> str:
