@@ -1,9 +1,9 @@
 """Peaks & Gates: the landscape of hidden states, and the narrow gate between image and text.
 
-import peaks_and_gates as pg
+from peaks_and_gates.landscape.study import Study, geometry_table
 
-study = pg.peaks.Study(model="smollm2-135m-instruct", questions="wordnet", n_subjects=32, n_per_subject=50)
-table = pg.peaks.geometry(study)
+study = Study(model="smollm2-135m-instruct", questions="wordnet", n_subjects=32, n_per_subject=50)
+table = geometry_table(study)
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-__all__ = ["claims", "figures", "gate", "landscape", "landscape_figures", "peaks", "recorded"]
+__all__ = ["claims", "figures", "gate", "landscape", "peaks", "recorded"]
 
 
 def __getattr__(name: str) -> Any:

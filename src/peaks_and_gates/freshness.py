@@ -28,7 +28,6 @@ SHOWING = {
     "figures",
     "freshness",
     "known_figures",
-    "landscape_figures",
     "map_figures",
     "progress",
     "reference",

@@ -87,7 +87,7 @@ FAULTS = {
     ],
     "record": [
         ("tables of other parameters are drawn", "if recorded != json.loads(json.dumps(inputs)):", "if False:",
-         "robustness", ""),
+         "landscape/study", "redrawn"),
     ],
     "freshness": [
         ("what a module imports does not count", "new = {name for module in new for name in", "new = {name for module in [] for name in",

@@ -23,18 +23,17 @@ import numpy as np
 import pandas as pd
 
 from .. import questions as question_sets
-from .. import store
-from ..clustering import RECIPES
-from ..extraction import CODE, StoredStates, hidden_states
-from ..geometry import landscapes, reclustered
+from ..cache import SOURCE, cached, digest, file_sha256
+from ..extraction import StoredStates, hidden_states
 from ..progress import bar
 from ..questions import LETTERS, Prompt, QuestionSet, build_prompts
-from ..record import over_seeds
-from ..uncertainty import Estimate, mean_estimate
+from ..statistics import bootstrap_mean, over_seeds, row
+from .density_peaks import RECIPES, landscapes, subsample_intervals
 
 # Neighbours of the label overlap, as a share of the class: the paper has 0.3 for subjects and plots 0.1 for letters.
 CLASS_FRACTION = {"subject": 0.3, "answer": 0.1}
-GEOMETRY = (*CODE, "clustering", "geometry", "neighbours", "uncertainty", "landscape.study")
+# A layer's table is kept until the code changes that it comes from.
+CODE = ("statistics.py", "landscape/density_peaks.py", "landscape/neighbours.py", "landscape/study.py")
 
 
 @dataclass(frozen=True)
@@ -85,13 +84,6 @@ def condition_name(n_shots: int) -> str:
     return f"{n_shots}-shot"
 
 
-def row(study: Study, condition: str, layer: int, depth: float, metric: str, setting: str, estimate: Estimate) -> dict:
-    """One row of a tidy table."""
-    where = {"condition": condition, "model": study.model, "layer": layer, "depth": depth}
-    measured = {key: getattr(estimate, key) for key in ("value", "low", "high", "null", "null_high", "n")}
-    return where | {"metric": metric, "setting": setting} | measured
-
-
 def accuracy_table(study: Study) -> pd.DataFrame:
     """Multiple-choice accuracy by condition, from the four letters' log-probabilities.
 
@@ -112,16 +104,16 @@ def accuracy_table(study: Study) -> pd.DataFrame:
         right = (chosen == answer).astype(float)
         calibrated = ((logprobs - logprobs.mean(0)).argmax(1) == answer).astype(float)
         estimates = {
-            ("accuracy_micro", ""): mean_estimate(right),
-            ("accuracy_macro", ""): mean_estimate(right, weights=1 / count[which]),
-            ("accuracy_calibrated", ""): mean_estimate(calibrated),
-            ("letter_mass", ""): mean_estimate(np.exp(logprobs).sum(1)),
+            ("accuracy_micro", ""): bootstrap_mean(right),
+            ("accuracy_macro", ""): bootstrap_mean(right, weights=1 / count[which]),
+            ("accuracy_calibrated", ""): bootstrap_mean(calibrated),
+            ("letter_mass", ""): bootstrap_mean(np.exp(logprobs).sum(1)),
         }
         for i, letter in enumerate(LETTERS):
-            estimates["letter_share", letter] = mean_estimate((chosen == i).astype(float))
+            estimates["letter_share", letter] = bootstrap_mean((chosen == i).astype(float))
         for name in questions.subjects:
-            estimates["accuracy", name] = mean_estimate(right[subject == name])
-        rows += [row(study, condition, 0, 0.0, metric, setting, e) for (metric, setting), e in estimates.items()]
+            estimates["accuracy", name] = bootstrap_mean(right[subject == name])
+        rows += [row(condition, study.model, 0, 0.0, metric, setting, e) for (metric, setting), e in estimates.items()]
     return pd.DataFrame(rows)
 
 
@@ -144,18 +136,19 @@ def landscape_table(
     labels: by name, one per prompt, beside or in place of the prompts' own "subject" and "answer".
     """
     tables = []
-    key = {"labels": store.digest({name: list(values) for name, values in labels.items()})} if labels else {}
+    about = {"code": [file_sha256(SOURCE / name) for name in CODE], "point": study.point}
+    about["labels"] = digest({name: list(values) for name, values in (labels or {}).items()})
     for condition, asked in prompts.items():
         states = study.read(asked, condition)
         by_name = {"subject": states.subject, "answer": states.answer.tolist(), **(labels or {})}
         codes = {name: np.unique(values, return_inverse=True)[1] for name, values in by_name.items()}  # (n,) each
         layers = range(1, states.n_layers + 1)
         for layer in bar(iterable=layers, desc=f"landscape, {condition}", unit="layer"):
-            inputs = {"states": states.key, "point": study.point, "layer": layer, "condition": condition, **key}
+            inputs = about | {"states": states.key, "layer": layer, "condition": condition}
             compute = lambda layer=layer, condition=condition, states=states, codes=codes: layer_table(
                 study, condition, layer, states, codes
             )
-            tables.append(store.table("landscape", inputs, compute, GEOMETRY))
+            tables.append(cached("landscape", inputs, compute, "table"))
     return pd.concat(tables, ignore_index=True).assign(model=study.model)
 
 
@@ -169,9 +162,9 @@ def layer_table(
     first = next(iter(by_recipe.values()))  # neighbours and dimension are the same for every recipe
     estimates = {("intrinsic_dimension", f"{rank}-{2 * rank}"): first.dimension_at(rank) for rank in first.gride_ranks}
     estimates |= {(f"overlap_{label}", "neighbours"): first.label_overlap[label] for label in labels}
-    estimates |= reclustered(by_recipe, labels)
+    estimates |= subsample_intervals(by_recipe, labels)
     depth = layer / states.n_layers
-    return pd.DataFrame([row(study, condition, layer, depth, m, s, e) for (m, s), e in estimates.items()])
+    return pd.DataFrame([row(condition, study.model, layer, depth, m, s, e) for (m, s), e in estimates.items()])
 
 
 def of_seeds(

@@ -1,0 +1,136 @@
+"""The landscape as tidy tables: what is measured on made-up states, kept by what it depends on, and recorded."""
+
+from dataclasses import dataclass, field, replace
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from peaks_and_gates import record
+from peaks_and_gates.errors import HashMismatch, MissingFile
+from peaks_and_gates.landscape import study as studies
+from peaks_and_gates.landscape.study import Study, accuracy_table, landscape_table, of_seeds
+from peaks_and_gates.questions import Prompt
+
+STUDY = Study("tiny-llama", "wordnet", [0, 5])
+
+
+@dataclass
+class Stored:
+    """Two layers: the first groups by the subject of the prefix, the second by that of the question."""
+
+    subject: list[str]
+    answer: torch.Tensor
+    layers: dict[int, torch.Tensor] = field(default_factory=dict)
+    letter_logprobs: torch.Tensor | None = None
+    n_layers: int = 2
+    key: str = "made up"
+
+    def layer(self, point: str, layer: int) -> torch.Tensor:
+        return self.layers[layer]
+
+
+def grouped_by(names):
+    """States in far groups, (n, 6) float32."""
+    centres = 20 * np.eye(6)[np.unique(names, return_inverse=True)[1]]
+    return torch.tensor(centres + np.random.default_rng(0).normal(size=(len(names), 6)), dtype=torch.float32)
+
+
+@pytest.fixture
+def crossed(own_cache, monkeypatch):
+    """Prompts whose prefix and question have different subjects, the latter's names, and states that show both."""
+    pairs = [((i + 1 + j % 5) % 6, i, j) for i in range(6) for j in range(40)]
+    prompts = [Prompt(f"subject {p}", f"prefix {p}, ", f"question {q} {j}", j % 4) for p, q, j in sorted(pairs)]
+    of_question = [f"subject {prompt.question.split()[1]}" for prompt in prompts]
+
+    def read(study, prompts, title):
+        subject, answer = [p.subject for p in prompts], torch.tensor([p.answer for p in prompts])
+        return Stored(subject, answer, {1: grouped_by(subject), 2: grouped_by(of_question)})
+
+    monkeypatch.setattr(Study, "read", read)
+    return prompts, of_question
+
+
+def test_a_layer_is_compared_with_every_label(crossed):
+    prompts, of_question = crossed
+    labels = {"subject": of_question, "prefix": [prompt.subject for prompt in prompts]}
+    table = landscape_table(STUDY, {"mixed": prompts}, labels)
+    value = table[table["setting"].isin(["figures", "neighbours"])].set_index(["metric", "layer"])["value"]
+    for measure in ("ari", "overlap"):
+        assert value[f"{measure}_prefix", 1] > 0.95 and value[f"{measure}_subject", 2] > 0.95
+        # Of the five subjects that can be on the other side each has a fifth.
+        assert value[f"{measure}_prefix", 2] < 0.25 and value[f"{measure}_subject", 1] < 0.25
+    assert value["n_peaks", 1] == value["n_peaks", 2] == 6
+    assert set(table["condition"]) == {"mixed"} and set(table["model"]) == {"tiny-llama"}
+    assert table.groupby("metric")["setting"].nunique()["ari_subject"] == 2  # both recipes
+
+
+def test_a_layers_table_is_kept_by_what_it_depends_on(crossed, monkeypatch):
+    prompts, of_question = crossed
+    first = landscape_table(STUDY, {"mixed": prompts})
+    computed = []
+    layer_table = studies.layer_table
+    monkeypatch.setattr(studies, "layer_table", lambda *a: computed.append(a) or layer_table(*a))
+    again = landscape_table(replace(STUDY, model="a copy"), {"mixed": prompts})  # the same states by another name
+    assert not computed and set(again["model"]) == {"a copy"} and (again["value"] == first["value"]).all()
+    others = landscape_table(STUDY, {"mixed": prompts}, {"subject": of_question})
+    assert len(computed) == 2 and not others.equals(first)
+    landscape_table(replace(STUDY, point="residual"), {"mixed": prompts})
+    landscape_table(STUDY, {"another": prompts})
+    assert len(computed) == 6
+    monkeypatch.setattr(studies, "CODE", ("figures.py",))
+    landscape_table(STUDY, {"mixed": prompts})
+    assert len(computed) == 8
+
+
+def test_accuracy_by_hand(monkeypatch):
+    of_letters = [[0.6, 0.1, 0.1, 0.1], [0.5, 0.3, 0.05, 0.05], [0.5, 0.05, 0.3, 0.05], [0.5, 0.05, 0.3, 0.05]]
+    states = Stored(["birds", "birds", "birds", "law"], torch.tensor([0, 1, 2, 2]))
+    states.letter_logprobs = torch.tensor(of_letters).log()
+    monkeypatch.setattr(Study, "question_set", lambda self: SimpleNamespace(subjects=["birds", "law"]))
+    monkeypatch.setattr(Study, "states", lambda self, questions, n_shots: states)
+    table = accuracy_table(replace(STUDY, shots=[5])).set_index(["metric", "setting"])
+    value = table["value"]
+    assert value["accuracy_micro", ""] == 0.25 and value["letter_share", "A"] == 1  # always A: right once
+    assert value["accuracy_macro", ""] == pytest.approx((1 / 3 + 0) / 2)
+    assert value["accuracy", "birds"] == pytest.approx(1 / 3) and value["accuracy", "law"] == 0
+    assert value["accuracy_calibrated", ""] == 0.75  # the preference for A is subtracted
+    assert value["letter_mass", ""] == pytest.approx(0.9, abs=1e-4)
+    assert set(table["condition"]) == {"5-shot"} and (table["low"] <= value).all() and (value <= table["high"]).all()
+
+
+def test_seeds_are_asked_without_shots_and_their_mean_spans_them():
+    def measure(study):
+        assert study.shots == [0]
+        value = float(study.model[-1])
+        about = {"condition": "0-shot", "layer": 1, "depth": 1.0, "metric": "ari_subject", "setting": "figures"}
+        about |= {"value": value, "low": value - 1, "high": value + 1, "null": 0.0, "null_high": 0.1, "n": 9}
+        return pd.DataFrame([about | {"model": study.model}])
+
+    table = of_seeds(STUDY, ["tuned-1", "tuned-2", "tuned-6"], measure).set_index("condition")
+    mean = table.loc["fine-tuned"]
+    assert (mean["value"], mean["low"], mean["high"], mean["model"]) == (3, 0, 7, "tuned (3 seeds)")
+    assert table.loc["fine-tuned, seed 2", "value"] == 6 and len(table) == 4
+
+
+def test_a_page_is_redrawn_from_its_record_of_the_same_parameters(tmp_path, monkeypatch):
+    computed = []
+
+    @record.recorded
+    def geometry(study, n_shots=5):
+        computed.append(study)
+        return pd.DataFrame({"value": [n_shots]})
+
+    monkeypatch.setenv("PG_RECORD", str(tmp_path))
+    monkeypatch.setenv("PG_PAGE", "page")
+    table = geometry(STUDY)
+    monkeypatch.setenv("PG_REDRAW", "1")
+    assert geometry(STUDY).equals(table) and len(computed) == 1
+    with pytest.raises(MissingFile, match="other parameters"):
+        geometry(replace(STUDY, seed=1))
+    (file,) = tmp_path.glob("*.parquet")
+    file.write_bytes(file.read_bytes()[:-1])
+    with pytest.raises(HashMismatch):
+        geometry(STUDY)
