@@ -107,7 +107,8 @@ def test_a_change_that_makes_numbers_is_stale_and_one_that_only_shows_is_not(smo
     look = lambda: {job.name: (job.state, job.drawn) for job in book.plan("smoke")}
     same = look()
     assert set(same.values()) == {("done", True)}
-    assert edited(path, "geometry(study, pretrained, fine_tuned)\\n", "geometry(study, pretrained, fine_tuned) \\n", look)["answers"] == ("stale", False)
+    called = "table = geometry(study, pretrained, fine_tuned)"
+    assert edited(path, called, f"{called} ", look)["answers"] == ("stale", False)
     assert edited(path, "Do any peaks", "Do some peaks", look) == same | {"answers": ("done", False)}
     lock = checkout / "requirements.lock"
     assert edited(lock, "torch==", "torch ==", look)["accuracy"] == ("stale", True)
