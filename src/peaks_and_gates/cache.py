@@ -221,7 +221,7 @@ def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """Write a JSON file atomically.  Raises StorageFull."""
-    write_atomically(path, lambda p: p.write_text(json.dumps(value, indent=1, sort_keys=True, default=str) + "\n"))
+    write_atomically(path, lambda p: p.write_text(json.dumps(value, indent=1, default=str) + "\n"))
 
 
 def read_json(path: Path) -> Any:

@@ -1,33 +1,37 @@
-"""The record: the tables behind the figures, small enough to be committed, and read again to redraw the book.
+"""The record: the tables behind a page, in one Parquet file beside one JSON manifest, and read again to redraw it.
 
-`pg run` names a folder in PG_RECORD, and the page in PG_PAGE; a table that a notebook asks for is then also written
-there. `pg site` sets PG_REDRAW as well: tables are read from the folder and nothing is computed, so a page can be
-built without a model.
-Outside both (a notebook opened in JupyterLab) tables are just computed, or read from the store.
+    @recorded
+    def agreement(model, shots):       # the arguments are the table's inputs: plain data
+        return table                   # a DataFrame
+
+`pg run` names a folder in PG_RECORD to which tables are written, and makes the page's file of them when the page has
+finished.  When PG_REDRAW is set tables are read from results/PRESET and nothing is computed: a page is redrawn without
+a model.  Without both (a notebook in JupyterLab) a recorded function is just called.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import inspect
 import json
 import os
-from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 
-from . import store
-from .errors import BadParameter, BookError, HashMismatch, MissingFile
+from . import cache
+from .errors import BadParameter, HashMismatch, MissingFile
 
 
 def recorded(function: Callable[..., pd.DataFrame]) -> Callable[..., pd.DataFrame]:
-    """Record what a function of a page returns: computed and written, or read back when the book is redrawn.
+    """Record what a function of a page returns, under the function's name.
 
-    The table is named PAGE.FUNCTION.  The function's arguments are its inputs: plain data or dataclasses of it.
-    Raises what `table` raises.
+    Its arguments must be plain data or dataclasses, and a page may call it once.  Raises as `table` and `plain`.
     """
     signature = inspect.signature(function)
 
@@ -35,68 +39,117 @@ def recorded(function: Callable[..., pd.DataFrame]) -> Callable[..., pd.DataFram
     def call(*args: Any, **kwargs: Any) -> pd.DataFrame:
         bound = signature.bind(*args, **kwargs)
         bound.apply_defaults()
-        name = f"{os.environ.get('PG_PAGE')}.{function.__name__}"
-        inputs = json.loads(json.dumps(dict(bound.arguments), default=asdict))
-        return table(name, inputs, lambda: function(*bound.args, **bound.kwargs))
+        compute = lambda: function(*bound.args, **bound.kwargs)
+        return table(function.__name__, dict(bound.arguments), compute, once=True)
 
     return call
 
 
-def table(name: str, inputs: dict[str, Any], compute: Callable[[], pd.DataFrame]) -> pd.DataFrame:
-    """A notebook's table, computed and recorded, or read from the record when the book is redrawn.
+def table(name: str, inputs: dict[str, Any], compute: Callable[[], pd.DataFrame], once: bool = False) -> pd.DataFrame:
+    """A table of a page: computed and recorded, or read from the record when the page is redrawn.
 
-    Raises MissingFile if the book is redrawn and the record holds no such table for these inputs; HashMismatch if the
-    one it holds is damaged; StorageFull.
+    Raises MissingFile if the page is redrawn and the record holds no such table for these inputs; HashMismatch if it is
+    damaged; BadParameter if it is to be recorded once and was; StorageFull.
     """
-    folder = os.environ.get("PG_RECORD")
-    if folder is None:
+    if "PG_RECORD" not in os.environ:
         return compute()
-    path = Path(folder) / f"{name}.parquet"
+    folder, page = Path(os.environ["PG_RECORD"]), os.environ["PG_PAGE"]
+    inputs = plain(inputs)
     if os.environ.get("PG_REDRAW"):
-        recorded = checked(path)["inputs"]
-        if recorded != json.loads(json.dumps(inputs)):
-            raise MissingFile(f"{path} was made with other parameters: {recorded}. Run `pg run` to record these.")
-        return pd.read_parquet(path)
-    frame = compute()
-    store.write_atomically(path, lambda temporary: frame.to_parquet(temporary, index=False))
-    described = {
-        "page": os.environ.get("PG_PAGE"),
-        "inputs": inputs,
-        "sha256": store.file_sha256(path),
-        "rows": len(frame),
-    }
-    store.write_json(path.with_suffix(".json"), described | {"environment": store.environment()})
-    return frame
+        return redrawn(folder / f"{page}.parquet", name, inputs)
+    if once and (folder / f"{name}.parquet").exists():
+        raise BadParameter(f"The page {page} calls {name} twice, but may record a table once.")
+    return keep(folder / f"{name}.parquet", compute(), inputs)
 
 
-def checked(path: Path) -> dict[str, Any]:
-    """The description of a recorded table.
+def plain(inputs: dict[str, Any]) -> dict[str, Any]:
+    """Inputs as JSON keeps them: dataclasses as dictionaries, tuples as lists.  Raises BadParameter."""
+    try:
+        return json.loads(json.dumps(inputs, default=dataclasses.asdict))
+    except TypeError as error:
+        raise BadParameter(f"A recorded function takes plain data, not {inputs}: {error}.") from error
 
-    Raises MissingFile; HashMismatch, naming the file, if the table is not the one its description was written for.
+
+def keep(path: Path, frame: pd.DataFrame, inputs: dict[str, Any]) -> pd.DataFrame:
+    """Write one table of a page that is being run, for `publish`.  Returns it as it will be read."""
+    columns = {str(column): str(dtype) for column, dtype in frame.dtypes.items()}
+    numbers = {name: "int8" for name, dtype in columns.items() if dtype == "bool"}  # may share another table's column
+    rows = pa.Table.from_pandas(frame.astype(numbers), preserve_index=False).replace_schema_metadata(None)
+    cache.write_atomically(path, lambda temporary: pq.write_table(rows, temporary))
+    cache.write_json(path.with_suffix(".json"), {"columns": columns, "rows": len(frame), "inputs": inputs})
+    return restored(rows, columns)
+
+
+def redrawn(path: Path, name: str, inputs: dict[str, Any]) -> pd.DataFrame:
+    """A table of a page's record that was made from these inputs.  Raises MissingFile, HashMismatch."""
+    about = manifest(path)["tables"]
+    if name not in about:
+        raise MissingFile(f"{path} has no table {name}. Run `pg run` to record it.")
+    if about[name]["inputs"] != inputs:
+        raise MissingFile(f"{name} in {path} was made from {about[name]['inputs']}. Run `pg run` to record {inputs}.")
+    return read(path)[name]
+
+
+def publish(parts: Path, path: Path, about: Mapping[str, Any]) -> None:
+    """Make the record of a page from the tables that it left in a folder.
+
+    path: of the page's Parquet file; its manifest, with what `about` says of the run, stands beside it.  Raises
+    BadParameter if two tables have a column of one name with values of two kinds; StorageFull.
     """
-    about = path.with_suffix(".json")
-    for file in (path, about):
+    files = sorted(parts.glob("*.parquet"), key=lambda file: file.stat().st_mtime_ns)
+    tables = {file.stem: cache.read_json(file.with_suffix(".json")) for file in files}
+    frames = [
+        pq.read_table(file).add_column(0, "table", pa.array([file.stem] * about["rows"], pa.string()))
+        for file, about in zip(files, tables.values(), strict=True)
+    ]
+    try:
+        rows = pa.concat_tables(frames, promote_options="permissive") if frames else pa.table({"table": pa.array([])})
+    except pa.ArrowException as error:
+        raise BadParameter(f"The tables of {path.stem} share a column with values of two kinds: {error}.") from error
+    cache.write_atomically(path, lambda temporary: pq.write_table(rows, temporary, compression="zstd"))
+    sha256 = cache.file_sha256(path)
+    cache.write_json(path.with_suffix(".json"), {**about, "page": path.stem, "tables": tables, "sha256": sha256})
+
+
+def manifest(path: Path) -> dict[str, Any]:
+    """The manifest of a page's Parquet file.  Raises MissingFile; HashMismatch if the file is not the one described."""
+    for file in (path, path.with_suffix(".json")):
         if not file.is_file():
             raise MissingFile(f"{file} is not in the record. Run `pg run` first, it computes and records it.")
-    described = store.read_json(about)
-    if described["sha256"] != store.file_sha256(path):
+    about = cache.read_json(path.with_suffix(".json"))
+    if about["sha256"] != cache.file_sha256(path):
         raise HashMismatch(f"{path} is damaged or was changed by hand. Restore it, or run `pg run` again.")
-    return described
+    return about
 
 
-def whole(path: Path) -> bool:
-    """Whether a table is there as it was recorded."""
-    try:
-        checked(path)
-    except BookError:
-        return False
-    return True
+def read(path: Path) -> dict[str, pd.DataFrame]:
+    """The tables of a page, by name, with the columns and dtypes that were recorded.  Raises what `manifest` raises."""
+    tables = manifest(path)["tables"]
+    rows = pq.read_table(path)
+    names = rows["table"].to_pandas()
+    return {name: restored(rows.filter(pa.array(names == name)), about["columns"]) for name, about in tables.items()}
 
 
-def read(path: Path) -> pd.DataFrame:
-    """A recorded table.  Raises MissingFile; HashMismatch if it is damaged."""
-    checked(path)
-    return pd.read_parquet(path)
+def read_all(folder: Path) -> dict[str, pd.DataFrame]:
+    """Every table of a record, as PAGE.NAME.  Raises what `manifest` raises."""
+    return {f"{path.stem}.{name}": frame for path in pages(folder) for name, frame in read(path).items()}
+
+
+def pages(folder: Path) -> list[Path]:
+    """The Parquet files of a record's pages."""
+    manifests = [path for path in sorted(folder.glob("*.json")) if "tables" in cache.read_json(path)]
+    return [path.with_suffix(".parquet") for path in manifests]
+
+
+def restored(rows: pa.Table, columns: Mapping[str, str]) -> pd.DataFrame:
+    """Rows as a table of these columns and dtypes."""
+    frame = pd.DataFrame(index=range(len(rows)))
+    for name, dtype in columns.items():
+        if dtype == "object":
+            frame[name] = pd.Series(rows[name].to_pylist(), dtype=object)
+        else:
+            frame[name] = rows[name].to_pandas().astype("object" if dtype == "str" and pd.__version__ < "3" else dtype)
+    return frame
 
 
 def over_seeds(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:

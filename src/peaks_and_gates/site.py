@@ -18,8 +18,10 @@ import nbformat
 import yaml
 from nbformat import NotebookNode
 
-from . import claims, contribute, faults, record, store, trim
+from . import faults, record, trim
+from .book import claims
 from .book import runner as book
+from .book.keys import root as checkout
 from .book.runner import Job
 from .errors import BookError
 from .reference import modules_markdown as api
@@ -32,7 +34,7 @@ def build(preset: str) -> Path:
     neither is shown without results, and says so.  Raises HashMismatch if a recorded table is damaged, BookError if the
     builder reports a warning or an error.
     """
-    root = book.root()
+    root = checkout()
     source = root / "_build" / "site"
     source.mkdir(parents=True, exist_ok=True)
     jobs = book.plan(preset)
@@ -42,12 +44,13 @@ def build(preset: str) -> Path:
     shutil.copytree(root / "book", source / "book", dirs_exist_ok=True)
     words = json.dumps(terms((root / "book" / "glossary.md").read_text()), ensure_ascii=False)
     write_if_changed(source / "book" / "_static" / "glossary_terms.js", f"window.PG_TERMS = {words};\n")
-    check_record(jobs[0].record)
+    folder = jobs[0].record.parent
+    check_record(folder)
     for job in jobs:
         write_if_changed(source / "notebooks" / job.source.parent.name / job.source.name, nbformat.writes(page(job)))
     for path in (source / "book" / "api").glob("*.md"):
         path.write_text(re.sub(r"<!-- api: (.+?) -->", lambda names: api(names[1].split()), path.read_text()))
-    verdicts = book.write_scorecard(jobs) if jobs[0].record.is_dir() else []
+    verdicts = book.write_scorecard(jobs) if folder.is_dir() else []
     fill(source / "book" / "scorecard.md", "<!-- scorecard -->", scorecard_html(verdicts, preset))
     kept = root / "tests" / "faults"
     fill(source / "book" / "faults.md", "<!-- faults -->", faults.tried_html(kept / "figures.json"))
@@ -65,9 +68,8 @@ def build(preset: str) -> Path:
     trim.trim(target)
     for job in jobs:  # what a page offers to download: the notebook without outputs, as it is in the repository
         shutil.copy2(job.source, target / "_sources" / "notebooks" / job.source.parent.name / job.source.name)
-    record = jobs[0].record / "scorecard.json"
-    if record.is_file():
-        shutil.copy2(record, target / "scorecard.json")
+    if (folder / "scorecard.json").is_file():
+        shutil.copy2(folder / "scorecard.json", target / "scorecard.json")
     return target
 
 
@@ -131,7 +133,7 @@ def page(job: Job) -> NotebookNode:
     if job.state != "missing":
         try:
             if not job.drawn:
-                book.execute(job, redraw=True)
+                book.execute(job)
                 book.stamp(job)
             notebook, note = nbformat.read(job.output, as_version=4), run_box(job)
         except BookError as error:
@@ -158,16 +160,14 @@ def keyed(output: NotebookNode, job: Job) -> NotebookNode:
     """A cell's output, every figure of which carries the key of the run that its numbers are from."""
     data = output.get("data", {})
     if "text/html" in data:
-        data["text/html"] = data["text/html"].replace("<figure ", f'<figure data-run-key="{job.manifest["run_key"]}" ')
+        data["text/html"] = data["text/html"].replace("<figure ", f'<figure data-run-key="{job.manifest["key"]}" ')
     return output
 
 
 def check_record(folder: Path) -> None:
     """Raise MissingFile or HashMismatch, naming the file, if a table or a page's manifest is not what was recorded."""
-    for table in sorted(folder.glob("*.parquet")):
-        record.checked(table)
-    for manifest in sorted(folder.glob("notebooks/*.json")):
-        store.read_json(manifest)
+    for path in record.pages(folder):
+        record.manifest(path)
 
 
 def not_run(job: Job) -> str:
@@ -198,7 +198,7 @@ def run_box(job: Job) -> str:
         "run": f"{manifest['created'][:10]}, {hardware}, {manifest.get('dtype', 'unknown precision')}",
         "took": f"{manifest['seconds'] / 60:.1f} min, without what other pages had stored",
         "repeat": f"<code>pg run --preset {manifest['preset']} --only {job.name}</code>",
-        "key": f"<code>{manifest['run_key']}</code>",
+        "key": f"<code>{manifest['key']}</code>",
     }
     stale = "" if job.state != "stale" else "<p><strong>Stale:</strong> the code changed after this run.</p>"
     facts = {name: value for name, value in facts.items() if value not in (None, "")}
@@ -207,9 +207,8 @@ def run_box(job: Job) -> str:
 
 
 def recorded_n(job: Job) -> int:
-    """The largest number of questions, or pictures, behind a number of a page; of all pages if it names no tables."""
-    names = job.manifest.get("tables", [path.stem for path in job.record.glob("*.parquet")])
-    tables = (record.read(job.record / f"{name}.parquet") for name in names)
+    """The largest number of questions, or pictures, behind a number of a page."""
+    tables = record.read(job.record).values()
     return max((int(table["n"].max()) for table in tables if "n" in table and len(table)), default=0)
 
 
@@ -227,24 +226,7 @@ def scorecard_html(verdicts: list[claims.Verdict], preset: str) -> str:
         tables.append(f'<div class="pg-scorecard" data-title="{title}">{table}</div>')
     script = '<script src="../_static/scorecard.js" defer></script>'
     board = f'<div class="pg-scorecards"><div class="pg-scorecard-filter"></div>{"".join(tables)}</div>'
-    return f"{board}{script}{contributed_html(contribute.contributed())}"
-
-
-def contributed_html(runs: list[contribute.Run]) -> str:
-    """One table of the verdicts of readers' own runs, a row each; nothing if there are none."""
-    if not runs:
-        return ""
-    ids = [verdict.claim["id"] for verdict in runs[0].verdicts]
-    head = "".join(f'<th scope="col">{name}</th>' for name in ("Run", *ids))
-    rows = []
-    for run in runs:
-        about = run.about
-        name = f"{html.escape(about['name'])}, {html.escape(about['size'])}: {html.escape(', '.join(about['models']))}"
-        cells = "".join(f"<td>{claims.badge(verdict.verdict)}</td>" for verdict in run.verdicts)
-        rows.append(f'<tr><th scope="row">{name}, {html.escape(about["exported"])}</th>{cells}</tr>')
-    caption = "<caption>Runs of readers, each under its own name and size</caption>"
-    table = f"<table>{caption}<thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
-    return f'<div class="pg-contributed" tabindex="0" role="region" aria-label="Runs of readers">{table}</div>'
+    return f"{board}{script}"
 
 
 def scorecard_row(verdict: claims.Verdict, preset: str) -> str:

@@ -81,21 +81,30 @@ FAULTS = {
          "wiring", "test_wiring"),
         ("the cache is not found", "isinstance(given, Cache)", "isinstance(given, str)", "wiring", "cached_is_uncached"),
     ],
-    "store": [
-        ("a damaged file is believed", '.get("sha256") == file_sha256(path)', '.get("sha256") != ""', "store", "damage"),
-        ("the key without the code", "digest([name, inputs, version])", "digest([name, inputs])", "store", "other_code"),
+    "cache": [
+        ("a damaged file is believed", '["sha256"] == file_sha256(path)', '["sha256"] != ""', "book/cache", "damaged"),
+        ("the key without the inputs", "digest([name, inputs])", "digest([name])", "book/cache", "other_inputs"),
+        ("a half-made folder is believed", '["files"] == checksums(folder)', '["files"] != {}', "book/cache", "folder"),
     ],
     "record": [
-        ("tables of other parameters are drawn", "if recorded != json.loads(json.dumps(inputs)):", "if False:",
-         "landscape/study", "redrawn"),
+        ("tables of other inputs are drawn", 'if about[name]["inputs"] != inputs:', "if False:", "book/record", "same_inputs"),
+        ("rows of another table", "rows.filter(pa.array(names == name))", "rows.filter(pa.array(names != name))",
+         "book/record", "come_back"),
+        ("a damaged record is read", 'if about["sha256"] != cache.file_sha256(path):', "if False:", "book/record", "damaged"),
     ],
-    "freshness": [
-        ("what a module imports does not count", "new = {name for module in new for name in", "new = {name for module in [] for name in",
-         "book", "imports_and_that"),
+    "book/keys": [
+        ("what a module imports does not count", "modules = modules.union(*(module(name).imports for name in new))",
+         "modules = modules | set()", "book/keys", "nothing_else"),
+        ("data do not count", "if strings & {path.name, path.stem}", "if False", "book/keys", "nothing_else"),
+        ("docstrings count", 'fields["body"] = node.body[1:]', "pass", "book/keys", "nothing_else"),
     ],
-    "claims": [
+    "book/runner": [
+        ("a page that failed has a record", "except BookError as error:\n        return str(error)\n    return None",
+         "except BookError:\n        pass\n    return None", "book/runner", "failing_page"),
+    ],
+    "book/claims": [
         ("a bound is held against the value alone", "if at_least <= low and high <= at_most:",
-         "if at_least <= found.value <= at_most:", "claims", "whole_interval"),
+         "if at_least <= found.value <= at_most:", "book/claims", "whole_interval"),
     ],
     "vqa": [("one person is enough", "ENOUGH = 3", "ENOUGH = 1", "vqa", "scale")],
     "models": [

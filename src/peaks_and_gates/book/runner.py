@@ -1,71 +1,48 @@
-"""Run the notebooks with papermill, keep their record, and know which of them are done, stale or missing."""
+"""Run the pages with papermill, keep their record, and know which of them are done, stale or missing.
+
+    jobs = plan("laptop", ["subjects"], {"n_orders": 1})
+    failures = run(jobs)                        # here, or run(jobs, executor="slurm", profile="my-cluster.yml")
+
+The pages are those of _toc.yml.  A page is one job: its record replaces the old one when it has finished, and a page
+that fails does not stop the others.
+"""
 
 from __future__ import annotations
 
 import ast
 import json
 import os
+import shutil
+import signal
+import subprocess
 import sys
 import tempfile
 import time
-import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import nbformat
-import papermill
-from traitlets.config import Config
+import yaml
 
-from .. import claims, models, presets, record, store, vlms
-from ..errors import BadParameter, BookError, UnknownName
-from ..freshness import page_key, root, run_key
+from .. import cache
+from ..errors import BadParameter, BookError, MissingFile, UnknownName
+from . import presets
+from .keys import page_key, root, tags
 
-CHAPTERS = {
-    "landscape": (
-        "cartoon",
-        "accuracy",
-        "density_peaks",
-        "subjects",
-        "answers",
-        "dendrogram",
-        "fine_tuning_dynamics",
-        "robustness",
-        "probes",
-    ),
-    "gate": (
-        "scenes",
-        "minis",
-        "modality_gap",
-        "cross_attention",
-        "class_overlap",
-        "knockout_table",
-        "progressive_knockout",
-        "patching",
-        "steering",
-        "opening_the_gate",
-    ),
-    "beyond": ("shots", "hierarchy", "landscape_map", "narrow_gates"),
-    "methods": (
-        "known_rule",
-        "known_stream",
-        "known_dimension",
-        "known_peaks",
-        "known_agreement",
-        "known_rank",
-        "known_wiring",
-    ),
-}
+# Parameters that hold models, in the order in which a page names them.
+MODELS = ("model", "pretrained", "fine_tuned", "native", "adapted", "controls", "minis", "before", "after", "wired")
+DEAD = ("FAILED", "CANCELLED", "TIMEOUT", "OUT_OF_MEMORY", "NODE_FAIL", "BOOT_FAIL", "DEADLINE", "PREEMPTED")
+LATE = 60.0  # seconds that a shared filesystem may take to show what a job on another machine wrote
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Job:
-    """One notebook to run at one size.
+    """One page to run at one size.
 
-    record: folder of the tables.  output: where the executed notebook goes.  key: changes when the page must be rerun.
+    record: its Parquet file.  output: where the executed notebook goes.  key: hash of what its numbers depend on.
     """
 
     name: str
@@ -77,97 +54,76 @@ class Job:
     key: str
 
     @property
-    def manifest_path(self) -> Path:
-        """What is known of the last successful run."""
-        return self.record / "notebooks" / f"{self.name}.json"
-
-    @property
     def marker(self) -> Path:
-        """A file outside the record that says when this notebook was last run on this machine."""
+        """A file outside the record that says when this page was last run on this machine."""
         return self.output.with_suffix(".made-here")
 
     @property
     def manifest(self) -> dict[str, Any]:
-        """The last successful run's manifest; empty if there was none, or if it is damaged."""
+        """What is known of the last successful run; empty if there was none, or if its record is damaged."""
+        from .. import record
+
         try:
-            return store.read_json(self.manifest_path)
+            return record.manifest(self.record)
         except BookError:
             return {}
 
     @property
-    def damage(self) -> str | None:
-        """The first file of the last successful run that is not as it was written; None if all are."""
-        if not self.manifest_path.is_file():
-            return None
-        tables = [self.record / f"{name}.parquet" for name in self.manifest.get("tables", ())]
-        broken = [str(path) for path in tables if not record.whole(path)]
-        return next(iter(broken), None) if self.manifest else str(self.manifest_path)
-
-    @property
     def runnable(self) -> bool:
         """Whether the size has a model for the page: not every one has a vision-language model."""
-        asked = [self.parameters[name] for name in ("native", "adapted", "before") if name in self.parameters]
-        return not asked or any(asked)
+        models = [self.parameters[name] for name in ("native", "adapted", "before") if name in self.parameters]
+        return not models or any(models)
 
     @property
     def drawn(self) -> bool:
-        """Whether the executed notebook here shows the recorded tables as the code of today draws them."""
-        if not self.output.is_file():
-            return False
+        """Whether the executed notebook here shows the record as the code of today draws it."""
         try:
-            executed = nbformat.read(self.output, as_version=4)
-            drawn_from, seal = executed.metadata.get("page_key"), executed.metadata.get("seal")
-            whole = seal is None or seal == notebook_seal(executed)
-        except Exception:  # a broken file: whatever the reader stumbles over
-            whole = False
-        if not whole:
-            warnings.warn(f"{self.output} is damaged, and its page is drawn again.", stacklevel=2)
-        return whole and seal is not None and drawn_from == page_key(self)
+            return json.loads(self.output.read_bytes())["metadata"]["page_key"] == drawing_key(self)
+        except (OSError, ValueError, KeyError):
+            return False
 
     @property
     def state(self) -> str:
-        """`missing`; `stale`: its code, parameters or the lock changed since the run, or a table is damaged;
-        `recorded`: run elsewhere and kept in the repository; `done`: run here."""
+        """`missing`; `stale`: its code or parameters changed since the run, or its record is damaged; `recorded`: run
+        elsewhere and kept in the repository; `done`: run here."""
         manifest = self.manifest
         if not manifest:
-            return "missing"
-        if manifest["run_key"] != self.key or self.damage:
+            return "stale" if self.record.with_suffix(".json").is_file() else "missing"
+        if manifest["key"] != self.key:
             return "stale"
-        made_here = self.marker.is_file() and self.marker.read_bytes() == manifest["created"].encode()
+        made_here = self.marker.is_file() and self.marker.read_text() == manifest["created"]
         return "done" if made_here else "recorded"
 
 
 def notebooks() -> dict[str, Path]:
-    """The notebooks by name, in reading order."""
-    return {
-        name: root() / "notebooks" / chapter / f"{name}.ipynb" for chapter, names in CHAPTERS.items() for name in names
-    }
+    """The pages that are notebooks, by name, in the order of _toc.yml."""
+
+    def files(entry: Any) -> Iterator[str]:
+        if isinstance(entry, dict):
+            yield from (value for name, value in entry.items() if name == "file")
+        for child in entry.values() if isinstance(entry, dict) else entry if isinstance(entry, list) else ():
+            yield from files(child)
+
+    names = files(yaml.safe_load((root() / "_toc.yml").read_text()))
+    return {Path(name).name: root() / f"{name}.ipynb" for name in names if name.startswith("notebooks/")}
 
 
 def declared(path: Path) -> dict[str, Any]:
-    """A notebook's parameters with their defaults, from the cell tagged `parameters`.
-
-    Raises BadParameter if there is no such cell, or the notebook or a default cannot be read.
-    """
+    """A page's parameters with their defaults, from the cell tagged `parameters`.  Raises BadParameter."""
     try:
-        cells = nbformat.read(path, as_version=4).cells
-        tagged = next(cell for cell in cells if "parameters" in cell.metadata.get("tags", ()))
-        # Not by papermill, which leaves out a line that it cannot take apart.
-        lines = [ast.unparse(line).partition(" = ") for line in ast.parse(tagged.source).body]
+        cells = json.loads(path.read_bytes())["cells"]
+        source = next("".join(cell["source"]) for cell in cells if "parameters" in tags(cell))
+        lines = [ast.unparse(line).partition(" = ") for line in ast.parse(source).body]
         defaults = {name.partition(":")[0]: ast.literal_eval(value) for name, _, value in lines}
-    except StopIteration:
-        defaults = {}
-    except Exception as error:  # a broken notebook: whatever the readers stumble over
-        raise BadParameter(f"The parameters of {path} cannot be read: {error} Restore or correct it.") from error
-    if not defaults:
-        raise BadParameter(f"{path} has no parameters: tag the cell that sets them `parameters`.")
+    except Exception as error:  # a broken notebook, in whatever way
+        raise BadParameter(f"{path} needs a cell tagged `parameters` that sets plain values: {error!r}.") from error
     return defaults
 
 
 def plan(preset: str, only: Iterable[str] = (), changes: dict[str, Any] | None = None) -> list[Job]:
     """The jobs of a run.  only: names; empty for all.  changes: parameters put over the preset's.
 
-    Raises UnknownName (preset, notebook, parameter), BadParameter.
+    Raises UnknownName (preset, page, parameter), BadParameter.
     """
     changes = changes or {}
     values = presets.override(presets.load(preset), changes)
@@ -175,188 +131,274 @@ def plan(preset: str, only: Iterable[str] = (), changes: dict[str, Any] | None =
     for name in only:
         if name not in paths:
             raise UnknownName("notebook", name, paths)
-    label = f"{preset}-{store.digest(changes)[:8]}" if changes else preset
+    label = f"{preset}-{cache.digest(changes)[:8]}" if changes else preset
     # Only runs at a preset's own size are the book's record; the smoke preset's numbers mean nothing.
-    kept = root() / "results" if not changes and preset != "smoke" else root() / "_build" / "results"
+    results = (root() / "results" if not changes and preset != "smoke" else root() / "_build" / "results") / label
     jobs = []
     for name in only or paths:
         source = paths[name]
-        wanted = declared(source)
-        parameters = {key: value for key, value in values.items() if key in wanted} | {"preset": preset}
+        parameters = {key: value for key, value in values.items() if key in declared(source)} | {"preset": preset}
         output = root() / "_build" / "notebooks" / label / source.parent.name / source.name
-        jobs.append(Job(name, preset, source, output, kept / label, parameters, run_key(source, parameters)))
+        key = page_key(source, parameters)
+        jobs.append(Job(name, preset, source, output, results / f"{name}.parquet", parameters, key))
+    for name in changes:
+        if not any(name in job.parameters for job in jobs):
+            raise BadParameter(f"None of {', '.join(job.name for job in jobs)} takes the parameter '{name}'.")
     return jobs
 
 
-def run(jobs: list[Job], force: bool = False) -> list[str]:
-    """Run what is not done; a notebook that fails does not stop the others.  Returns the failures' messages."""
-    failures, executed = [], []
-    for number, job in enumerate(jobs, 1):
-        title = f"[{number}/{len(jobs)}] {job.name} ({job.preset})"
+def run(jobs: Sequence[Job], force: bool = False, executor: str = "here", profile: str | None = None) -> list[str]:
+    """Run what is not done, here or as jobs.  Returns the failures' messages; raises BadParameter, MissingFile."""
+    todo = [job for job in jobs if job.runnable and (force or job.state != "done")]
+    for job in jobs:
         if not job.runnable:
-            print(f"{title}: left out, this size has no vision-language model (name one with --model)")
-            continue
-        if job.state == "done" and not force:
-            print(f"{title}: done")
-            continue
-        if job.damage:
-            warnings.warn(f"{job.damage} is damaged, and its page is run again.", stacklevel=2)
-        last = job.manifest.get("seconds")
-        print(f"{title}: running" + (f", {last / 60:.1f} minutes last time" if last else ""), flush=True)
-        try:
-            perform(job)
-        except BookError as error:
-            failures.append(f"{job.name}: {error}")
-            continue
-        executed.append(job)
-    finish(jobs, executed)
+            print(f"{job.name}: left out, this size has no vision-language model (name one with --model)")
+    print(f"{len(jobs) - len(todo)} of {len(jobs)} pages are done or left out.", flush=True)
+    if executor == "here" or not todo:
+        failures = in_turn(todo)
+    else:
+        failures = as_jobs(todo, executor, resources(todo[0].preset, profile), force)
+    if jobs and jobs[0].record.parent.is_dir():
+        write_scorecard(jobs)
     return failures
 
 
-def perform(job: Job) -> None:
-    """Run one notebook and write its manifest.  Raises BookError."""
-    start, began = time.perf_counter(), time.time()
-    execute(job)
-    manifest = {
-        "notebook": job.name,
-        "preset": job.preset,
-        "parameters": job.parameters,
-        "tables": tables_of(job, began - 1),
-        "run_key": job.key,
-        "dtype": precision(job.parameters),
-        "seconds": round(time.perf_counter() - start, 1),
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "environment": store.environment(),
-    }
-    store.write_json(job.manifest_path, manifest)
-    store.write_atomically(job.marker, lambda path: path.write_text(manifest["created"]))
+def in_turn(jobs: Sequence[Job]) -> list[str]:
+    """Run pages one after the other, in this process.  Returns the failures' messages."""
+    failures = []
+    for number, job in enumerate(jobs):
+        left = sum(last_minutes(later) for later in jobs[number:])
+        print(f"[{number + 1}/{len(jobs)}] {job.name} ({job.preset}): running, about {left:.0f} min left", flush=True)
+        if message := perform(job):
+            failures.append(f"{job.name}: {message}")
+            print(f"    failed: {message}", flush=True)
+    return failures
 
 
-def finish(jobs: Sequence[Job], executed: Iterable[Job]) -> None:
-    """Stamp what was run, only now, since a later notebook may have recorded a table anew; write the scorecard."""
-    for job in executed:
+def last_minutes(job: Job) -> float:
+    """How long the last recorded run of a page took; 0 if there was none."""
+    return job.manifest.get("seconds", 0) / 60
+
+
+def perform(job: Job, force: bool = True) -> str | None:
+    """Run one page and publish its record; without `force` only if it is not done.  Returns a failure's message."""
+    from .. import record
+
+    if not force and job.state == "done":  # by a job of an earlier run
+        return None
+    start = time.perf_counter()
+    try:
+        with tempfile.TemporaryDirectory(prefix="pg-tables-") as tables:
+            execute(job, Path(tables))
+            environment = cache.environment()
+            about = {
+                "preset": job.preset,
+                "parameters": job.parameters,
+                "key": job.key,
+                "dtype": precision(job.parameters, environment["gpu"]),
+                "seconds": round(time.perf_counter() - start, 1),
+                "created": datetime.now(UTC).isoformat(timespec="seconds"),
+                "environment": environment,
+            }
+            record.publish(Path(tables), job.record, about)
         stamp(job)
-    if jobs and jobs[0].record.is_dir():
-        write_scorecard(jobs)
-
-
-def tables_of(job: Job, since: float) -> list[str]:
-    """The tables that a page recorded since a time; other pages may record theirs into the same folder meanwhile."""
-    new = [path for path in job.record.glob("*.parquet") if path.stat().st_mtime >= since]
-    return sorted(path.stem for path in new if record.checked(path)["page"] == job.name)
+        cache.write_atomically(job.marker, lambda path: path.write_text(about["created"]))
+    except BookError as error:
+        return str(error)
+    return None
 
 
 def models_of(parameters: dict[str, Any]) -> list[str]:
     """The models a page reads, each once."""
-    names = [parameters.get("model"), parameters.get("pretrained")]
-    for several in ("fine_tuned", "native", "adapted", "controls", "minis", "before", "after", "wired"):
-        names += parameters.get(several, ())
-    return list(dict.fromkeys(name for name in names if name))
+    values = [parameters.get(name) for name in MODELS]
+    names = [name for value in values for name in (value if isinstance(value, list) else [value]) if name]
+    return list(dict.fromkeys(names))
 
 
-def precision(parameters: dict[str, Any]) -> str:
+def precision(parameters: dict[str, Any], gpu: str | None) -> str:
     """The dtype that a page's models run in: the hardware's if the page does not say; the book's minis keep float32."""
-    minis = [vlms.VLMS.get(name, {}).get("provider") == "mini" for name in models_of(parameters)]
-    by_default = "float32" if minis and all(minis) else str(models.best_dtype(models.best_device()))
-    return parameters.get("dtype") or by_default.removeprefix("torch.")
+    models = models_of(parameters)
+    minis = bool(models) and all(name.startswith("mini-") for name in models)
+    return parameters.get("dtype") or ("float32" if minis or gpu is None else "bfloat16")
 
 
-def execute(job: Job, redraw: bool = False) -> None:
-    """Run one notebook.  redraw: from its recorded tables alone.  Raises BookError with the notebook's own message."""
-    temporary = job.output.with_suffix(".running.ipynb")
-    settings = {"PG_RUNNER": "1", "PG_PAGE": job.name, "PG_RECORD": str(job.record), "PG_REDRAW": "1" if redraw else ""}
-    with store.writing(job.output):
+def execute(job: Job, tables: Path | None = None) -> None:
+    """Execute one page.  tables: the folder it records into; None redraws it from its record alone.
+
+    Raises BookError with the page's own message.
+    """
+    import papermill
+    from traitlets.config import Config
+
+    variables = {"PG_PAGE": job.name, "PG_RECORD": str(tables or job.record.parent), "PG_REDRAW": "" if tables else "1"}
+    running = job.output.with_suffix(".running.ipynb")
+    # A kernel talks over sockets in a folder of its own: two pages that run at once would answer each other's.
+    with cache.writing(job.output), tempfile.TemporaryDirectory(prefix="pg-") as sockets:
+        config = Config({"NotebookClient": {"shutdown_kernel": "immediate"}})
+        if os.name == "posix":
+            config.KernelManager = Config({"transport": "ipc", "ip": f"{sockets}/kernel"})
         job.output.parent.mkdir(parents=True, exist_ok=True)
         try:
-            with environment(settings), kernel() as config:
+            with environment_variables(variables | {"TQDM_DISABLE": "1"}):  # a page's bars are for JupyterLab
                 papermill.execute_notebook(
-                    str(job.source),
-                    str(temporary),
+                    job.source,
+                    running,
                     job.parameters,
                     kernel_name="python3",
+                    language="python",
                     progress_bar=False,
                     stderr_file=sys.stderr,
                     config=config,
-                    cwd=str(job.source.parent),
+                    cwd=job.source.parent,
                 )
         except papermill.PapermillExecutionError as error:
-            known = {cls.__name__ for cls in BookError.__subclasses__()}
-            if error.ename in known:
+            if error.ename in {error_class.__name__ for error_class in BookError.__subclasses__()}:
                 raise BookError(error.evalue) from None
-            raise BookError(f"cell {error.exec_count}: {error.ename}: {error.evalue}. See {temporary}.") from None
-        temporary.replace(job.output)
+            raise BookError(f"cell {error.exec_count}: {error.ename}: {error.evalue}. See {running}.") from None
+        running.replace(job.output)
 
 
 @contextmanager
-def kernel() -> Iterator[Config]:
-    """Settings of a notebook's kernel: it talks over local sockets where there are some, not over open TCP ports.
-
-    The sockets lie in a folder of their own.  By default they are called alike in every process of a folder, and two
-    pages that run at once would answer each other's kernels.  After its last cell a kernel has nothing left to do: to
-    wait until it has unloaded its libraries costs a second a page.
-    """
-    settings: dict[str, dict[str, str]] = {"NotebookClient": {"shutdown_kernel": "immediate"}}
-    if os.name != "posix":
-        yield Config(settings)
-        return
-    with tempfile.TemporaryDirectory(prefix="pg-") as folder:
-        settings["KernelManager"] = {"transport": "ipc", "ip": f"{folder}/kernel"}
-        yield Config(settings)
+def environment_variables(values: dict[str, str]) -> Iterator[None]:
+    """Environment variables for the kernel, put back afterwards."""
+    before = dict(os.environ)
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
 
 
 def stamp(job: Job) -> None:
     """Note in an executed notebook what it was drawn from."""
-    executed = nbformat.read(job.output, as_version=4)
-    executed.metadata["page_key"] = page_key(job)
-    executed.metadata["seal"] = notebook_seal(executed)
-    store.write_atomically(job.output, lambda path: nbformat.write(executed, path))
+    executed = json.loads(job.output.read_bytes())
+    executed["metadata"]["page_key"] = drawing_key(job)
+    cache.write_json(job.output, executed)
 
 
-def notebook_seal(notebook: nbformat.NotebookNode) -> str:
-    """A hash of all of an executed notebook but the seal itself."""
-    content = json.loads(nbformat.writes(notebook))
-    content["metadata"].pop("seal", None)
-    return store.digest(content)
+def drawing_key(job: Job) -> str:
+    """Hash of everything an executed page shows: the whole notebook, the whole package, the claims, the record."""
+    package = {str(path): path.read_text() for path in sorted(cache.SOURCE.rglob("*.py"))}
+    files = [path for path in (job.record, root() / "book" / "claims.yml") if path.is_file()]
+    return cache.digest([job.source.read_text(), job.parameters, package, [cache.file_sha256(path) for path in files]])
 
 
-@contextmanager
-def environment(settings: dict[str, str]) -> Iterator[None]:
-    """Environment variables for the kernel, put back afterwards."""
-    before = {name: os.environ.get(name) for name in settings}
-    os.environ.update(settings)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            os.environ.pop(name) if value is None else os.environ.__setitem__(name, value)
+def write_scorecard(jobs: Sequence[Job]) -> list[Any]:
+    """Judge every claim on a run's record and write the verdicts beside it.  Returns the verdicts."""
+    from .. import record
+    from . import claims
 
-
-def write_scorecard(jobs: Sequence[Job]) -> list[claims.Verdict]:
-    """Judge every claim on a run's recorded tables and keep the verdicts beside them."""
-    job = jobs[0]
-    verdicts = claims.judge_all(job.record)
-    values = presets.load(job.preset)
-    for each in jobs:
-        values |= each.parameters
-    about = {key: values[key] for key in ("preset", "model", "pretrained", "fine_tuned")}
-    # The key of all that is recorded, not of the pages that were run just now: the claims are judged on all of it.
-    kept = [replace(job, name=path.stem).manifest for path in sorted(job.manifest_path.parent.glob("*.json"))]
-    run_keys = [manifest["run_key"] for manifest in kept if manifest]
-    about |= {"seeds": [values["seed"]], "run_key": store.digest(run_keys)}
-    store.write_json(job.record / "scorecard.json", claims.scorecard(verdicts, about))
+    folder = jobs[0].record.parent
+    verdicts = claims.judge_all(folder)
+    values = presets.load(jobs[0].preset)
+    for job in jobs:
+        values |= job.parameters
+    about = {key: values[key] for key in ("preset", "model", "pretrained", "fine_tuned")} | {"seeds": [values["seed"]]}
+    about["key"] = cache.digest([record.manifest(path)["key"] for path in record.pages(folder)])
+    cache.write_json(folder / "scorecard.json", claims.scorecard(verdicts, about))
     return verdicts
 
 
 def model_parameters(name: str) -> dict[str, Any]:
-    """The parameters by which the notebooks are given a model: a vision-language model the book knows, or another."""
+    """The parameters by which the pages are given a model: a vision-language model the book knows, or another."""
+    from .. import vlms
+
     if name not in vlms.VLMS:
         return {"model": name}
-    roles = {"native": [], "adapted": [], "controls": []}
-    return roles | {"native" if vlms.is_native(name) else "adapted": [name]}
+    return {"native": [], "adapted": [], "controls": []} | {"native" if vlms.is_native(name) else "adapted": [name]}
 
 
-def check_parameters(jobs: list[Job], changes: dict[str, Any]) -> None:
-    """Refuse a parameter that none of the notebooks about to run declares.  Raises BadParameter."""
-    for name in changes:
-        if not any(name in job.parameters for job in jobs):
-            raise BadParameter(f"None of {', '.join(job.name for job in jobs)} takes the parameter '{name}'.")
+def resources(preset: str, profile: str | None) -> dict[str, Any]:
+    """What a job may use, in submitit's names: the preset's, with a YAML file's put over them.
+
+    Raises MissingFile, BadParameter.
+    """
+    settings = presets.load(preset)["resources"]
+    if profile is None:
+        return settings
+    if not Path(profile).is_file():
+        raise MissingFile(f"There is no profile {profile}: give a YAML file of settings, such as slurm_partition: gpu.")
+    given = presets.read_yaml(Path(profile).read_bytes(), f"The profile {profile}") or {}
+    if not isinstance(given, dict):
+        raise BadParameter(f"The profile {profile} must hold settings by name, such as slurm_partition: gpu.")
+    return settings | given
+
+
+def as_jobs(jobs: Sequence[Job], executor: str, settings: dict[str, Any], force: bool = False) -> list[str]:
+    """Run each page as a job, in processes of this machine ("local") or on a cluster ("slurm"), the longest first.
+
+    Returns the failures' messages.  Raises BadParameter, BookError.
+    """
+    waiting = sorted(jobs, key=last_minutes, reverse=True)
+    at_once = len(jobs) if executor == "slurm" else max(1, (os.cpu_count() or 1) // settings.get("cpus_per_task", 1))
+    running: dict[Job, Any] = {}
+    failures = []
+    previous = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    try:
+        while waiting or running:
+            while waiting and len(running) < at_once:
+                job = waiting.pop(0)
+                running[job] = submit(job, executor, settings, force)
+            time.sleep(1)
+            for job, handle in [*running.items()]:
+                if has_ended(handle, executor):
+                    del running[job]
+                    message = outcome(handle)
+                    failures += [f"{job.name}: {message}"] if message else []
+                    left = sum(map(last_minutes, [*waiting, *running])) / at_once
+                    count = len(jobs) - len(waiting) - len(running)
+                    result = f"failed: {message}" if message else "finished"
+                    print(f"[{count}/{len(jobs)}] {job.name}: {result}, about {left:.0f} min left", flush=True)
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+        for handle in running.values() if executor == "local" else ():
+            handle.cancel(check=False)  # a cluster's jobs go on, and the next run waits for them
+    return failures
+
+
+def submit(job: Job, executor: str, settings: dict[str, Any], force: bool) -> Any:
+    """Send one page off.  Returns submitit's job.  Raises BadParameter, BookError."""
+    import submitit
+    from submitit.core.utils import FailedJobError, FailedSubmissionError
+
+    if executor == "slurm" and not shutil.which("sbatch"):
+        raise BadParameter("There is no sbatch here: run this on a login node of a SLURM cluster, or --executor local.")
+    setup = [f"export OMP_NUM_THREADS={settings.get('cpus_per_task', 1)}"]
+    settings = settings | {"name": f"pg-{job.key}", "slurm_setup": [*setup, *settings.get("slurm_setup", [])]}
+    if executor == "slurm":  # one of an earlier run that is still there is waited for
+        settings["slurm_dependency"] = "singleton"
+    sender = submitit.AutoExecutor(folder=cache.cache_folder() / "jobs" / "%j", cluster=executor)
+    try:
+        sender.update_parameters(**settings | {"local_setup": setup})
+        return sender.submit(perform, job, force)
+    except (ValueError, NameError, TypeError) as error:
+        raise BadParameter(f"The resources {settings} are not understood: {error}") from error
+    except (FailedJobError, FailedSubmissionError) as error:
+        advice = "A profile sets slurm_partition, slurm_account and what else a cluster wants."
+        raise BookError(f"SLURM did not take the job for {job.name}: {error}. {advice}") from error
+
+
+def has_ended(handle: Any, executor: str) -> bool:
+    """Whether a job has left a result, or died without one: submitit alone would wait for it where sacct is missing."""
+    if executor == "local" or handle.paths.result_pickle.is_file():
+        return handle.done()
+    command = ["squeue", "--me", "-h", "-t", "all", "-o", "%i %T"]
+    queue = subprocess.run(command, capture_output=True, text=True, check=False)
+    states = dict(line.split(maxsplit=1) for line in queue.stdout.splitlines())
+    if queue.returncode == 0 and states.get(handle.job_id, "FAILED") in (*DEAD, "COMPLETED"):
+        time.sleep(LATE if states.get(handle.job_id) == "COMPLETED" else 0)
+        return True
+    return False
+
+
+def outcome(handle: Any) -> str | None:
+    """Why a job that ended did not succeed; None if it did."""
+    if handle.paths.result_pickle.is_file():
+        error = handle.exception()
+        return handle.result() if error is None else f"{str(error).strip().splitlines()[-1]} See {handle.paths.stderr}"
+    log = handle.paths.stderr.read_text().strip().splitlines()[-1:] if handle.paths.stderr.is_file() else []
+    return (
+        f"job {handle.job_id} died without a result, see {handle.paths.stderr}. {' '.join(log)} "
+        "A profile sets more memory or time; PG_CACHE a folder that all nodes share."
+    )

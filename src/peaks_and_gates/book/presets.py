@@ -8,9 +8,9 @@ from typing import Any
 
 import yaml
 
-from .errors import BadParameter, UnknownName
+from ..errors import BadParameter, UnknownName
 
-FOLDER = files(__package__) / "presets"
+FOLDER = files("peaks_and_gates") / "presets"
 
 
 def names() -> list[str]:

@@ -1,14 +1,19 @@
 """Claims: the measures on curves whose answer is known, the rules, and what the book states."""
 
+from pathlib import Path
+
+import jsonschema
 import numpy as np
 import pandas as pd
 import pytest
 
-from peaks_and_gates import claims
+from peaks_and_gates import record
+from peaks_and_gates.book import claims
 from peaks_and_gates.book import runner as book
-from peaks_and_gates.claims import Part, Verdict, judge, measure
+from peaks_and_gates.book.claims import Part, Verdict, judge, measure
 from peaks_and_gates.errors import BadParameter, UnknownName
 
+ROOT = Path(__file__).parents[2]
 LAYERS = np.arange(1, 11)
 
 
@@ -152,27 +157,71 @@ def test_broken_rules_are_refused():
     with pytest.raises(BadParameter, match="neither"):
         measure(part("maximum"), CURVES)
     with pytest.raises(UnknownName, match="claim"):
-        claims.bearing(["L99"])
+        claims.show_claims(["L99"], {})
+
+
+TEXT = {"type": "string", "minLength": 1}
+PART = {
+    "type": "object",
+    "required": ["says", "why", "table", "measure", "metric", "condition"],
+    "properties": {"at_least": {"type": "number"}, "at_most": {"type": "number"}},
+    "additionalProperties": TEXT,
+}
+CLAIM = {
+    "type": "object",
+    "required": ["id", "page", "paper", "figure", "claim", "paper_value", "paper_source"],
+    "properties": {"parts": {"type": "array", "items": PART}},
+    "additionalProperties": TEXT,
+}
 
 
 def test_the_book_states_every_claim_with_source_rule_and_reason():
     stated = claims.load()
-    wanted = [*(f"L{i}" for i in range(1, 10)), *(f"G{i}" for i in range(1, 8)), *(f"K{i}" for i in range(1, 5))]
-    assert [claim["id"] for claim in stated] == wanted
+    ids = [*(f"L{i}" for i in range(1, 10)), *(f"G{i}" for i in range(1, 8)), *(f"K{i}" for i in range(1, 5))]
+    assert [claim["id"] for claim in stated] == ids
     for claim in stated:
-        assert {"paper", "figure", "claim", "paper_value", "paper_source"} <= claim.keys()
-        assert claim["page"] is None or claim["page"] in book.notebooks()
+        jsonschema.validate(claim, CLAIM)
+        assert claim["page"] in book.notebooks()
         for stated_part in claim.get("parts", ()):
-            assert stated_part["why"]
             assert measure(stated_part, {}).outcome == "untested"
+
+
+def test_every_claim_was_measured_on_the_record():
+    """A table, group or condition that a claim names and the record lacks would leave it untested."""
+    verdicts = claims.judge_all(ROOT / "results" / "laptop")
+    untested = [(v.claim["id"], part.rule) for v in verdicts for part in v.parts if part.outcome == "untested"]
+    assert untested == []
+
+
+def test_a_part_may_look_at_one_group_of_models():
+    groups = pd.concat([table({"none": [0.2]}).assign(group="native"), table({"none": [0.8]}).assign(group="open")])
+    look = part("first layer", table="page.gap", condition="none", group="open", at_least=0.5)
+    assert measure(look, {"page.gap": groups}).found.value == 0.8
+    lift = look | {"measure": "lift", "baseline": "none", "baseline_group": "native"}
+    assert measure(lift, {"page.gap": groups}).found.value == pytest.approx(0.6)
+
+
+def test_two_records_are_compared_by_numbers_and_verdicts(tmp_path):
+    for name, top, n in (("old", 0.9, 2), ("same", 0.9 + 1e-6, 2), ("moved", 0.2, 2), ("shorter", 0.9, 1)):
+        curves = {"0-shot": [0.1] * n, "5-shot": [0.1, top][:n]}
+        frame = table(curves, metric="ari_subject", setting="figures").assign(group="raw model", model=[None] * 2 * n)
+        record.keep(tmp_path / "parts" / name / "geometry.parquet", frame, {})
+        record.publish(tmp_path / "parts" / name, tmp_path / name / "subjects.parquet", {})
+    compare = lambda name: claims.differences(tmp_path / "old", tmp_path / name, 1e-4)
+    assert compare("same") == []
+    assert [line.partition(":")[0] for line in compare("moved")] == [
+        "subjects.geometry, value", "subjects.geometry, low", "subjects.geometry, high", "L1",
+    ]  # fmt: skip
+    assert "5-shot, ari_subject, figures, raw model: 0.9 -> 0.2" in compare("moved")[0]
+    assert compare("shorter")[0].startswith("subjects.geometry: 4 rows of")
 
 
 def test_the_scorecard_is_plain_data_with_the_agreed_fields():
     claim = claims.load()[0]
     early = table({"0-shot": FLAT, "5-shot": EARLY}, metric="ari_subject", setting="figures")
     curves = {"subjects.geometry": early.assign(group="raw model")}
-    (row,) = claims.scorecard([judge(claim, curves)], {"preset": "p", "model": "m", "run_key": "k", "seeds": [0]})
-    wanted = "id paper figure claim paper_value paper_source verdict value low high n seeds preset model run_key"
+    (row,) = claims.scorecard([judge(claim, curves)], {"preset": "p", "model": "m", "key": "k", "seeds": [0]})
+    wanted = "id paper figure claim paper_value paper_source verdict value low high n seeds preset model key"
     assert set(wanted.split()) <= row.keys()
     assert (row["id"], row["verdict"]) == ("L1", "holds")
     assert row["value"] == pytest.approx(0.8)

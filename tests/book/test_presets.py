@@ -3,7 +3,7 @@
 import pytest
 import yaml
 
-from peaks_and_gates import presets
+from peaks_and_gates.book import presets
 from peaks_and_gates.errors import BadParameter, UnknownName
 
 

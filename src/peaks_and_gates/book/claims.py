@@ -13,38 +13,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jsonschema
 import numpy as np
 import pandas as pd
 from IPython.display import HTML
 
-from . import presets, record
-from .errors import BadParameter, MissingFile, UnknownName
-from .peaks import select
-from .store import project_folder
-from .uncertainty import Estimate
+from .. import record
+from ..errors import BadParameter, UnknownName
+from ..uncertainty import Estimate
+from .keys import root
+from .presets import read_yaml
 
-Tables = Mapping[str, pd.DataFrame]  # by name, as recorded
+Tables = Mapping[str, pd.DataFrame]  # by PAGE.NAME, as recorded
 VERDICTS = ("holds", "partly", "fails", "not tested")
 SYMBOLS = {"holds": "✓", "partly": "◐", "fails": "✗", "not tested": "○"}
-
-
-TEXT = {"type": "string", "minLength": 1}
-PART = {
-    "type": "object",
-    "required": ["says", "why", "table", "measure", "metric", "condition"],
-    "properties": {"at_least": {"type": "number"}, "at_most": {"type": "number"}},
-    "additionalProperties": TEXT,
-}
-CLAIMS = {
-    "type": "array",
-    "items": {
-        "type": "object",
-        "required": ["id", "paper", "figure", "claim", "paper_value", "paper_source"],
-        "properties": {"parts": {"type": "array", "items": PART}},
-        "additionalProperties": TEXT,
-    },
-}
 
 
 class Untested(Exception):
@@ -81,29 +62,28 @@ class Verdict:
 
 
 def load() -> list[dict[str, Any]]:
-    """The claims, as written in book/claims.yml.  Raises MissingFile; BadParameter if they are not as agreed."""
-    root = project_folder()
-    path = root / "book" / "claims.yml" if root else Path("book/claims.yml")
-    if not path.is_file():
-        raise MissingFile("The claims are in book/claims.yml of the repository: clone it to test them.")
-    claims = presets.read_yaml(path.read_bytes(), str(path))
-    for error in jsonschema.Draft202012Validator(CLAIMS).iter_errors(claims):
-        raise BadParameter(f"{path}, {'/'.join(map(str, error.path)) or 'at its top'}: {error.message[:200]}.")
-    ids = [claim["id"] for claim in claims]
-    if repeated := sorted({name for name in ids if ids.count(name) > 1}):
-        raise BadParameter(f"{path} states {', '.join(repeated)} more than once: give every claim an id of its own.")
-    return claims
+    """The claims, as written in book/claims.yml.  Raises MissingFile, BadParameter."""
+    path = root() / "book" / "claims.yml"
+    return read_yaml(path.read_bytes(), str(path))
+
+
+def table_of(tables: Tables, name: str) -> pd.DataFrame:
+    """A table by PAGE.NAME, or by NAME alone.  Raises Untested."""
+    for key in tables:
+        if key == name or key.endswith(f".{name}"):
+            return tables[key]
+    raise Untested(name)
 
 
 def curve(tables: Tables, part: Mapping[str, Any]) -> pd.DataFrame:
     """The rows a part looks at, by layer; `most shots` is the condition with the most.  Raises Untested."""
     condition = part["condition"]
-    rows = select(tables[part["table"]], part["metric"], part.get("setting"))
+    rows = table_of(tables, part["table"])
+    for column in ("metric", "setting", "group"):
+        rows = rows[rows[column] == part[column]] if column in part else rows
     if condition == "most shots":
         condition = max((c for c in rows["condition"].unique() if c.endswith("-shot")), key=shots_of, default="")
     rows = rows[rows["condition"] == condition].sort_values("layer")
-    if "group" in part:
-        rows = rows[rows["group"] == part["group"]]
     if rows["value"].isna().all():  # there is none, or nothing to measure: no answer right that a cut could take
         raise Untested(condition)
     return rows.reset_index(drop=True)
@@ -239,17 +219,22 @@ def judge(claim: Mapping[str, Any], tables: Tables) -> Verdict:
 
 def judge_all(folder: Path) -> list[Verdict]:
     """Every claim, on the tables recorded in a folder.  Raises MissingFile, HashMismatch: see `record.read`."""
-    tables = {path.stem: record.read(path) for path in sorted(folder.glob("*.parquet"))}
+    tables = record.read_all(folder)
     return [judge(claim, tables) for claim in load()]
 
 
-def bearing(ids: list[str], **tables: pd.DataFrame) -> HTML:
-    """What a notebook's tables say about the claims it bears on, as HTML.  Raises UnknownName."""
-    known = {claim["id"]: claim for claim in load()}
+def show_claims(ids: list[str], tables: Tables) -> HTML:
+    """What a page's tables say about claims, as HTML.  tables: by PAGE.NAME.  Raises UnknownName."""
+    claims = {claim["id"]: claim for claim in load()}
     for name in ids:
-        if name not in known:
-            raise UnknownName("claim", name, known)
-    return HTML("".join(as_html(judge(known[name], tables)) for name in ids))
+        if name not in claims:
+            raise UnknownName("claim", name, claims)
+    return HTML("".join(as_html(judge(claims[name], tables)) for name in ids))
+
+
+def bearing(ids: list[str], **tables: pd.DataFrame) -> HTML:
+    """As `show_claims`, for pages that name their tables alone."""
+    return show_claims(ids, tables)
 
 
 def badge(verdict: str) -> str:
@@ -283,7 +268,7 @@ def as_html(verdict: Verdict) -> str:
 
 
 def scorecard(verdicts: list[Verdict], about: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The verdicts as plain data, for `scorecard.json`.  about: preset, model, run_key, seeds of the run."""
+    """The verdicts as plain data, for `scorecard.json`.  about: preset, model, key, seeds of the run."""
     rows = []
     for verdict in verdicts:
         first = next((part.found for part in verdict.parts if part.found is not None), None)
@@ -307,7 +292,7 @@ def scorecard(verdicts: list[Verdict], about: Mapping[str, Any]) -> list[dict[st
 
 def trained(claim: Mapping[str, Any]) -> bool:
     """Whether a claim looks at models that were fine-tuned with several seeds."""
-    return any(part["table"].endswith("fine_tuned") for part in claim.get("parts", ()))
+    return any("fine" in part["table"] + part.get("group", "") for part in claim.get("parts", ()))
 
 
 def finite(value: float) -> float | None:
@@ -319,3 +304,32 @@ def count(verdicts: list[Verdict]) -> str:
     """How many claims hold, partly, fail, are not tested: the line a run ends with."""
     found = [verdict.verdict for verdict in verdicts]
     return ", ".join(f"{found.count(kind)} {kind}" for kind in VERDICTS)
+
+
+def differences(before: Path, after: Path, tolerance: float) -> list[str]:
+    """What differs between two records: tables, rows, numbers (the largest difference of a column) and verdicts.
+
+    tolerance: relative to a number, absolute below 1.  Raises MissingFile, HashMismatch.
+    """
+    numeric = pd.api.types.is_numeric_dtype
+    old, new = record.read_all(before), record.read_all(after)
+    lines = [f"{name}: only in {before if name in old else after}" for name in sorted(old.keys() ^ new.keys())]
+    for name in sorted(old.keys() & new.keys()):
+        a, b = old[name], new[name]
+        if list(a) != list(b) or len(a) != len(b):
+            lines.append(f"{name}: {len(a)} rows of {', '.join(a)} before, {len(b)} rows of {', '.join(b)} after")
+            continue
+        for column in a:
+            if not numeric(a[column]):
+                far = (a[column] != b[column]) & ~(a[column].isna() & b[column].isna())
+                lines += [f"{name}, {column}: {far.sum()} of {len(a)} differ"] if far.any() else []
+                continue
+            x, y = (table[column].to_numpy(float) for table in (a, b))
+            if (far := ~np.isclose(x, y, rtol=tolerance, atol=tolerance, equal_nan=True)).any():
+                worst = int(np.nanargmax(np.where(far, np.abs(x - y), -1)))
+                row = ", ".join(str(a[key][worst]) for key in a if not numeric(a[key]) and a[key].notna()[worst])
+                lines.append(
+                    f"{name}, {column}: {far.sum()} of {len(a)} differ; {row}: {x[worst]:.5g} -> {y[worst]:.5g}"
+                )
+    verdicts = [{claim["id"]: judge(claim, tables).verdict for claim in load()} for tables in (old, new)]
+    return lines + [f"{id}: {v} -> {verdicts[1][id]}" for id, v in verdicts[0].items() if v != verdicts[1][id]]

@@ -1,0 +1,89 @@
+"""The record: what is read back is what was written, for these inputs and no others."""
+
+import pandas as pd
+import pytest
+
+from peaks_and_gates import record, recorded
+from peaks_and_gates.errors import BadParameter, HashMismatch, MissingFile
+
+NUMBERS = pd.DataFrame({
+    "condition": ["a", None, "c"],
+    "layer": [0, 1, 2],
+    "value": [0.5, float("nan"), float("inf")],
+    "core": [True, False, True],
+    "small": pd.Series([1.5, 2.5, None], dtype="float32"),
+})  # fmt: skip
+OTHERS = pd.DataFrame({"core": [0.25], "png": [b"\x00\xff"], "points": [[1, 2]], "layer": [1.5], "rank": [None]})
+EMPTY = pd.DataFrame({"value": pd.Series(dtype=float), "name": pd.Series(dtype=object)})
+TABLES = {"numbers": NUMBERS, "others": OTHERS, "empty": EMPTY}
+
+
+@pytest.fixture
+def page(tmp_path, monkeypatch):
+    """The Parquet file of a page that recorded three tables which share columns of other types."""
+    monkeypatch.setenv("PG_PAGE", "page")
+    monkeypatch.setenv("PG_RECORD", str(tmp_path / "parts"))
+    for name, frame in TABLES.items():
+        computed = record.table(name, {"seed": 0, "shots": (0, 5)}, lambda frame=frame: frame)
+        pd.testing.assert_frame_equal(computed, frame)  # a run shows what a reader of the record will see
+    path = tmp_path / "results" / "page.parquet"
+    record.publish(tmp_path / "parts", path, {"key": "k"})
+    monkeypatch.setenv("PG_RECORD", str(path.parent))
+    monkeypatch.setenv("PG_REDRAW", "1")
+    return path
+
+
+def test_tables_of_one_page_come_back_as_they_were_written(page):
+    tables = record.read(page)
+    assert list(tables) == list(TABLES)
+    for name, frame in TABLES.items():
+        pd.testing.assert_frame_equal(tables[name], frame)
+    assert list(record.read_all(page.parent)) == ["page.numbers", "page.others", "page.empty"]
+    about = record.manifest(page)
+    assert (about["page"], about["key"], about["tables"]["numbers"]["rows"]) == ("page", "k", 3)
+
+
+def test_a_page_is_redrawn_from_the_record_for_the_same_inputs_only(page):
+    compute = lambda: pytest.fail("computed")
+    pd.testing.assert_frame_equal(record.table("numbers", {"shots": [0, 5], "seed": 0}, compute), NUMBERS)
+    for name, inputs in (("numbers", {"seed": 1, "shots": [0, 5]}), ("more", {})):
+        with pytest.raises(MissingFile, match="pg run"):
+            record.table(name, inputs, compute)
+
+
+@pytest.mark.parametrize("damage", ["flip", "no table", "no manifest", "half a manifest"])
+def test_a_damaged_record_is_not_read(page, damage):
+    manifest = page.with_suffix(".json")
+    if damage == "flip":
+        content = bytearray(page.read_bytes())
+        content[50] ^= 1
+        page.write_bytes(content)
+    elif damage == "half a manifest":
+        manifest.write_bytes(manifest.read_bytes()[:100])
+    else:
+        (page if damage == "no table" else manifest).unlink()
+    with pytest.raises((HashMismatch, MissingFile), match=r"page\.(parquet|json)"):
+        record.read(page)
+
+
+def test_a_recorded_function_is_called_once_with_plain_data(tmp_path, monkeypatch):
+    @recorded
+    def numbers(seed, more=()):
+        return NUMBERS
+
+    monkeypatch.delenv("PG_RECORD", raising=False)
+    assert numbers(0) is numbers(object()) is NUMBERS  # in a notebook nothing is recorded
+    monkeypatch.setenv("PG_RECORD", str(tmp_path))
+    monkeypatch.setenv("PG_PAGE", "page")
+    with pytest.raises(BadParameter, match="plain data"):
+        numbers(object())
+    numbers(0)
+    with pytest.raises(BadParameter, match="twice"):
+        numbers(1)
+
+
+def test_a_column_with_values_of_two_kinds_is_refused(tmp_path):
+    record.keep(tmp_path / "a.parquet", pd.DataFrame({"value": [1.0]}), {})
+    record.keep(tmp_path / "b.parquet", pd.DataFrame({"value": ["one"]}), {})
+    with pytest.raises(BadParameter, match="two kinds"):
+        record.publish(tmp_path, tmp_path / "page.parquet", {})

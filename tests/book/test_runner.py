@@ -1,0 +1,205 @@
+"""The runner, on a book of three small pages: run, fail, resume, redraw, and run as jobs."""
+
+import json
+import os
+import tempfile
+from pathlib import Path
+from types import SimpleNamespace
+
+import nbformat
+import pandas as pd
+import pytest
+import slurm_here
+
+from peaks_and_gates import cache, record
+from peaks_and_gates.book import keys, runner
+from peaks_and_gates.errors import BadParameter, MissingFile, UnknownName
+
+PAGE = """
+import os
+import pandas as pd
+from peaks_and_gates import errors, recorded
+
+@recorded
+def numbers(seed):
+    assert not os.environ.get("PG_REDRAW")
+    {trouble}
+    return pd.DataFrame({{"condition": ["a", "b"], "layer": [0, 1], "value": [seed + 0.5, 2.0], "n": [3, 4]}})
+
+table = numbers(seed)
+"""
+TROUBLE = {"first": "", "broken": "raise errors.BadQuestions('There are no questions.')", "last": "print('measured')"}
+TOC = """
+root: book/index
+parts:
+  - chapters:
+      - file: notebooks/landscape/first
+        sections:
+          - file: notebooks/landscape/broken
+      - file: book/prose
+      - file: notebooks/gate/last
+"""
+
+
+@pytest.fixture
+def checkout(tmp_path, monkeypatch):
+    """A book of three pages, one of which fails."""
+    for name, trouble in TROUBLE.items():
+        write_page(tmp_path / "notebooks" / ("gate" if name == "last" else "landscape") / f"{name}.ipynb", trouble)
+    (tmp_path / "_toc.yml").write_text(TOC)
+    (tmp_path / "book").mkdir()
+    (tmp_path / "book" / "claims.yml").write_text("[]")
+    monkeypatch.setattr(cache, "project_folder", lambda: tmp_path)
+    monkeypatch.setenv("PG_CACHE", str(tmp_path / "cache"))
+    return tmp_path
+
+
+def write_page(path, trouble):
+    parameters = "preset = 'laptop'\nseed = 0  # of what is drawn at random\nnative: list = []"
+    cells = [nbformat.v4.new_code_cell(parameters, metadata={"tags": ["parameters"]})]
+    cells += [nbformat.v4.new_code_cell(PAGE.format(trouble=trouble))]
+    cells += [nbformat.v4.new_code_cell("table.round(1)", metadata={"tags": ["figure", "hide-input"]})]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), path)
+
+
+def states(**changes):
+    return {job.name: job.state for job in runner.plan("smoke", changes=changes)}
+
+
+def test_pages_come_from_the_table_of_contents_and_names_are_checked(checkout):
+    assert list(runner.notebooks()) == ["first", "broken", "last"]
+    with pytest.raises(UnknownName, match="Did you mean 'first'"):
+        runner.plan("smoke", ["frist"])
+    with pytest.raises(UnknownName, match="Did you mean 'seed'"):
+        runner.plan("smoke", [], {"sead": 1})
+    with pytest.raises(BadParameter, match=r"None of first.*'recipe'"):
+        runner.plan("smoke", [], {"recipe": "released"})
+    (checkout / "notebooks/gate/last.ipynb").write_text("{}")
+    with pytest.raises(BadParameter, match="tagged `parameters`"):
+        runner.plan("smoke")
+
+
+def test_a_failing_page_stops_no_other_and_finished_pages_are_kept(checkout, capsys):
+    assert set(states().values()) == {"missing"}
+    assert runner.run(runner.plan("smoke")) == ["broken: There are no questions."]
+    assert "[2/3] broken (smoke): running" in capsys.readouterr().out
+    assert states() == {"first": "done", "broken": "missing", "last": "done"}
+    job = runner.plan("smoke", ["first"])[0]
+    about = job.manifest
+    assert about["key"] == job.key and about["parameters"]["seed"] == 0 and about["dtype"] == "float32"
+    assert about["environment"]["packages"]["torch"]
+    assert (job.record.parent / "scorecard.json").read_text().strip() == "[]"
+
+    assert len(runner.run(runner.plan("smoke"))) == 1  # the broken one again, and no other
+    assert runner.plan("smoke", ["first"])[0].manifest == about
+    write_page(job.source, "raise ValueError('now this one fails')")
+    assert states()["first"] == "stale"
+    (message,) = runner.run(runner.plan("smoke", ["first"]))
+    assert "cell 3: ValueError: now this one fails. See " in message
+    assert runner.plan("smoke", ["first"])[0].manifest == about  # the old record stays until a run has finished
+    job.record.with_suffix(".json").write_text("{")
+    assert states()["first"] == "stale"
+    assert states(seed=1) == {"first": "missing", "broken": "missing", "last": "missing"}  # beside the record
+
+
+def test_a_record_made_elsewhere_redraws_the_page_and_runs_again_when_asked(checkout):
+    (job,) = runner.plan("smoke", ["first"])
+    assert runner.run([job]) == [] and job.drawn
+    shown = json.loads(job.output.read_text())["cells"][-1]["outputs"]
+    job.marker.unlink()
+    job.output.unlink()
+    assert (job.state, job.drawn) == ("recorded", False)
+    runner.execute(job)  # the page refuses to compute when it is redrawn
+    runner.stamp(job)
+    assert job.drawn and json.loads(job.output.read_text())["cells"][-1]["outputs"] == shown
+    for change in (
+        lambda: (checkout / "book/claims.yml").write_text("[] # others"),
+        lambda: job.output.write_text("{"),
+    ):
+        change()
+        assert not job.drawn
+        runner.stamp(job) if "cells" in job.output.read_text() else None
+    created = job.manifest["created"]
+    assert runner.run([job]) == [] and job.state == "done" and job.manifest["created"] >= created
+
+
+def test_a_page_without_a_model_is_left_out_until_it_is_given_one(checkout, capsys):
+    jobs = runner.plan("paper", ["last"], {"native": []})
+    assert runner.run(jobs) == [] and "no vision-language model" in capsys.readouterr().out
+    for name, role in {"chameleon-7b": "native", "llava-1.5-7b": "adapted"}.items():
+        assert runner.model_parameters(name) == {"native": [], "adapted": [], "controls": []} | {role: [name]}
+    assert runner.model_parameters("llama-3-8b") == {"model": "llama-3-8b"}
+
+
+def test_a_page_says_the_precision_that_its_models_run_in():
+    minis = {"native": ["mini-native-0"], "adapted": ["mini-adapted-0"], "controls": [], "model": None}
+    assert runner.models_of(minis) == ["mini-native-0", "mini-adapted-0"]
+    assert runner.precision(minis | {"dtype": None}, "a GPU") == "float32"
+    assert runner.precision(minis | {"dtype": "bfloat16"}, None) == "bfloat16"
+    assert runner.precision({"model": "smollm2-135m-instruct"}, "a GPU") == "bfloat16"
+
+
+def test_a_profile_is_put_over_the_resources_of_the_preset(tmp_path):
+    profile = tmp_path / "profile.yml"
+    profile.write_text("slurm_partition: gpu\nmem_gb: 99\n")
+    settings = runner.resources("smoke", str(profile))
+    assert settings == runner.resources("smoke", None) | {"slurm_partition": "gpu", "mem_gb": 99}
+    for text, error in (("a: [", BadParameter), ("- gpu", BadParameter), (None, MissingFile)):
+        profile.unlink() if text is None else profile.write_text(text)
+        with pytest.raises(error, match="profile"):
+            runner.resources("smoke", str(profile))
+
+
+def test_what_no_executor_takes_is_one_message(checkout, monkeypatch):
+    (job,) = runner.plan("smoke", ["first"])
+    with pytest.raises(BadParameter, match=r"not understood.*memory_gb"):
+        runner.submit(job, "local", {"memory_gb": 3}, False)
+    monkeypatch.setattr(runner.shutil, "which", lambda name: None)
+    with pytest.raises(BadParameter, match="login node"):
+        runner.submit(job, "slurm", {}, False)
+
+
+def test_a_job_that_died_says_its_last_line(tmp_path):
+    paths = SimpleNamespace(result_pickle=tmp_path / "result.pkl", stderr=tmp_path / "log.err")
+    paths.stderr.write_text("one\nKilled\n")
+    handle = SimpleNamespace(job_id="7", paths=paths, exception=lambda: RuntimeError("trace\nValueError: no room"))
+    assert "job 7 died without a result" in runner.outcome(handle) and "Killed" in runner.outcome(handle)
+    paths.result_pickle.write_text("")
+    assert runner.outcome(handle) == f"ValueError: no room See {paths.stderr}"
+
+
+def tables(checkout):
+    return {path.stem: record.read(path)["numbers"] for path in (checkout / "_build/results/smoke").glob("*.parquet")}
+
+
+@pytest.mark.parametrize("executor", ["local", "slurm"])
+def test_jobs_leave_the_same_record_and_failures(checkout, monkeypatch, executor):
+    if executor == "slurm" and slurm_here.missing():
+        pytest.skip(f"no SLURM on this machine: {slurm_here.missing()}")
+    # A job imports the package anew, so it learns where the book is from a module that is imported first.
+    (checkout / "sitecustomize.py").write_text(
+        "from pathlib import Path\nfrom peaks_and_gates import cache\n"
+        f"cache.project_folder = lambda: Path({str(checkout)!r})\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(checkout), str(cache.SOURCE.parent)]))
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        if executor == "local":
+            failures = runner.run(runner.plan("smoke"), executor=executor)
+        else:
+            with slurm_here.slurm(Path(folder)) as environment:
+                for name in ("SLURM_CONF", "PATH"):
+                    monkeypatch.setenv(name, environment[name])
+                failures = runner.run(runner.plan("smoke"), executor=executor)
+    assert failures == ["broken: There are no questions."]
+    assert states() == {"first": "done", "broken": "missing", "last": "done"}
+    expected = pd.DataFrame({"condition": ["a", "b"], "layer": [0, 1], "value": [0.5, 2.0], "n": [3, 4]})
+    for table in tables(checkout).values():
+        pd.testing.assert_frame_equal(table, expected)
+
+
+def test_the_books_own_pages_can_be_planned_at_every_size():
+    for preset in ("smoke", "laptop", "colab", "paper"):
+        jobs = runner.plan(preset)
+        assert len(jobs) > 25 and len({job.key for job in jobs}) == len(jobs)
+    assert keys.root() == Path(__file__).parents[2]
