@@ -1,3 +1,6 @@
+import inspect
+from functools import cache
+
 import numpy as np
 import pytest
 import torch
@@ -5,7 +8,7 @@ from dadapy import Data
 from sklearn.metrics import adjusted_rand_score
 
 from peaks_and_gates.errors import BadParameter, BadStates, BookError, TooFewPoints, UnknownName
-from peaks_and_gates.landscape import density_peaks
+from peaks_and_gates.landscape import adp, density_peaks
 from peaks_and_gates.landscape.density_peaks import (
     RECIPES,
     first_of_identical,
@@ -194,7 +197,7 @@ def test_neighbour_overlap_by_hand():
     np.testing.assert_allclose(neighbour_overlap(neighbours, labels, 1), [1, 1, 1, 1])
     np.testing.assert_allclose(neighbour_overlap(neighbours, labels, 3), [1 / 3] * 4)
     np.testing.assert_allclose(neighbour_overlap(neighbours, labels, np.array([1, 2, 1, 2])), [1, 0.5, 1, 0.5])
-    with pytest.raises(TooFewPoints, match="over 4 neighbours was asked for, but only 3"):
+    with pytest.raises(TooFewPoints, match="over 4 neighbours needs as many of each point, but only 3"):
         neighbour_overlap(neighbours, labels, 4)
 
 
@@ -215,11 +218,113 @@ def test_point_overlap():
         point_overlap(neighbours, other, 31)
 
 
+def random_cloud(seed):
+    """Points of one of six kinds, from 40 to 260 in 1 to 8 dimensions: distances and neighbours, a k and a Z."""
+    rng = np.random.default_rng(seed)
+    n, d = int(rng.integers(40, 260)), int(rng.integers(1, 9))
+    points = rng.standard_normal((n, d))
+    half = len(points[1::2])
+    match seed % 6:
+        case 0:  # heavy tails
+            points /= np.abs(rng.standard_normal((n, 1))) ** 0.8
+        case 1:  # near-ties on a grid
+            points = np.round(3 * points) + 1e-12 * rng.standard_normal((n, d))
+        case 2:  # near-duplicates in pairs
+            points[1::2] = points[::2][:half] + 1e-9 * rng.standard_normal((half, d))
+        case 3:  # duplicates, which fill whole neighbourhoods
+            points[n // 2 :] = points[rng.integers(0, n // 2, n - n // 2)]
+        case 4:  # clusters that touch
+            points += 3 * rng.standard_normal((5, d))[rng.integers(5, size=n)]
+    distances, neighbours = nearest_neighbours(points, int(min(n - 1, rng.integers(20, 129))))
+    k, z = int(rng.integers(3, 17)), float(rng.choice([0, 0.5, 1, 1.6, 1.68, 3]))
+    return np.maximum(distances, 1e-12), neighbours, k, z
+
+
+@cache
+def dadapys_answer(seed):
+    """Of a random cloud: what DADApy says of its dimension, error, density, and of peaks, saddles and core."""
+    distances, neighbours, k, z = random_cloud(seed)
+    dimension, error = adp.dadapy_gride(distances, neighbours)
+    data = adp.dadapy_data(distances, neighbours)
+    data.set_id(np.clip(dimension[3], 0.01, 900))
+    density = data.compute_density_kNN(k)[0].copy()
+    return distances, neighbours, k, z, data.intrinsic_dim, (dimension, error, density, *adp.dadapy_peaks(data, z))
+
+
+def compare_engines(seeds):
+    """By what is compared: the clouds in which our lines and DADApy differ."""
+    names = ("dimension", "error", "density", "peaks", "saddles", "core")
+    differ = {name: [] for name in names}
+    for seed in seeds:
+        distances, neighbours, k, z, at, expected = dadapys_answer(seed)
+        density = adp.knn_log_density(distances, at, k)
+        if np.allclose(density, expected[2], rtol=1e-14, atol=1e-12):
+            density = expected[2]  # equal but for the last digit
+        ours = (*adp.gride(distances), density, *adp.density_peaks(expected[2], neighbours, k, z))
+        for name, a, b in zip(names, expected, ours, strict=True):
+            differ[name] += [] if np.array_equal(a, b) else [seed]
+    return differ
+
+
+def test_our_lines_equal_dadapy_on_random_clouds():
+    assert not any(compare_engines(range(330)).values())
+
+
+# What is changed in one line of `adp`, and what must differ then in some cloud.
+@pytest.mark.parametrize(
+    ("right", "wrong", "what"),
+    [
+        ("(1 - rank) / inside", "(2 - rank) / inside", "dimension"),
+        ("< 20 * (high - median)", "< 2 * (high - median)", "dimension"),
+        ("np.percentile(ratios, [95, 50])", "np.percentile(ratios, [99, 50])", "dimension"),
+        ("- (len(ratios) - 1) / d", "- len(ratios) / d", "dimension"),
+        ("(np.log(ratios) / inside) ** 2", "(np.log(ratios) / inside)", "error"),
+        ("(dimension + 2) / 2", "(dimension + 1) / 2", "density"),
+        ("distances[:, k - 1]", "distances[:, k - 2]", "density"),
+        ("sure[neighbours[:, :k]] <= sure", "sure[neighbours] <= sure", "peaks"),
+        ("ahead.argmax(1)", "(ahead.cumsum(1) == ahead.sum(1)[:, None]).argmax(1)", "peaks"),
+        ("abroad.any(1) & ~is_peak", "abroad.any(1)", "saddles"),
+        ("~own.any(1) | (first == points)", "first == first", "saddles"),
+        ("back = neighbours[across]", "back = neighbours[across][:, :k]", "saddles"),
+        ("height < z * (error + doubt)", "height < z * error", "peaks"),
+        ("np.minimum.outer(top, top)", "np.maximum.outer(top, top)", "peaks"),
+        ("height[tuple(pairs.T)].argmax()", "height[tuple(pairs.T)].argmin()", "peaks"),
+        ("above[stays] < above[goes]", "above[stays] > above[goes]", "peaks"),
+        ("higher = height[stays] < height[goes]", "higher = height[stays] > height[goes]", "saddles"),
+        ("density >= height.max(1)", "density > height.max(1)", "core"),
+    ],
+)
+def test_a_changed_formula_is_seen(right, wrong, what, monkeypatch):
+    source = inspect.getsource(adp)
+    assert source.count(right) == 1
+    changed = {}
+    exec(compile(source.replace(right, wrong), "changed", "exec"), changed)
+    for name in ("gride", "knn_log_density", "density_peaks"):
+        monkeypatch.setattr(adp, name, changed[name])
+    differ = compare_engines(range(60))
+    assert differ[what], differ
+
+
+def test_without_dadapy_a_landscape_is_the_same(monkeypatch):
+    points, labels = overlapping()
+    expected = landscapes(points, {"subject": labels})
+    intervals = subsample_intervals(expected, {"subject": labels})
+    monkeypatch.setattr(adp, "has_dadapy", lambda: False)
+    monkeypatch.setattr(adp, "dadapy_data", None)
+    alone = landscapes(points, {"subject": labels})
+    for name, layer in expected.items():
+        np.testing.assert_array_equal(alone[name].intrinsic_dimension, layer.intrinsic_dimension)
+        np.testing.assert_array_equal(alone[name].assignment, layer.assignment)
+        np.testing.assert_array_equal(alone[name].core, layer.core)
+        np.testing.assert_allclose(alone[name].saddle_log_density, layer.saddle_log_density, rtol=1e-12)
+    assert subsample_intervals(alone, {"subject": labels}) == intervals
+
+
 def with_pak_density(seed, n, d, k):
     """A DADApy data set whose density has a k of its own for each point, so that peaks get removed."""
     rng = np.random.default_rng(seed)
     points = rng.standard_normal((n, d)) / np.abs(rng.standard_normal((n, 1))) ** 0.7
-    data = density_peaks._dadapy_data(*nearest_neighbours(points, k))
+    data = adp.dadapy_data(*nearest_neighbours(points, k))
     data.set_id(d)
     data.compute_density_PAk()
     return data
@@ -232,23 +337,23 @@ def test_points_that_dadapy_leaves_without_a_peak(seed, n, d, k, recognised, mon
     data = with_pak_density(seed, n, d, k)
     data.compute_clustering_ADP(Z=1.0)
     assert sum(map(len, data.cluster_indices)) < n, "DADApy has mended its bug: the guard can go"
-    assert density_peaks._needs_links(data)
+    assert adp._needs_links(data)
     if not recognised:  # the check after the call finds it too
-        monkeypatch.setattr(density_peaks, "_needs_links", lambda data: False)
-    assignment, _ = density_peaks.density_peaks(data, 1.0)
+        monkeypatch.setattr(adp, "_needs_links", lambda data: False)
+    assignment, *_ = adp.dadapy_peaks(data, 1.0)
     np.testing.assert_array_equal(assignment, data.compute_clustering_ADP_pure_python(Z=1.0))
     np.testing.assert_array_equal(np.unique(assignment), np.arange(data.N_clusters))
 
 
 def test_links_are_not_needed_with_one_k():
-    """The argument in density_peaks' docstring, on data of many kinds."""
+    """The argument in dadapy_peaks' docstring, on data of many kinds."""
     for seed in range(40):
         rng = np.random.default_rng(seed)
         points = rng.standard_normal((300, 5)) / np.abs(rng.standard_normal((300, 1))) ** 0.7
-        data = density_peaks._dadapy_data(*nearest_neighbours(points, 16))
+        data = adp.dadapy_data(*nearest_neighbours(points, 16))
         data.set_id(5)
         data.compute_density_kNN(16)
-        assert not density_peaks._needs_links(data)
+        assert not adp._needs_links(data)
 
 
 def test_planted_bad_labels_are_caught(monkeypatch):

@@ -3,7 +3,7 @@
 layer = landscape(hidden_states, {"subject": subjects, "answer": answers})
 layer.n_peaks, layer.core_fraction, layer.adjusted_rand_index["subject"].value
 
-Gride, the k-NN density and the peaks (ADP) are DADApy's; the neighbours are ours, searched once for all of them.
+Gride, the k-NN density and the peaks (ADP) are in `adp`; the neighbours are searched once for all of them.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ import numpy as np
 import torch
 from sklearn.metrics import adjusted_rand_score
 
-from peaks_and_gates.errors import BadParameter, BadStates, BookError, TooFewPoints, UnknownName
+from peaks_and_gates.errors import BadParameter, BadStates, TooFewPoints, UnknownName
+from peaks_and_gates.landscape import adp
 from peaks_and_gates.landscape.neighbours import (
     as_matrix,
     class_neighbours,
@@ -28,9 +29,6 @@ from peaks_and_gates.statistics import Estimate, adjusted_rand_index, at_least, 
 
 K_MAX = 128  # the ID curve of the paper ends at ranks 64 and 128
 CLASS_FRACTION = 0.3  # label overlap: neighbours per point, as a share of its class
-# Where Gride looks for a dimension; if it lies outside, or all ratios of distances are alike, an end of this range
-# comes back, to within 1e-6.
-GRIDE_RANGE = (1e-3, 1e3)
 
 
 @dataclass(frozen=True)
@@ -339,12 +337,12 @@ def subsample_intervals(
 def dimensions(distances: np.ndarray, neighbours: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Gride at every scale that the neighbours reach: dimension and standard error, (scales,) each.
 
-    distances, neighbours: (n, k), as `nearest_neighbours` gives them.  NaN where Gride finds none in GRIDE_RANGE.
+    distances, neighbours: (n, k), as `nearest_neighbours` gives them.  NaN where Gride finds no dimension in
+    GRIDE_RANGE: if it lies outside, or all ratios of distances are alike, an end of the range comes back.
     """
-    least, most = GRIDE_RANGE
-    data = _dadapy_data(distances, neighbours)
-    dimension, error, _ = data.return_id_scaling_gride(data.maxk, d0=least, d1=most, return_ranks=True)
-    nothing = (dimension < least + 1e-6) | (dimension > most - 1e-6)
+    dimension, error = adp.dadapy_gride(distances, neighbours) if adp.has_dadapy() else adp.gride(distances)
+    low, high = adp.GRIDE_RANGE
+    nothing = (dimension < low + 1e-6) | (dimension > high - 1e-6)
     dimension[nothing] = error[nothing] = np.nan
     return dimension, error
 
@@ -359,7 +357,7 @@ def by_recipe(
     Raises:
         TooFewPoints: fewer neighbours than the recipe needs.
         BadStates: Gride finds no dimension at the recipe's scale, or the densities overflow.
-        BookError: as `density_peaks`.
+        BookError: as `adp.dadapy_peaks`.
     """
     if distances.shape[1] < recipe.most_neighbours:
         raise TooFewPoints(
@@ -370,83 +368,28 @@ def by_recipe(
     if np.isnan(dimension):
         lower = 2**recipe.gride_scale
         raise BadStates(
-            f"{where}: Gride finds no intrinsic dimension between {GRIDE_RANGE[0]:g} and {GRIDE_RANGE[1]:g} from "
+            f"{where}: Gride finds no intrinsic dimension in {adp.GRIDE_RANGE} from "
             f"neighbours {lower} and {2 * lower}: their distances are equal, or alike for all points. Were the states "
             "rounded, or are they one-hot?"
         )
-    data = _dadapy_data(distances, neighbours)
-    data.set_id(dimension)
-    data.compute_density_kNN(recipe.k)
-    if not np.isfinite(data.log_den).all():
+    if adp.has_dadapy():
+        data = adp.dadapy_data(distances, neighbours)
+        data.set_id(dimension)
+        log_density = data.compute_density_kNN(recipe.k)[0].copy()
+    else:
+        log_density = adp.knn_log_density(distances, dimension, recipe.k)
+    if not np.isfinite(log_density).all():
         raise BadStates(
             f"{where}: densities in {dimension:.3g} dimensions exceed float64. Divide the states by a constant."
         )
-    assignment, core = density_peaks(data, recipe.z, where)
+    if adp.has_dadapy():
+        assignment, saddles, core = adp.dadapy_peaks(data, recipe.z, where)
+    else:
+        assignment, saddles, core = adp.density_peaks(log_density, neighbours, recipe.k, recipe.z)
     return {
         "recipe": recipe,
-        "log_density": data.log_den.copy(),
+        "log_density": log_density,
         "assignment": assignment,
         "core": core,
-        "saddle_log_density": np.array(data.log_den_bord),
+        "saddle_log_density": saddles,
     }
-
-
-def _dadapy_data(distances: np.ndarray, neighbours: np.ndarray):
-    """Hand neighbours to DADApy, which counts the point itself as its neighbour 0."""
-    from dadapy import Data  # takes seconds to import
-
-    n, k = distances.shape
-    own = np.arange(n)[:, None]
-    columns = (np.hstack([np.zeros((n, 1)), distances]), np.hstack([own, neighbours]))  # (n, k + 1) each
-    return Data(distances=columns, maxk=k, verbose=False)
-
-
-def density_peaks(data, z: float, where: str = "the points") -> tuple[np.ndarray, np.ndarray]:
-    """Cluster a DADApy data set, whose density has been computed, by ADP.
-
-    DADApy 0.3.4's compiled ADP stores the link of a removed peak one row too low, and needs it for points
-    with no denser neighbour among maxk. They then get a wrong peak or none (its issue #165), some of them
-    silently. So the case is recognised beforehand, and left to DADApy's pure Python version, which is right
-    but slow. With the density of one fixed k it cannot occur: a removed peak lies among the k neighbours of
-    a denser point, whose k-th neighbour is nearer, so that this point is also among its own k.
-
-    Args:
-        data: dadapy.Data with log_den, log_den_err and kstar; its cluster attributes are set.
-        z: significance below which two peaks are merged.
-        where: named in messages.
-
-    Returns:
-        assignment (n,) int, 0 … peaks - 1, and core (n,) bool, False in the halo.
-
-    Raises:
-        BookError: points are left without a peak by both versions.
-
-    Source: d'Errico, Facco, Laio, Rodriguez 2021.
-    """
-    versions = [data.compute_clustering_ADP, data.compute_clustering_ADP_pure_python]
-    for cluster in versions[_needs_links(data) :]:
-        assignment = np.asarray(cluster(Z=z, halo=False))
-        # Labels of points without a peak are what was in memory, so count the members of the peaks instead.
-        sizes = [len(members) for members in data.cluster_indices]
-        in_range = assignment.min() >= 0 and assignment.max() < len(sizes)
-        if in_range and np.array_equal(np.bincount(assignment), sizes):
-            return assignment, _core(data, z)
-    raise BookError(f"{where}: DADApy left points without a peak, also in its pure Python version.")
-
-
-def _needs_links(data) -> bool:
-    """Tell whether some removed peak has no denser neighbour to follow."""
-    g, neighbours = data.log_den - data.log_den_err, data.dist_indices[:, 1:]
-    denser = g[neighbours] > g[:, None]  # (n, maxk)
-    within = np.arange(neighbours.shape[1]) < data.kstar[:, None]
-    followers = (g[neighbours] < g[:, None]) & within  # less dense, in a point's neighbourhood
-    removed = np.unique(neighbours[followers])
-    return not denser[removed].any(1).all()
-
-
-def _core(data, z: float) -> np.ndarray:
-    """Points as dense as the highest saddle of their peak, computed as DADApy does with halo=True."""
-    shifted = data.log_den - np.min(data.log_den - z * data.log_den_err) + 1
-    borders = np.asarray(data.bord_indices)
-    highest = np.where(borders >= 0, shifted[borders], -np.inf).max(1)  # (n_peaks,)
-    return shifted >= highest[data.cluster_assignment]

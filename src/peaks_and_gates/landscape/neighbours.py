@@ -51,11 +51,7 @@ def nearest_neighbours(
     n, d = points.shape
     at_least(1, k=k, block=block)
     if k >= n:
-        choice = f"Choose k between 1 and {n - 1}, or give" if n > 1 else "Give"
-        raise TooFewPoints(
-            f"{where}: {n} points have at most {n - 1} neighbours each, but k={k} was asked for. "
-            f"{choice} at least {k + 1} points."
-        )
+        raise TooFewPoints(f"{where}: {n} points have at most {n - 1} neighbours each, but k={k}. Give {k + 1} points.")
     points = points.double()
     largest = float(torch.linalg.vector_norm(points, torch.inf))
     scale = 2.0 ** -int(np.clip(np.frexp(largest)[1], -1000, 1000)) if largest else 1.0  # so that no square overflows
@@ -79,9 +75,7 @@ def nearest_neighbours(
             squared[rows[i]], neighbours[rows[i]] = exact[order], near[order]
     distances = squared.sqrt() / scale
     if torch.isinf(distances[:, -1]).any():
-        raise BadStates(
-            f"{where}: some distances exceed the largest number of float64. Divide the points by a constant."
-        )
+        raise BadStates(f"{where}: some distances exceed float64. Divide the points by a constant.")
     return distances.cpu().numpy(), neighbours.cpu().numpy()
 
 
@@ -173,7 +167,7 @@ def restrict_to(distances: np.ndarray, neighbours: np.ndarray, rows: np.ndarray)
         raise BadParameter(f"Distances {np.shape(distances)} do not belong to neighbours {np.shape(neighbours)}.")
     rows = np.asarray(rows)
     if not rows.size:
-        raise TooFewPoints("No point is kept, and none has neighbours: give more points or a larger part of them.")
+        raise TooFewPoints("No point is kept: give more points or a larger part of them.")
     if rows.ndim != 1 or rows.dtype.kind not in "iu" or (np.diff(rows) <= 0).any():
         raise BadParameter(f"Points are kept by their numbers, ascending; got {rows.dtype} of shape {rows.shape}.")
     if rows[0] < 0 or rows[-1] >= len(neighbours):
@@ -256,19 +250,13 @@ def _as_neighbours(neighbours: np.ndarray, k: int | np.ndarray) -> np.ndarray:
     """Neighbours as an (n, >=k) array of places among the points.  Raises BadParameter, TooFewPoints."""
     neighbours, k = np.asarray(neighbours), np.asarray(k)
     if neighbours.ndim != 2 or neighbours.dtype.kind not in "iu" or not neighbours.size:
-        raise BadParameter(
-            f"Neighbours are integers (points, k), as `nearest_neighbours` gives them second; got {neighbours.dtype} "
-            f"of shape {neighbours.shape}."
-        )
+        raise BadParameter(f"Neighbours are integers (points, k), got {neighbours.dtype} of shape {neighbours.shape}.")
     if k.shape not in ((), (len(neighbours),)) or k.dtype.kind not in "iu" or k.min() < 1:
-        raise BadParameter(
-            f"The neighbours compared are one whole number from 1, or one for each of {len(neighbours)} points; got "
-            f"{k.dtype} of shape {k.shape}."
-        )
+        raise BadParameter(f"k is one whole number from 1, or one for each point; got {k.dtype} of shape {k.shape}.")
     if neighbours.shape[1] < k.max():
         raise TooFewPoints(
-            f"An overlap over {k.max()} neighbours was asked for, but only {neighbours.shape[1]} were found. "
-            f"Search with k >= {k.max()}, or take a smaller k or class fraction."
+            f"An overlap over {k.max()} neighbours needs as many of each point, but only {neighbours.shape[1]} were "
+            "searched for. Search for more, or take a smaller k or class fraction."
         )
     if neighbours.min() < 0 or neighbours.max() >= len(neighbours):
         raise BadParameter(f"Neighbours of {len(neighbours)} points lie among them, from 0; some of these do not.")
