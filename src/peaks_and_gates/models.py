@@ -27,6 +27,7 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 from transformers.utils import logging as transformers_logging
 
 from . import store
+from .cache import read_json
 from .errors import BadParameter, HashMismatch, MissingFile, ModelUnavailable, UnknownName
 from .store import digest, file_sha256
 
@@ -143,7 +144,7 @@ def adapter_hash(folder: Path, carded: bool = False) -> dict[str, str]:
     # The card of a checkpoint is its adapter's.
     home = folder.parents[1] if folder.parent.name == "checkpoints" else folder
     if carded or (home / "card.json").is_file():
-        sha256 = store.read_json(home / "card.json")["files"]
+        sha256 = read_json(home / "card.json")["files"]
         files = [(folder.relative_to(home) / file).as_posix() for file in ADAPTER]
         store.check_files(home, {file: sha256.get(file, "") for file in files})
     return {"adapter_sha256": digest([file_sha256(folder / file) for file in ADAPTER])}
@@ -283,7 +284,7 @@ def source(name: str) -> tuple[str, str | None]:
         return str(from_wheel(name, described)), None
     folder = in_checkout(described["folder"])
     if described["provider"] == "shipped":
-        sha256 = store.read_json(folder / "card.json")["files"]
+        sha256 = read_json(folder / "card.json")["files"]
         store.check_files(folder, sha256 | {"model.safetensors": described["sha256"]})
     return str(folder), None
 

@@ -17,7 +17,7 @@ from peaks_and_gates.cache import file_sha256, read_json
 from peaks_and_gates.errors import BadParameter, UnknownName
 from training.scenes import scene as scenes
 from training.scenes import words
-from training.scenes.__main__ import scene_rows
+from training.scenes.build import scene_rows
 from training.scenes.drawing import draw
 from training.scenes.scene import COLOURS, COLUMNS, ROWS, SHAPES, SPLITS, TEXTURES, TWINS, Place, Scene, Thing, sample
 

@@ -25,7 +25,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 from torch.utils.data import Dataset, SequentialSampler
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers import ProgressCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
 
 from peaks_and_gates import models
@@ -204,6 +204,8 @@ class AnswerTrainer(Trainer):
             optimizers=(optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, schedule)),
             callbacks=[Checkpoints(self)],
         )
+        self.remove_callback(ProgressCallback)
+        self.add_callback(QuietProgress)
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> SequentialSampler:
         """The steps in their order: texts were shuffled when the training set was made."""
@@ -227,6 +229,17 @@ class AnswerTrainer(Trainer):
         self.log(metrics | {"eval_accuracy": sum(scores)})
         self.control.should_evaluate = False  # or the last step would be validated twice
         return metrics | {"eval_accuracy": sum(scores)}
+
+
+class QuietProgress(ProgressCallback):
+    """The bar, and a line for each validation, not for each step."""
+
+    def on_log(
+        self, args: TrainingArguments, state: Any, control: Any, logs: dict | None = None, **inputs: Any
+    ) -> None:
+        """After a step or a validation."""
+        if "eval_accuracy" in logs:
+            super().on_log(args, state, control, logs, **inputs)
 
 
 class Checkpoints(TrainerCallback):

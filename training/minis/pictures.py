@@ -11,7 +11,7 @@ from torch import Tensor
 
 from peaks_and_gates import vlms
 from training.common import weights_folder, write_with_card
-from training.scenes.__main__ import png
+from training.scenes.build import png
 from training.scenes.drawing import draw
 from training.scenes.scene import sample
 from training.scenes.words import caption

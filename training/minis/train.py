@@ -23,7 +23,6 @@ from torch.nn.functional import cross_entropy
 from tqdm import tqdm
 from transformers import PreTrainedModel, ProcessorMixin
 
-from peaks_and_gates import captions, interventions, vqa
 from peaks_and_gates.cache import (
     cache_folder,
     cached,
@@ -36,7 +35,9 @@ from peaks_and_gates.cache import (
     writing,
 )
 from peaks_and_gates.errors import MissingFile, UnknownName
-from peaks_and_gates.gate.study import Study
+from peaks_and_gates.gate.answers import cider, vqa_accuracy
+from peaks_and_gates.gate.experiment import KNOCKOUTS, Experiment, generate_answers
+from peaks_and_gates.gate.pictures import Picture
 from peaks_and_gates.models import best_device
 from peaks_and_gates.statistics import bootstrap_mean
 from peaks_and_gates.wiring import closed_pairs
@@ -53,6 +54,7 @@ from training.common import (
     source_hash,
     take_step,
 )
+from training.scenes.build import scene_rows
 from training.scenes.drawing import draw
 
 from . import image_tokenizer, models
@@ -351,22 +353,28 @@ def scores(model: Path, n: int) -> dict[str, Any]:
     n: questions; a quarter as many captions, and about as many scenes for the classes.
     """
     fewer = -(-n // 4)
-    sizes = {"n_questions": n, "n_captions": fewer, "n_classes": 24, "n_per_class": -(-fewer // 24)}
-    study = Study(str(model), **sizes, batch_size=64, dtype="float32")
-    pictures = {task: study.pictures(task) for task in ("questions", "classes", "captions")}
-    answers = {
-        task: interventions.answers(study, task, shown, interventions.CUTS["none"]) for task, shown in pictures.items()
-    }
+    experiment = Experiment(str(model), batch_size=64, dtype="float32")
+    scenes = pictures(n)
+    by_task = {"questions": scenes, "classes": scenes[: 24 * -(-fewer // 24)], "captions": scenes[:fewer]}
+    uncut = KNOCKOUTS["none"]
+    texts = {task: generate_answers(experiment, task, shown, [uncut])[uncut] for task, shown in by_task.items()}
     by_kind = defaultdict(list)
-    right = vqa.vqa_accuracy(answers["questions"], [picture.answers for picture in pictures["questions"]])
-    for picture, score in zip(pictures["questions"], right, strict=True):
+    right = vqa_accuracy(texts["questions"], [picture.answers for picture in scenes])  # (n,)
+    for picture, score in zip(scenes, right, strict=True):
         by_kind[picture.kind].append(score)
-    labels = [picture.label for picture in pictures["classes"]]
-    correct = np.array([text == label for text, label in zip(answers["classes"], labels, strict=True)], float)
-    cider = captions.cider(answers["captions"], [list(picture.captions) for picture in pictures["captions"]])[1]
+    correct = [text == picture.label for text, picture in zip(texts["classes"], by_task["classes"], strict=True)]
+    captions = cider(texts["captions"], [list(picture.captions) for picture in by_task["captions"]])[1]
     return {
         "questions": {kind: asdict(bootstrap_mean(np.array(values))) for kind, values in sorted(by_kind.items())},
         "all questions": asdict(bootstrap_mean(np.array(right))),
-        "classes": asdict(bootstrap_mean(correct)),
-        "cider_ptb": asdict(cider),
+        "classes": asdict(bootstrap_mean(np.array(correct, float))),
+        "cider_ptb": asdict(captions),
     }
+
+
+def pictures(n: int) -> list[Picture]:
+    """The first n test scenes as pictures with a question and captions; 24 in a row are of 24 classes."""
+    return [
+        Picture(row.png, row.key, row.label, tuple(row.captions), row.question, (row.answer,), row.kind)
+        for row in scene_rows("test", n, 0).itertuples()
+    ]

@@ -18,17 +18,17 @@ from typing import Any
 
 import numpy as np
 
-from peaks_and_gates import interventions, vqa
 from peaks_and_gates.cache import cache_folder, checksums, digest, environment, read_json, write_json
 from peaks_and_gates.errors import BookError, UnknownName
-from peaks_and_gates.gate.study import Study
-from peaks_and_gates.pictures import Picture
+from peaks_and_gates.gate.answers import vqa_accuracy
+from peaks_and_gates.gate.experiment import KNOCKOUTS, Experiment, generate_answers
+from peaks_and_gates.gate.pictures import Picture
 from peaks_and_gates.statistics import Estimate, bootstrap_mean, share_lost
 from training.common import Log, check_files, is_made_from, source_hash
 from training.minis import models
 from training.minis.image_tokenizer import side_of
 from training.minis.train import build, save, train_loop
-from training.scenes.__main__ import png
+from training.scenes.build import png
 from training.scenes.drawing import draw
 from training.scenes.scene import sample
 from training.scenes.words import questions
@@ -152,9 +152,10 @@ def asked(n_image: int, most_things: int, n: int, kinds: Sequence[str]) -> list[
 
 def answers(folder: Path, pictures: Sequence[Picture]) -> dict[str, list[str]]:
     """What a model answers with every cut, by the metric that is made from it."""
-    study = Study(str(folder), new_tokens=(ANSWER, ANSWER), dtype="float32", batch_size=32)
-    answer = lambda cut: interventions.answers(study, "questions", pictures, interventions.CUTS[cut])
-    return {metric: answer(cut) for metric, cut in CUTS.items()}
+    experiment = Experiment(str(folder), new_tokens=(ANSWER, ANSWER), dtype="float32", batch_size=32)
+    knockouts = {metric: KNOCKOUTS[name] for metric, name in CUTS.items()}
+    texts = generate_answers(experiment, "questions", pictures, list(knockouts.values()))
+    return {metric: texts[knockout] for metric, knockout in knockouts.items()}
 
 
 def scores(pictures: Sequence[Picture], texts: Mapping[str, Sequence[str]]) -> dict[str, Estimate]:
@@ -164,7 +165,7 @@ def scores(pictures: Sequence[Picture], texts: Mapping[str, Sequence[str]]) -> d
     The strength is the share lost without the end-of-image token less the share lost without the image: 1 is a gate
     that everything goes through, -1 a model whose text reads the image itself.
     """
-    right = {metric: vqa.vqa_accuracy(list(said), [p.answers for p in pictures]) for metric, said in texts.items()}
+    right = {metric: vqa_accuracy(list(said), [p.answers for p in pictures]) for metric, said in texts.items()}
     uncut, end, image = (right[metric] for metric in CUTS)
     by_wording = defaultdict(Counter)
     for picture in pictures:

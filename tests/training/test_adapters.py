@@ -1,0 +1,187 @@
+"""Fine-tuning: what is learned and where, no leak, that a killed run ends like any other, and what is refused."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from conftest import ROOT, make_questions
+from peaks_and_gates import models
+from peaks_and_gates.cache import read_json
+from peaks_and_gates.errors import BadParameter, BadQuestions, TrainingDiverged
+from peaks_and_gates.landscape import questions
+from peaks_and_gates.models import ADAPTER
+from training import common
+from training.adapters import data
+from training.adapters import train as adapters
+from training.adapters.data import in_a_row
+
+SETTINGS = {
+    "base": "tiny-llama", "data": "answers", "questions": "mmlu", "n_subjects": None, "splits": ["train"],
+    "per_subject": None, "rank": 2, "alpha": 4, "dropout": 0.1, "learning_rate": 0.01, "warmup": 0.05, "batch": 4,
+    "epochs": 4, "checkpoints": 3, "validate_every": 5, "keep": "last", "seed": 0,
+}  # fmt: skip
+
+
+@pytest.fixture
+def few(monkeypatch, own_cache):
+    """A small question set in place of MMLU; eight training questions, so eight steps in four epochs."""
+    few = make_questions(n_subjects=3, n=6)
+    monkeypatch.setattr(questions, "load", lambda *a, **k: few)
+    monkeypatch.setattr(adapters, "SAVE_EVERY", 4)
+    return few
+
+
+def train(target, **changes):
+    return adapters.train(SETTINGS | changes, target, dtype=torch.float32)
+
+
+def weights(folder):
+    return load_file(folder / ADAPTER[1])
+
+
+def test_the_loss_is_that_of_the_whole_head_at_the_answers(tiny, few):
+    texts = [in_a_row(few.train["subject_0"][:2], begin="Header.\n\n"), in_a_row(few.train["subject_1"][:1])]
+    expected = []
+    for text in texts:
+        logprobs = tiny.network(torch.tensor([tiny.tokenizer.encode(text.text)])).logits[0].log_softmax(-1)
+        for end, answer in zip(text.ends, text.answers, strict=True):
+            assert text.text[:end].endswith("\nAnswer:")
+            position = len(tiny.tokenizer.encode(text.text[:end])) - 1
+            expected.append(-logprobs[position, tiny.letter_tokens[answer]])
+    loss = adapters.loss_of(tiny, adapters.encode(tiny, texts))
+    torch.testing.assert_close(loss.double(), torch.stack(expected).mean(), rtol=1e-5, atol=0)
+    moved = replace(texts[0], answers=((texts[0].answers[0] + 1) % 4, texts[0].answers[1]))
+    with pytest.raises(BadParameter, match="joins the answer"):
+        adapters.encode(tiny, [moved])
+
+
+def test_a_training_lowers_the_loss_and_moves_the_adapter_alone(tmp_path, few, tiny):
+    log = train(tmp_path / "adapter", epochs=10, dropout=0.0)
+    assert np.mean(log.loss[-3:]) < np.mean(log.loss[:3]) - 0.5
+    tensors = weights(tmp_path / "adapter")
+    assert {name.split(".")[-3] for name in tensors} == set(adapters.PROJECTIONS)
+    assert all(tensor.dtype == torch.bfloat16 for tensor in tensors.values())
+    card = read_json(tmp_path / "adapter" / "card.json")
+    common.check_files(tmp_path / "adapter", card["files"])
+    assert len(list((tmp_path / "adapter" / "checkpoints").iterdir())) == 3
+    merged = models.load("tiny-llama", str(tmp_path / "adapter"), torch.float64)
+    network = adapters.with_lora(models.load("tiny-llama", dtype=torch.float64), SETTINGS)
+    adapters.set_peft_model_state_dict(network, tensors)
+    network.double().eval()
+    ids = torch.tensor([tiny.tokenizer.encode("Which word?\nA. one\nAnswer:")])
+    with torch.inference_mode():
+        torch.testing.assert_close(merged.network(ids).logits, network(ids).logits, rtol=1e-6, atol=1e-8)
+        assert not torch.allclose(merged.network(ids).logits, tiny.network(ids).logits, atol=1e-3)
+
+
+def test_a_resumed_training_ends_like_an_uninterrupted_one(tmp_path, few, monkeypatch):
+    uninterrupted = train(tmp_path / "uninterrupted")
+    monkeypatch.setenv("PG_CACHE", str(tmp_path / "second cache"))
+    check, steps = adapters.check_loss, []
+
+    def killed(losses, *rest):
+        steps.append(len(losses))
+        if len(steps) == 7:
+            raise KeyboardInterrupt
+        check(losses, *rest)
+
+    monkeypatch.setattr(adapters, "check_loss", killed)
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "resumed")
+    assert not (tmp_path / "resumed" / "card.json").exists()
+    resumed = train(tmp_path / "resumed")
+    assert steps[7] == 5  # step 4 was kept; nothing before it is computed again
+    assert (resumed.loss, resumed.validation) == (uninterrupted.loss, uninterrupted.validation)
+    first, second = weights(tmp_path / "uninterrupted"), weights(tmp_path / "resumed")
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    monkeypatch.setattr(adapters, "build", lambda *a: pytest.fail("trained again"))
+    assert train(tmp_path / "resumed").loss == resumed.loss
+    assert [step["step"] for step in resumed.validation] == [5, 5, 8, 8]
+
+
+def test_the_best_step_is_kept(tmp_path, few, monkeypatch):
+    scores = iter([0.8, 0.9, 0.9, 0.3, *[0.5] * 9])  # two at each validation: without shots and with five
+    monkeypatch.setattr(adapters, "accuracy", lambda *a, **k: next(scores))
+    train(tmp_path / "adapter", keep="best", validate_every=4, checkpoints=8)
+    best = weights(tmp_path / "adapter" / "checkpoints" / "step-4")
+    assert all(torch.equal(tensor, best[name]) for name, tensor in weights(tmp_path / "adapter").items())
+
+
+def test_a_diverging_training_stops_and_names_the_last_good_checkpoint(tmp_path, few):
+    with pytest.raises(TrainingDiverged, match=r"The last good checkpoint is .*step-\d+\.") as caught:
+        train(tmp_path / "adapter", learning_rate=1e6, epochs=12)
+    assert "Lower `learning_rate`" in str(caught.value)
+    assert not (tmp_path / "adapter" / "card.json").exists()
+    common.check_loss([1.0] * 10 + [3.0], 9.0)
+    common.check_loss([9.2] * 10 + [9.1, 9.0] * 5, 9.0)  # began without knowledge
+    for losses in ([1.0, float("nan")], [1.0] * 10 + [5.0] * 10, [9.0] * 11, [7.0] * 10 + [9.0] * 10):
+        with pytest.raises(TrainingDiverged):
+            common.check_loss(losses, 9.0)
+
+
+def test_no_test_question_and_no_held_out_word_is_trained_on(few):
+    leaked = replace(few, train=few.train | {"subject_0": (*few.train["subject_0"], few.test["subject_0"][0])})
+    epoch, dropped = data._epochs(SETTINGS, leaked)
+    assert dropped == 1 + data._epochs(SETTINGS, few)[1]
+    assert few.test["subject_0"][0] not in epoch(0)
+    word, tested = few.test["subject_2"][0].options[0], data.words_of(few, ["test"])
+    question = lambda *options: replace(few.train["subject_0"][0], options=options)
+    with pytest.raises(BadQuestions, match=word):
+        data.check_no_leak([question(word, "w", "x", "y")], tested)
+    data.check_no_leak([question("v", "w", "x", "y")], tested)
+    with pytest.raises(BadQuestions, match="subject_1"):
+        data._epochs(SETTINGS, replace(few, train={k: v for k, v in few.train.items() if k != "subject_1"}))
+
+
+def test_tasks_that_teach_the_form_hold_no_word_of_the_noun_questions():
+    held_out = data.words_of(questions.load("wordnet"), ["test", "validation", "dev"])
+    training, options = data.build(adapters.recipe("laptop", "format-tuned", seed=0)), set()
+    for step in range(0, 300, 30):
+        for text in training.batch(step):
+            assert 1 <= len(text.ends) <= 6
+            options |= {line[3:].lower() for line in text.text.split("\n") if line[:3] in ("A. ", "B. ", "C. ", "D. ")}
+    assert len(options) > 400 and not options & held_out
+    assert training.batch(77) == training.batch(77) != training.batch(78)
+
+
+def test_wrong_options_change_with_the_epoch_and_every_text_comes_once():
+    words = questions.load("wordnet", 8)
+    epoch, dropped = data._epochs(adapters.recipe("laptop", "fine-tuned", seed=0), words)
+    first, second = epoch(0), epoch(1)
+    assert dropped == 0 and {q.text for q in first} == {q.text for q in second}
+    assert sum(a.options != b.options for a, b in zip(first, second, strict=True)) > 0.9 * len(first)
+    assert not {o for q in first + second for o in q.options} & data.words_of(words, ["test", "validation"])
+    texts = [data.Text("x" * n, (n,), (i,)) for i, n in enumerate(np.random.default_rng(0).integers(40, 400, 300))]
+    batches = data.in_batches(texts, 16, np.random.default_rng(1))
+    assert sorted(text.answers[0] for batch in batches for text in batch) == list(range(300))
+
+
+def test_the_schedule_the_checkpoints_and_the_papers_recipe():
+    rates = [common.learning_rate(step, 100, 2.0, 0.05) for step in range(100)]
+    assert rates[4] == max(rates) == 2.0 and rates[0] == pytest.approx(0.4) and rates[-1] < 0.002
+    assert np.all(np.diff(rates[4:]) <= 0)
+    assert adapters.checkpoint_steps(5, 8) == [1, 2, 3, 4, 5] and adapters.checkpoint_steps(9, 0) == []
+    assert len(adapters.checkpoint_steps(480, 8)) == 8
+    paper = adapters.recipe("paper", "fine-tuned")
+    assert (paper["rank"], paper["alpha"], paper["dropout"], paper["batch"]) == (64, 16, 0.1, 16)
+    assert (paper["learning_rate"], paper["warmup"], paper["epochs"], paper["per_subject"]) == (2e-4, 0.05, 4, 20)
+
+
+SHIPPED = sorted(path.parent for path in (ROOT / "weights").glob("*/card.json"))
+
+
+def test_the_shipped_adapters_are_those_of_the_recipes_and_can_answer():
+    cards = {folder.name: read_json(folder / "card.json") for folder in SHIPPED}
+    assert set(cards) == {"format-tuned", "fine-tuned-0", "fine-tuned-1", "fine-tuned-2"}
+    for folder, card in zip(SHIPPED, cards.values(), strict=True):
+        name, _, seed = folder.name.rpartition("-") if folder.name[-1].isdigit() else (folder.name, "", "0")
+        expected = adapters.recipe("laptop", name, seed=int(seed))
+        expected.pop("seeds")
+        assert card["made_from"]["recipe"] == expected
+        assert card["made_from"]["base"] == models.fingerprint(expected["base"])
+    scores = {name: card["test_accuracy"]["0-shot"] for name, card in cards.items()}
+    tuned = [score for name, score in scores.items() if name.startswith("fine-tuned")]
+    assert scores["format-tuned"] >= 0.45 and np.mean(tuned) >= 0.8

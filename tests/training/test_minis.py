@@ -1,0 +1,299 @@
+"""The minis: what they read is what they were trained on, and training can be killed."""
+
+import types
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch.nn.functional import one_hot
+
+from conftest import ROOT
+from peaks_and_gates import vlms
+from peaks_and_gates.cache import file_sha256, read_json
+from peaks_and_gates.errors import HashMismatch, MissingFile, TrainingDiverged, UnknownName
+from peaks_and_gates.tokens import FAMILIES
+from training.minis import data, image_tokenizer, models, pictures, vision_tower
+from training.minis import train as minis
+from training.scenes import words
+from training.scenes.drawing import draw
+from training.scenes.scene import label, sample
+
+SHAPE, CODES = (models.recipes("smoke")[part] for part in ("shape", "codebook"))
+N_IMAGE = image_tokenizer.N_IMAGE
+
+
+@pytest.fixture(scope="module")
+def native():
+    """A native mini with random weights, large enough that tokens matter."""
+    torch.manual_seed(0)
+    network, processor = models.native(SHAPE, CODES)
+    for p in network.model.layers.parameters():
+        if p.ndim == 2:
+            torch.nn.init.normal_(p, std=0.2)
+    return vlms.VisionLanguageModel("native", network.eval(), processor, FAMILIES["chameleon"], "{prompt}", "native")
+
+
+@contextmanager
+def broken(old, new):
+    """`data` with a fault planted in its text."""
+    source = Path(data.__file__).read_text()
+    assert source.count(old) == 1, f"{old!r} no longer fits the code"
+    copy = types.ModuleType("training.minis.broken")
+    copy.__package__ = "training.minis"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(__import__("sys").modules, copy.__name__, copy)  # dataclasses look their module up
+        exec(compile(source.replace(old, new), copy.__name__, "exec"), copy.__dict__)
+        yield copy
+
+
+def test_a_prompt_is_read_as_it_was_trained(native):
+    """The processor writes a prompt with the ids that training packs, for both architectures."""
+    _, adapted = models.adapted(SHAPE)
+    for processor, prefix in ((native.processor, "marked image"), (adapted, "image")):
+        lessons = data.Lessons(processor.tokenizer, 96, 0)
+        packed = lessons.batch(0, 8, prefix)
+        n_prefix = 1 + N_IMAGE + 2 * (prefix == "marked image")
+        settings = {"return_for_text_completion": True} if prefix == "marked image" else {}
+        text = f"<image> {words.CLASS_QUESTION}"
+        ids = processor(images=[draw(packed.scenes[0])], text=[text], return_tensors="pt", **settings)["input_ids"][0]
+        assert ids.tolist() == [*packed.ids[0, :n_prefix].tolist(), *lessons.text(words.CLASS_QUESTION)]
+
+
+def packed_is_single(data, native):
+    """Each text of a row gets the states it would get in a prompt of its own."""
+    packed = data.Lessons(native.tokenizer, 96, 0).batch(3, 4, "marked image")
+    codes = torch.randint(len(native.tokenizer) - CODES["n_codes"], len(native.tokenizer), (4, N_IMAGE))
+    packed = minis.with_codes(packed, codes)
+    n_prefix = N_IMAGE + 3
+    with torch.inference_mode():
+        hidden, _ = minis.states(native.network, packed, None, False)
+        for row in range(2):
+            starts = (packed.positions[row] == n_prefix).nonzero().flatten().tolist()
+            assert len(starts) > 4
+            for start in starts:
+                falls = (packed.positions[row, start:].diff() <= 0).nonzero().flatten()
+                stop = start + int(falls[0]) + 1 if len(falls) else packed.ids.shape[1]
+                ids = torch.cat([packed.ids[row, :n_prefix], packed.ids[row, start:stop]])[None]
+                alone = native.network.model(input_ids=ids).last_hidden_state[0, n_prefix:]
+                assert (hidden[row, start:stop] - alone).abs().max() < 1e-4
+
+
+def targets_are_the_next_tokens(data, native):
+    """What is predicted at a place is what stands behind it; all answers are, and no question."""
+    lessons = data.Lessons(native.tokenizer, 96, 0)
+    for prefix in ("marked image", "caption"):
+        packed = lessons.batch(0, 4, prefix)
+        assert torch.equal(packed.ids[packed.rows, packed.places + 1], packed.targets)
+        n = [min(len(words.questions(scene)), data.N_QUESTIONS) + 2 for scene in packed.scenes]
+        assert (packed.targets == lessons.stop).sum() == sum(n)
+    assert len(lessons.batch(0, 4, "caption, image").targets) == 0
+
+
+def direct_captions_follow_the_image(data, native):
+    """Their first word is predicted by the end-of-image token."""
+    packed = data.Lessons(native.tokenizer, 96, 0, captions="short", direct=1.0).batch(0, 4, "marked image")
+    at_end = packed.targets[packed.places == N_IMAGE + 2]
+    assert native.tokenizer.convert_ids_to_tokens(at_end) == [label(scene).split()[0] for scene in packed.scenes]
+
+
+def every_kind_is_asked_before_a_second_of_one(data, native):
+    """A row has questions of all kinds that its scene allows."""
+    lessons = data.Lessons(native.tokenizer, 96, 0)
+    for i, scene in enumerate(sample("train", 20, 1)):
+        kinds = {question.text: question.kind for question in words.questions(scene)}
+        texts = lessons.texts(scene, np.random.default_rng(i))[:-2]  # without class and caption
+        asked = [kinds[native.tokenizer.decode(prompt)] for prompt, _ in texts]
+        assert len(asked) == min(len(kinds), data.N_QUESTIONS) and set(asked) == set(kinds.values())
+
+
+CHECKS = [packed_is_single, targets_are_the_next_tokens, direct_captions_follow_the_image]
+CHECKS += [every_kind_is_asked_before_a_second_of_one]
+FAULTS = {
+    "texts see each other": ("(part[:, :, None] == part[:, None, :]) |", "(part[:, :, None] > 0) |", packed_is_single),
+    "positions run through": ("= len(prefix) + torch.arange(", "= at + torch.arange(", packed_is_single),
+    "the prefix is not seen": ("| (part == 0)[:, None, :]", "| (part == -2)[:, None, :]", packed_is_single),
+    "targets a token late": ("(row, at + len(prompt) - 1 + j if", "(row, at + len(prompt) + j if",
+                             targets_are_the_next_tokens),
+    "direct captions behind another text": ("if prompt else len(prefix) - 1", "", direct_captions_follow_the_image),
+    "questions in any order": ("questions.sort(", "sorted(questions, ", every_kind_is_asked_before_a_second_of_one),
+    "questions are predicted": ("enumerate(rest)]", "enumerate(text)]", targets_are_the_next_tokens),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("check", CHECKS)
+def test_packing(check, native):
+    check(data, native)
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_is_seen(fault, native):
+    old, new, check = FAULTS[fault]
+    with broken(old, new) as faulty, pytest.raises((AssertionError, IndexError)):
+        check(faulty, native)
+
+
+def test_steps_are_drawn_by_seed_and_step_alone(native):
+    one, other = (data.Lessons(native.tokenizer, 96, 0) for _ in range(2))
+    one.batch(0, 8, "image")
+    assert torch.equal(one.batch(5, 8, "image").ids, other.batch(5, 8, "image").ids)
+    assert sorted(i for step in range(12) for i in one.chosen(step, 8)) == list(range(96))
+    assert one.chosen(12, 8) != one.chosen(0, 8)
+    assert set(one.pool).isdisjoint(sample("test", 300, 0))  # no test scene is learned
+
+
+def test_the_penalty_is_on_the_attention_of_text_to_the_image(native):
+    """Its value is the mean over layers, heads and text tokens of the attention on image tokens."""
+    packed = data.Lessons(native.tokenizer, 96, 0).batch(0, 3, "marked image")
+    packed = minis.with_codes(packed, torch.full((3, N_IMAGE), len(native.tokenizer) - 1))
+    native.network.set_attn_implementation("eager")
+    try:
+        _, share = minis.states(native.network, packed, None, True)
+        mask = torch.zeros(packed.reads.shape).masked_fill(~packed.reads, torch.finfo(torch.float32).min)[:, None]
+        with torch.inference_mode():
+            attentions = native.network.model(
+                input_ids=packed.ids, attention_mask=mask, position_ids=packed.positions, output_attentions=True
+            ).attentions
+    finally:
+        native.network.set_attn_implementation("sdpa")
+    image, text = packed.tokens.where("image"), packed.tokens.where("after").nonzero().tolist()
+    sums = [weights[row, :, at][:, image[row]].sum(-1).mean() for weights in attentions for row, at in text]
+    assert share.item() == pytest.approx(torch.stack(sums).mean().item(), rel=1e-4)
+
+
+def test_an_image_tokenizer_is_trained_once_and_describes(tmp_path):
+    path, scenes = tmp_path / "codebook.safetensors", sample("validation", 8, 0)
+    weights = image_tokenizer.codebook(CODES, path)
+    content = path.read_bytes()
+    assert all(torch.equal(image_tokenizer.codebook(CODES, path)[name], weights[name]) for name in weights)
+    assert path.read_bytes() == content
+    drawn = image_tokenizer.decoded(weights, CODES, torch.randint(0, CODES["n_codes"], (8, N_IMAGE)))
+    assert [picture.size for picture in drawn] == [(64, 64)] * 8
+    contents = image_tokenizer.cells(scenes)
+    assert [int((row[:, 0] > 0).sum()) for row in contents] == [sum(t.count for t in s.things) for s in scenes]
+    scores = torch.zeros(8, 9 * sum(map(len, image_tokenizer.ATTRIBUTES)))
+    guess = np.log([7, 9, 5, 3]).sum()
+    assert image_tokenizer.reading_loss(scores, contents).item() == pytest.approx(guess, rel=1e-5)
+    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    with pytest.raises(HashMismatch, match="is damaged"):
+        image_tokenizer.codebook(CODES, path)
+
+
+def test_the_tower_gives_the_language_model_what_its_reader_learned_from(tmp_path):
+    network, processor = models.adapted(SHAPE)
+    tower = network.model.vision_tower
+    before = tower.embeddings.patch_embedding.weight.clone()
+    tower.load_state_dict(
+        vision_tower.vision_tower(models.recipe("smoke", "adapted")["eyes"], tmp_path / "eyes.safetensors")
+    )
+    assert not torch.equal(before, tower.embeddings.patch_embedding.weight)
+    scenes = sample("validation", 20, 0)
+    images = processor.image_processor([draw(scene) for scene in scenes[:3]], return_tensors="pt")
+    with torch.inference_mode():
+        seen = vision_tower.patch_states(tower, image_tokenizer.pixels(scenes[:3]))
+        features = network.model.get_image_features(**images, return_dict=True).pooler_output
+        assert (torch.stack(list(features)) - network.model.multi_modal_projector(seen)).abs().max() < 1e-4
+    # Scores that say of every patch what its pixels show cost nothing; those of a turned picture do.
+    contents, cell = image_tokenizer.cells(scenes), vision_tower.cell_of_patches()
+    right = [one_hot(cell, 9).expand(20, -1, -1)]
+    right += [one_hot(contents[:, cell, i], len(names)) for i, names in enumerate(image_tokenizer.ATTRIBUTES)]
+    scores = 100.0 * torch.cat(right, 2)
+    assert vision_tower.reading_loss(scores, contents) < 1e-6
+    assert vision_tower.reading_loss(scores.view(20, 8, 8, -1).transpose(1, 2).flatten(1, 2), contents) > 1
+
+
+@pytest.fixture
+def place(own_cache, tmp_path, monkeypatch):
+    """Folders of a test's own for weights and cache."""
+    monkeypatch.setattr(models, "weights_folder", lambda preset: tmp_path / "weights" / preset)
+    return tmp_path / "weights" / "smoke" / "minis"
+
+
+def test_every_mini_is_trained_and_runs(place, monkeypatch):
+    """All kinds; a second call does nothing; a wired one carries its wiring; no test scene is left unscored."""
+    with pytest.raises(MissingFile, match=r"run `python -m training.minis native`"):
+        minis.train("smoke", "gated")
+    for folder in minis.train_all("smoke", ["native", "words", "adapted", "gated", "taxed"], [0]):
+        card = read_json(folder.with_suffix(".json"))
+        assert len(card["log"]["loss"]) == models.recipe("smoke", "native")["steps"]
+        if "words" not in folder.name:
+            assert {"questions", "all questions", "classes", "cider_ptb"} == set(card["scores"])
+            config = vlms.load(str(folder), torch.float32).network.config
+            assert (getattr(config, "wiring", None) == "gated") == (folder.name == "gated-0")
+    monkeypatch.setattr(minis, "build", lambda *a: pytest.fail("trained again"))
+    minis.train("smoke", "native")
+
+
+def test_a_killed_run_ends_with_the_same_weights(place, monkeypatch):
+    monkeypatch.setattr(minis, "SAVE_EVERY", 2)
+    folder = minis.train("smoke", "native", 1)
+    expected = (folder / "model.safetensors").read_bytes()
+    monkeypatch.setenv("PG_CACHE", str(place / "other-cache"))
+    folder.with_suffix(".json").unlink()
+    loss_of, steps = minis.loss_of, []
+
+    def killed(*arguments):
+        steps.append(arguments[-1])
+        if steps == [0, 1, 2, 3, 4, 5]:
+            raise KeyboardInterrupt
+        return loss_of(*arguments)
+
+    monkeypatch.setattr(minis, "loss_of", killed)
+    with pytest.raises(KeyboardInterrupt):
+        minis.train("smoke", "native", 1)
+    minis.train("smoke", "native", 1)
+    assert steps[6:] == [4, 5]
+    assert (folder / "model.safetensors").read_bytes() == expected
+
+
+def test_a_damaged_state_begins_anew(tmp_path):
+    from training import common
+
+    weights = {"layers.0.a": torch.nn.Parameter(torch.ones(3))}
+    path = tmp_path / "state.safetensors"
+    common.save_state(weights, [torch.optim.AdamW(weights.values())], common.Log([1.0]), 1, path)
+    assert common.restore_state(weights, [torch.optim.AdamW(weights.values())], path)[1] == 1
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    with pytest.warns(UserWarning, match="begins anew"):
+        assert common.restore_state(weights, [torch.optim.AdamW(weights.values())], path)[1] == 0
+
+
+def test_pictures_are_imagined_token_by_token(native):
+    """Each image token is drawn from what the model expects after all tokens before it, cached or not."""
+    first = native.tokenizer.convert_tokens_to_ids(models.code_names(1)[0])
+    table = native.network.get_output_embeddings().weight[first : first + CODES["n_codes"]].detach()
+    text = "a large plain red circle at the top left on a white background."
+    codes = pictures.imagined(native, [text], seed=3)  # (1, 64)
+    ids = native.tokenizer(f"{text}<begin>", return_tensors="pt")["input_ids"]
+    with torch.inference_mode():
+        states = native.network.model(input_ids=torch.cat([ids, codes + first], 1)).last_hidden_state
+    generator = torch.Generator().manual_seed(3)
+    for i, code in enumerate(codes[0].tolist()):
+        probabilities = (states[0, ids.shape[1] - 1 + i] @ table.T).softmax(-1)
+        assert torch.multinomial(probabilities, 1, generator=generator).item() == code
+
+
+def test_the_shipped_minis_are_those_of_the_recipes_and_can_answer():
+    known = models.recipes("laptop")
+    for name, own in known["minis"].items():
+        for seed in (known["defaults"] | own)["seeds"]:
+            folder = ROOT / "weights" / "minis" / f"{name}-{seed}"
+            card = read_json(folder.with_suffix(".json"))
+            assert card["sha256"] == file_sha256(folder / "model.safetensors")
+            assert card["made_from"]["recipe"] == models.recipe("laptop", name, seed)
+            assert (
+                name == "words" or min(card["scores"]["questions"][kind]["value"] for kind in ("colour", "shape")) > 0.9
+            )
+    assert read_json(ROOT / "data" / "mini-pictures.json")["sha256"] == file_sha256(
+        ROOT / "data" / "mini-pictures.parquet"
+    )
+
+
+def test_messages(place):
+    with pytest.raises(UnknownName, match="Did you mean 'gated'"):
+        minis.train_all("smoke", ["gate"])
+    with pytest.raises(UnknownName, match="Did you mean 'steps'"):
+        models.recipe("smoke", "native", step=3)
+    with pytest.raises(TrainingDiverged, match="Lower `learning_rate`"):
+        minis.train("smoke", "words", learning_rate=1e4, steps=60)

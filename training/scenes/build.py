@@ -1,0 +1,160 @@
+"""Write what the book's pages need of the scenes.
+
+`data/scenes.parquet`, `data/scene-twins.parquet` and `data/scene-combinations.parquet`; CARDS says what is in each.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from training.common import write_with_card
+
+from . import scene, words
+from .drawing import draw
+from .scene import Place, Scene, Thing
+
+N_TEST = {0: 2400, 1: 1200, 2: 1200}  # by seed; of 24 classes, so 100 or 50 of each
+N_TRAIN = 4000  # questions about training scenes, that a guesser reads
+N_ASKED = 100  # scenes whose questions are all kept
+TILE = 48  # pixels of a single object
+ARROW = " → "
+CARDS = {
+    "scenes": {
+        "split, seed, i": "which scene of scene.sample(split, n, seed); a shorter sample begins a longer one",
+        "label_id, label": "its class: the number in scene.labels(split), and the name",
+        "captions": "five sentences; null in train",
+        "kind, question, answer": "the question that words.ask(sample, seed) asks",
+        "questions": f"all questions (kind, text, answer) of the first {N_ASKED} test scenes, else null",
+        "key, png": "a name with a hash of the pixels, and the picture, RGB, 64 x 64; null in train",
+    },
+    "scene-twins": {
+        "seed, i": "which test scene",
+        "attribute, change": "what was changed, and how; empty in the scene itself",
+        "caption, questions, png": "as in scenes",
+    },
+    "scene-combinations": {
+        "colour, shape, texture": "every combination",
+        "split": "the split that owns it",
+        "png": f"one large such object on white, RGB, {TILE} x {TILE}",
+    },
+}
+
+
+def png(picture: Image.Image) -> bytes:
+    """A picture as PNG."""
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG", optimize=True)
+    return buffer.getvalue()
+
+
+def all_questions(described: Scene) -> list[dict[str, str]]:
+    """Every question about a scene, as plain data."""
+    return [vars(question) for question in words.questions(described)]
+
+
+def scene_rows(split: str, n: int, seed: int) -> pd.DataFrame:
+    """The rows of `data/scenes.parquet` of one split and seed."""
+    scenes, numbers = scene.sample(split, n, seed), {name: i for i, name in enumerate(scene.labels(split))}
+    rows = []
+    for i, (described, question) in enumerate(zip(scenes, words.ask(scenes, seed), strict=True)):
+        label = scene.label(described)
+        row = {"split": split, "seed": seed, "i": i, "label_id": numbers[label], "label": label}
+        row |= {"kind": question.kind, "question": question.text, "answer": question.answer}
+        if split == "test":
+            picture = draw(described)
+            key = f"scene-{split}-{seed}-{i}-{hashlib.sha256(picture.tobytes()).hexdigest()[:8]}"
+            row |= {"captions": words.captions(described), "key": key, "png": png(picture)}
+            row |= {"questions": all_questions(described) if i < N_ASKED else None}
+        rows.append(row)
+    columns = ["split", "seed", "i", "label_id", "label", "captions", "kind", "question", "answer", "questions", "key"]
+    return pd.DataFrame(rows).reindex(columns=[*columns, "png"])
+
+
+def with_two_objects(scenes: list[Scene]) -> int:
+    """Number of the first scene of two single objects of different colour and shape: it allows most questions."""
+    for i, described in enumerate(scenes):
+        if [thing.count for thing in described.things] == [1, 1]:
+            one, other = described.things
+            if one.colour != other.colour and one.shape != other.shape:
+                return i
+    raise LookupError(f"None of {len(scenes)} scenes has two such objects: draw more.")
+
+
+def change(before: Scene, after: Scene, attribute: str) -> str:
+    """What differs between a scene and its twin: "red star: plain → dotted"."""
+    if attribute == "background":
+        return f"{before.background}{ARROW}{after.background}"
+    old, new = next(pair for pair in zip(before.things, after.things, strict=True) if pair[0] != pair[1])
+    values = {
+        "colour": lambda thing, other: f"{thing.colour} {thing.shape}",
+        "shape": lambda thing, other: f"{thing.colour} {thing.shape}",
+        "count": lambda thing, other: words.NUMBERS[thing.count],
+        "position": lambda thing, other: cell(next(place for place in thing.places if place not in other.places)),
+    }.get(attribute, lambda thing, other: getattr(thing, attribute))
+    name = "" if attribute in ("colour", "shape") else f"{old.colour} {old.shape}: "
+    return f"{name}{values(old, new)}{ARROW}{values(new, old)}"
+
+
+def cell(place: Place) -> str:
+    """The name of a place's cell in the grid."""
+    return f"{scene.ROWS[place.row]} {scene.COLUMNS[place.column]}"
+
+
+def twin_rows(seed: int) -> list[dict[str, Any]]:
+    """One test scene and its twins: attribute ("" for the scene itself), change, caption, questions, png."""
+    scenes = scene.sample("test", 100, seed)
+    i = with_two_objects(scenes)
+    pictures = {"": scenes[i]}
+    for number, attribute in enumerate(scene.TWINS):
+        pictures[attribute] = scene.twin(scenes[i], attribute, np.random.default_rng([seed, number]))
+    return [
+        {
+            "seed": seed,
+            "i": i,
+            "attribute": attribute,
+            "change": change(scenes[i], shown, attribute) if attribute else "",
+            "caption": words.caption(shown),
+            "questions": all_questions(shown),
+            "png": png(draw(shown)),
+        }
+        for attribute, shown in pictures.items()
+    ]
+
+
+def combination_rows() -> list[dict[str, Any]]:
+    """Each colour, shape and texture, the split that owns them, and a picture of a large such object on white."""
+    rows = []
+    for split in scene.SPLITS:
+        for colour, shape, texture in scene.combinations(split):
+            alone = Scene((Thing(shape, colour, texture, "large", (Place(1, 1),)),), "white")
+            picture = draw(alone, 3 * TILE).crop((TILE, TILE, 2 * TILE, 2 * TILE))
+            rows.append({"colour": colour, "shape": shape, "texture": texture, "split": split, "png": png(picture)})
+    return rows
+
+
+def build(folder: Path = Path("data")) -> None:
+    """Write the three files, each with its card."""
+    parts = [scene_rows("test", n, seed) for seed, n in N_TEST.items()]
+    parts += [scene_rows("train", N_TRAIN, seed) for seed in N_TEST]
+    tables = {
+        "scenes": pd.concat(parts, ignore_index=True),
+        "scene-twins": pd.DataFrame([row for seed in N_TEST for row in twin_rows(seed)]),
+        "scene-combinations": pd.DataFrame(combination_rows()),
+    }
+    for name, table in tables.items():
+        write_with_card(
+            table,
+            folder / f"{name}.parquet",
+            command="python -m training.scenes",
+            seed=list(N_TEST),
+            source="Drawn by training/scenes from the seed; no file is read.",
+            licence="MIT, as the book",
+            meaning=CARDS[name],
+        )
