@@ -6,8 +6,8 @@ import pandas as pd
 import pytest
 import torch
 
-from peaks_and_gates import finetune
 from peaks_and_gates.book import runner as book
+from training.adapters import train as finetune
 from training.tiny_llama import save
 
 SUBJECTS = (

@@ -10,7 +10,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from conftest import make_questions
-from peaks_and_gates import attention, finetune, models, patching, questions, tails
+from peaks_and_gates import attention, models, patching, tails
 from peaks_and_gates.extraction import extract, hidden_states
 from peaks_and_gates.questions import build_prompts
 from peaks_and_gates.tokens import only
@@ -88,20 +88,6 @@ def test_eager_is_sdpa_for_text(tiny, prompts, equal):
         tiny.network.set_attn_implementation("sdpa")
     # Eager attention takes its softmax in float32 whatever the model's dtype.
     equal("SDPA = eager (language model, float64)", sdpa, eager, 1e-5)
-
-
-def test_merged_is_unmerged(tiny, tmp_path, monkeypatch, own_cache, equal):
-    from test_finetune import SETTINGS
-
-    monkeypatch.setattr(questions, "load", lambda *given, **more: make_questions(3, 6))
-    finetune.train(SETTINGS, tmp_path / "adapter", dtype=torch.float32)
-    merged = models.load("tiny-llama", str(tmp_path / "adapter"), torch.float64)
-    apart = finetune.with_lora(models.load("tiny-llama", dtype=torch.float64), SETTINGS)
-    finetune.load_state(apart, tmp_path / "adapter" / models.ADAPTER[1])
-    apart.double().eval()
-    ids = torch.tensor([tiny.tokenizer.encode("Which word?\nA. one\nAnswer:")])
-    with torch.inference_mode():
-        equal("adapter merged = unmerged (float64)", merged.network(ids).logits, apart(ids).logits, 1e-6)
 
 
 def test_split_is_whole(tmp_path, equal):
