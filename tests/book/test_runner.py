@@ -12,7 +12,7 @@ import pytest
 import slurm_here
 
 from peaks_and_gates import cache, record
-from peaks_and_gates.book import keys, runner
+from peaks_and_gates.book import jobs, keys, runner
 from peaks_and_gates.errors import BadParameter, MissingFile, UnknownName
 
 PAGE = """
@@ -125,8 +125,10 @@ def test_a_record_made_elsewhere_redraws_the_page_and_runs_again_when_asked(chec
 
 
 def test_a_page_without_a_model_is_left_out_until_it_is_given_one(checkout, capsys):
-    jobs = runner.plan("paper", ["last"], {"native": []})
-    assert runner.run(jobs) == [] and "no vision-language model" in capsys.readouterr().out
+    assert (
+        runner.run(runner.plan("paper", ["last"], {"native": []})) == []
+        and "no vision-language model" in capsys.readouterr().out
+    )
     for name, role in {"chameleon-7b": "native", "llava-1.5-7b": "adapted"}.items():
         assert runner.model_parameters(name) == {"native": [], "adapted": [], "controls": []} | {role: [name]}
     assert runner.model_parameters("llama-3-8b") == {"model": "llama-3-8b"}
@@ -143,30 +145,30 @@ def test_a_page_says_the_precision_that_its_models_run_in():
 def test_a_profile_is_put_over_the_resources_of_the_preset(tmp_path):
     profile = tmp_path / "profile.yml"
     profile.write_text("slurm_partition: gpu\nmem_gb: 99\n")
-    settings = runner.resources("smoke", str(profile))
-    assert settings == runner.resources("smoke", None) | {"slurm_partition": "gpu", "mem_gb": 99}
+    settings = jobs.resources("smoke", str(profile))
+    assert settings == jobs.resources("smoke", None) | {"slurm_partition": "gpu", "mem_gb": 99}
     for text, error in (("a: [", BadParameter), ("- gpu", BadParameter), (None, MissingFile)):
         profile.unlink() if text is None else profile.write_text(text)
         with pytest.raises(error, match="profile"):
-            runner.resources("smoke", str(profile))
+            jobs.resources("smoke", str(profile))
 
 
 def test_what_no_executor_takes_is_one_message(checkout, monkeypatch):
     (job,) = runner.plan("smoke", ["first"])
     with pytest.raises(BadParameter, match=r"not understood.*memory_gb"):
-        runner.submit(job, "local", {"memory_gb": 3}, False)
-    monkeypatch.setattr(runner.shutil, "which", lambda name: None)
+        jobs.submit(job, "local", {"memory_gb": 3}, False)
+    monkeypatch.setattr(jobs.shutil, "which", lambda name: None)
     with pytest.raises(BadParameter, match="login node"):
-        runner.submit(job, "slurm", {}, False)
+        jobs.submit(job, "slurm", {}, False)
 
 
 def test_a_job_that_died_says_its_last_line(tmp_path):
     paths = SimpleNamespace(result_pickle=tmp_path / "result.pkl", stderr=tmp_path / "log.err")
     paths.stderr.write_text("one\nKilled\n")
     handle = SimpleNamespace(job_id="7", paths=paths, exception=lambda: RuntimeError("trace\nValueError: no room"))
-    assert "job 7 died without a result" in runner.outcome(handle) and "Killed" in runner.outcome(handle)
+    assert "job 7 died without a result" in jobs.outcome(handle) and "Killed" in jobs.outcome(handle)
     paths.result_pickle.write_text("")
-    assert runner.outcome(handle) == f"ValueError: no room See {paths.stderr}"
+    assert jobs.outcome(handle) == f"ValueError: no room See {paths.stderr}"
 
 
 def tables(checkout):
@@ -200,6 +202,6 @@ def test_jobs_leave_the_same_record_and_failures(checkout, monkeypatch, executor
 
 def test_the_books_own_pages_can_be_planned_at_every_size():
     for preset in ("smoke", "laptop", "colab", "paper"):
-        jobs = runner.plan(preset)
-        assert len(jobs) > 25 and len({job.key for job in jobs}) == len(jobs)
+        pages = runner.plan(preset)
+        assert len(pages) > 25 and len({job.key for job in pages}) == len(pages)
     assert keys.root() == Path(__file__).parents[2]

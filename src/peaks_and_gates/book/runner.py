@@ -12,9 +12,7 @@ from __future__ import annotations
 import ast
 import json
 import os
-import shutil
-import signal
-import subprocess
+import re
 import sys
 import tempfile
 import time
@@ -25,17 +23,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from .. import cache
-from ..errors import BadParameter, BookError, MissingFile, UnknownName
+from ..errors import BadParameter, BookError, UnknownName
 from . import presets
 from .keys import page_key, root, tags
 
 # Parameters that hold models, in the order in which a page names them.
 MODELS = ("model", "pretrained", "fine_tuned", "native", "adapted", "controls", "minis", "before", "after", "wired")
-DEAD = ("FAILED", "CANCELLED", "TIMEOUT", "OUT_OF_MEMORY", "NODE_FAIL", "BOOT_FAIL", "DEADLINE", "PREEMPTED")
-LATE = 60.0  # seconds that a shared filesystem may take to show what a job on another machine wrote
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,15 +91,8 @@ class Job:
 
 def notebooks() -> dict[str, Path]:
     """The pages that are notebooks, by name, in the order of _toc.yml."""
-
-    def files(entry: Any) -> Iterator[str]:
-        if isinstance(entry, dict):
-            yield from (value for name, value in entry.items() if name == "file")
-        for child in entry.values() if isinstance(entry, dict) else entry if isinstance(entry, list) else ():
-            yield from files(child)
-
-    names = files(yaml.safe_load((root() / "_toc.yml").read_text()))
-    return {Path(name).name: root() / f"{name}.ipynb" for name in names if name.startswith("notebooks/")}
+    names = re.findall(r"^ *- file: (notebooks/\S+)$", (root() / "_toc.yml").read_text(), re.MULTILINE)
+    return {Path(name).name: root() / f"{name}.ipynb" for name in names}
 
 
 def declared(path: Path) -> dict[str, Any]:
@@ -157,6 +144,8 @@ def run(jobs: Sequence[Job], force: bool = False, executor: str = "here", profil
     if executor == "here" or not todo:
         failures = in_turn(todo)
     else:
+        from .jobs import as_jobs, resources
+
         failures = as_jobs(todo, executor, resources(todo[0].preset, profile), force)
     if jobs and jobs[0].record.parent.is_dir():
         write_scorecard(jobs)
@@ -307,98 +296,3 @@ def model_parameters(name: str) -> dict[str, Any]:
     if name not in vlms.VLMS:
         return {"model": name}
     return {"native": [], "adapted": [], "controls": []} | {"native" if vlms.is_native(name) else "adapted": [name]}
-
-
-def resources(preset: str, profile: str | None) -> dict[str, Any]:
-    """What a job may use, in submitit's names: the preset's, with a YAML file's put over them.
-
-    Raises MissingFile, BadParameter.
-    """
-    settings = presets.load(preset)["resources"]
-    if profile is None:
-        return settings
-    if not Path(profile).is_file():
-        raise MissingFile(f"There is no profile {profile}: give a YAML file of settings, such as slurm_partition: gpu.")
-    given = presets.read_yaml(Path(profile).read_bytes(), f"The profile {profile}") or {}
-    if not isinstance(given, dict):
-        raise BadParameter(f"The profile {profile} must hold settings by name, such as slurm_partition: gpu.")
-    return settings | given
-
-
-def as_jobs(jobs: Sequence[Job], executor: str, settings: dict[str, Any], force: bool = False) -> list[str]:
-    """Run each page as a job, in processes of this machine ("local") or on a cluster ("slurm"), the longest first.
-
-    Returns the failures' messages.  Raises BadParameter, BookError.
-    """
-    waiting = sorted(jobs, key=last_minutes, reverse=True)
-    at_once = len(jobs) if executor == "slurm" else max(1, (os.cpu_count() or 1) // settings.get("cpus_per_task", 1))
-    running: dict[Job, Any] = {}
-    failures = []
-    previous = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    try:
-        while waiting or running:
-            while waiting and len(running) < at_once:
-                job = waiting.pop(0)
-                running[job] = submit(job, executor, settings, force)
-            time.sleep(1)
-            for job, handle in [*running.items()]:
-                if has_ended(handle, executor):
-                    del running[job]
-                    message = outcome(handle)
-                    failures += [f"{job.name}: {message}"] if message else []
-                    left = sum(map(last_minutes, [*waiting, *running])) / at_once
-                    count = len(jobs) - len(waiting) - len(running)
-                    result = f"failed: {message}" if message else "finished"
-                    print(f"[{count}/{len(jobs)}] {job.name}: {result}, about {left:.0f} min left", flush=True)
-    finally:
-        signal.signal(signal.SIGTERM, previous)
-        for handle in running.values() if executor == "local" else ():
-            handle.cancel(check=False)  # a cluster's jobs go on, and the next run waits for them
-    return failures
-
-
-def submit(job: Job, executor: str, settings: dict[str, Any], force: bool) -> Any:
-    """Send one page off.  Returns submitit's job.  Raises BadParameter, BookError."""
-    import submitit
-    from submitit.core.utils import FailedJobError, FailedSubmissionError
-
-    if executor == "slurm" and not shutil.which("sbatch"):
-        raise BadParameter("There is no sbatch here: run this on a login node of a SLURM cluster, or --executor local.")
-    setup = [f"export OMP_NUM_THREADS={settings.get('cpus_per_task', 1)}"]
-    settings = settings | {"name": f"pg-{job.key}", "slurm_setup": [*setup, *settings.get("slurm_setup", [])]}
-    if executor == "slurm":  # one of an earlier run that is still there is waited for
-        settings["slurm_dependency"] = "singleton"
-    sender = submitit.AutoExecutor(folder=cache.cache_folder() / "jobs" / "%j", cluster=executor)
-    try:
-        sender.update_parameters(**settings | {"local_setup": setup})
-        return sender.submit(perform, job, force)
-    except (ValueError, NameError, TypeError) as error:
-        raise BadParameter(f"The resources {settings} are not understood: {error}") from error
-    except (FailedJobError, FailedSubmissionError) as error:
-        advice = "A profile sets slurm_partition, slurm_account and what else a cluster wants."
-        raise BookError(f"SLURM did not take the job for {job.name}: {error}. {advice}") from error
-
-
-def has_ended(handle: Any, executor: str) -> bool:
-    """Whether a job has left a result, or died without one: submitit alone would wait for it where sacct is missing."""
-    if executor == "local" or handle.paths.result_pickle.is_file():
-        return handle.done()
-    command = ["squeue", "--me", "-h", "-t", "all", "-o", "%i %T"]
-    queue = subprocess.run(command, capture_output=True, text=True, check=False)
-    states = dict(line.split(maxsplit=1) for line in queue.stdout.splitlines())
-    if queue.returncode == 0 and states.get(handle.job_id, "FAILED") in (*DEAD, "COMPLETED"):
-        time.sleep(LATE if states.get(handle.job_id) == "COMPLETED" else 0)
-        return True
-    return False
-
-
-def outcome(handle: Any) -> str | None:
-    """Why a job that ended did not succeed; None if it did."""
-    if handle.paths.result_pickle.is_file():
-        error = handle.exception()
-        return handle.result() if error is None else f"{str(error).strip().splitlines()[-1]} See {handle.paths.stderr}"
-    log = handle.paths.stderr.read_text().strip().splitlines()[-1:] if handle.paths.stderr.is_file() else []
-    return (
-        f"job {handle.job_id} died without a result, see {handle.paths.stderr}. {' '.join(log)} "
-        "A profile sets more memory or time; PG_CACHE a folder that all nodes share."
-    )

@@ -1,0 +1,111 @@
+"""Pages as jobs: one submitit job per page, in processes of this machine or on a SLURM cluster.
+
+failures = as_jobs(jobs, "slurm", resources("paper", "my-cluster.yml"))
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import submitit
+from submitit.core.utils import FailedJobError, FailedSubmissionError
+
+from .. import cache
+from ..errors import BadParameter, BookError, MissingFile
+from . import presets
+from .runner import Job, last_minutes, perform
+
+DEAD = ("FAILED", "CANCELLED", "TIMEOUT", "OUT_OF_MEMORY", "NODE_FAIL", "BOOT_FAIL", "DEADLINE", "PREEMPTED")
+
+
+def resources(preset: str, profile: str | None) -> dict[str, Any]:
+    """What a job may use, in submitit's names: the preset's, with a YAML file's put over them.
+
+    Raises MissingFile, BadParameter.
+    """
+    settings = presets.load(preset)["resources"]
+    if profile is None:
+        return settings
+    if not Path(profile).is_file():
+        raise MissingFile(f"There is no profile {profile}: give a YAML file of settings, such as slurm_partition: gpu.")
+    given = presets.read_yaml(Path(profile).read_bytes(), f"The profile {profile}")
+    if not isinstance(given, dict):
+        raise BadParameter(f"The profile {profile} must hold settings by name, such as slurm_partition: gpu.")
+    return settings | given
+
+
+def as_jobs(jobs: Sequence[Job], executor: str, settings: dict[str, Any], force: bool = False) -> list[str]:
+    """Run each page as a job, the longest first: on a cluster all at once, here one per share of the cores.
+
+    executor: "local" or "slurm".  Returns the failures' messages.  Raises BadParameter, BookError.
+    """
+    waiting = sorted(jobs, key=last_minutes, reverse=True)
+    at_once = len(jobs) if executor == "slurm" else max(1, (os.cpu_count() or 1) // settings.get("cpus_per_task", 1))
+    running: dict[Job, submitit.Job] = {}
+    failures = []
+    try:
+        while waiting or running:
+            while waiting and len(running) < at_once:
+                job = waiting.pop(0)
+                running[job] = submit(job, executor, settings, force)
+            time.sleep(1)
+            for job in [job for job, handle in running.items() if has_ended(handle, executor)]:
+                message = outcome(running.pop(job))
+                failures += [f"{job.name}: {message}"] if message else []
+                left = sum(map(last_minutes, [*waiting, *running])) / at_once
+                count = len(jobs) - len(waiting) - len(running)
+                result = f"failed: {message}" if message else "finished"
+                print(f"[{count}/{len(jobs)}] {job.name}: {result}, about {left:.0f} min left", flush=True)
+    finally:
+        for handle in running.values() if executor == "local" else ():
+            handle.cancel(check=False)  # a cluster's jobs go on, and the next run waits for them
+    return failures
+
+
+def submit(job: Job, executor: str, settings: dict[str, Any], force: bool) -> submitit.Job:
+    """Send one page off.  Raises BadParameter, BookError."""
+    if executor == "slurm" and not shutil.which("sbatch"):
+        raise BadParameter("There is no sbatch here: run this on a login node of a SLURM cluster, or --executor local.")
+    setup = [f"export OMP_NUM_THREADS={settings.get('cpus_per_task', 1)}", *settings.get("slurm_setup", [])]
+    settings = settings | {"name": f"pg-{job.key}", "slurm_setup": setup, "local_setup": setup[:1]}
+    if executor == "slurm":
+        settings["slurm_dependency"] = "singleton"  # after a job of an earlier run that is still there
+    sender = submitit.AutoExecutor(folder=cache.cache_folder() / "jobs" / "%j", cluster=executor)
+    try:
+        sender.update_parameters(**settings)
+        return sender.submit(perform, job, force)
+    except (ValueError, NameError, TypeError) as error:
+        raise BadParameter(f"The resources {settings} are not understood: {error}") from error
+    except (FailedJobError, FailedSubmissionError) as error:
+        advice = "A profile sets slurm_partition, slurm_account and what else a cluster wants."
+        raise BookError(f"SLURM did not take the job for {job.name}: {error}. {advice}") from error
+
+
+def has_ended(handle: submitit.Job, executor: str) -> bool:
+    """Whether a job has left a result, or died without one; submitit asks sacct, which many clusters do not have."""
+    if executor == "local" or handle.paths.result_pickle.is_file():
+        return handle.done()
+    command = ["squeue", "--me", "-h", "-t", "all", "-o", "%i %T"]
+    queue = subprocess.run(command, capture_output=True, text=True, check=False)
+    state = dict(line.split(maxsplit=1) for line in queue.stdout.splitlines()).get(handle.job_id, "COMPLETED")
+    if queue.returncode == 0 and state == "COMPLETED":
+        time.sleep(60)  # a shared filesystem may show the result late
+    return queue.returncode == 0 and state in (*DEAD, "COMPLETED")
+
+
+def outcome(handle: submitit.Job) -> str | None:
+    """Why a job that ended did not succeed; None if it did."""
+    if handle.paths.result_pickle.is_file():
+        error = handle.exception()
+        return handle.result() if error is None else f"{str(error).strip().splitlines()[-1]} See {handle.paths.stderr}"
+    log = handle.paths.stderr.read_text().strip().splitlines()[-1:] if handle.paths.stderr.is_file() else []
+    return (
+        f"job {handle.job_id} died without a result, see {handle.paths.stderr}. {' '.join(log)} "
+        "A profile sets more memory or time; PG_CACHE a folder that all nodes share."
+    )
