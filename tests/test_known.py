@@ -1,13 +1,9 @@
 """The pages where the answer is known: the tables must say it, and must not when something is broken."""
 
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
-import torch
 
-from peaks_and_gates import figures, known_cuts, known_figures, lookup, low_rank, stream, synthetic
-from peaks_and_gates.errors import BadParameter, BadStates, ModelUnavailable
+from peaks_and_gates import figures, known_cuts, known_figures, synthetic
 from peaks_and_gates.gate import study as gate
 
 
@@ -84,88 +80,6 @@ def test_a_share_is_dealt_anew(share):
     assert np.mean(groups != labels) == pytest.approx(share * 7 / 8, abs=0.02)
 
 
-def test_the_parts_of_the_stream_add_up_and_its_end_is_what_the_model_says(tiny):
-    lengths, said = stream.tables(tiny, n_questions=3, n_shots=1, seed=0)
-    assert lengths["deviation"].max() < 1e-9 and set(lengths["n"]) == {3}
-    assert set(lengths["layer"]) == set(range(1, tiny.n_layers + 1))
-    ids = torch.tensor([tiny.tokenizer.encode(said["prompt"].iloc[0])])
-    logits = tiny.network(ids).logits[0, -1]
-    last = said[said["layer"] == tiny.n_layers].iloc[0]
-    assert last["token"] == tiny.tokenizer.decode([int(logits.argmax())])
-    assert last["probability"] == pytest.approx(float(logits.softmax(-1).max()))
-
-
-def test_a_hook_that_reads_another_token_is_found_out(tiny, monkeypatch):
-    states, parts = stream.read(tiny, "Which one? Answer:")
-    assert stream.check(tiny, states, parts) < 1e-9
-    with pytest.raises(BadStates, match="not simply add"):
-        stream.check(tiny, states, parts | {"attention": parts["attention"].roll(1, 0)})
-    with pytest.raises(BadStates):
-        stream.check(tiny, states[1:].clone()[: len(states)], {k: v[1:] * 1.01 for k, v in parts.items()})
-
-
-def test_blocks_of_another_layout_are_refused(tiny, monkeypatch):
-    monkeypatch.setattr(stream, "WRITERS", {"attention": "self_attn", "feed-forward": "no_such_part"})
-    with pytest.raises(ModelUnavailable, match="no_such_part"):
-        stream.read(tiny, "Answer:")
-
-
-@pytest.mark.parametrize("n_shots", lookup.SHOTS)
-def test_a_word_is_among_the_examples_or_not(n_shots):
-    labels = []
-    for i in range(60):
-        for shown in (True, False):
-            text, label = lookup.prompt(n_shots, shown, [i, n_shots])
-            *examples, asked = text.split("\n")
-            words = dict(line.split(": ") for line in examples)
-            assert len(words) == n_shots and (asked[:-1] in words) == shown
-            if shown:
-                assert words[asked[:-1]] == lookup.LABELS[label]
-            else:
-                labels.append(label)
-    assert 0.3 < np.mean(labels) < 0.7
-
-
-def test_a_reader_looks_up_and_nobody_guesses_better_than_a_coin(monkeypatch):
-    def reader(model, text):
-        *examples, asked = text.split("\n")
-        words = dict(line.split(": ") for line in examples)
-        return lookup.LABELS.index(words.get(asked[:-1], "red"))
-
-    monkeypatch.setattr(lookup, "load", lambda *arguments, **options: None)
-    monkeypatch.setattr(lookup, "chosen", reader)
-    table = lookup.measured("a reader", n_rules=100)
-    assert (table.loc[table["asked"] == "shown", "value"] == 1).all()
-    assert table.loc[table["asked"] == "new", "value"].between(0.3, 0.7).all()
-    assert "shown words" in known_figures.lookup_summary(table)
-
-
-def test_the_likelier_label_is_chosen(tiny):
-    text = "glip: red\nvarn: blue\nglip:"
-    scores = []
-    for label in lookup.LABELS:  # the whole label, token by token: their first different tokens decide
-        ids = tiny.tokenizer.encode(text), tiny.tokenizer.encode(f" {label}", add_special_tokens=False)
-        scores.append((ids[1], tiny.network(torch.tensor([ids[0] + ids[1]])).logits[0].log_softmax(-1)))
-    (red, after), (blue, _) = scores
-    at = next(i for i, (a, b) in enumerate(zip(red, blue, strict=False)) if a != b)
-    before = after[len(tiny.tokenizer.encode(text)) - 1 + at]
-    assert lookup.chosen(tiny, text) == int(before[[red[at], blue[at]]].argmax())
-    same = SimpleNamespace(encode=lambda text, **options: [7])
-    with pytest.raises(BadParameter, match="apart"):
-        lookup.chosen(SimpleNamespace(tokenizer=same, name="a model"), text)
-
-
-def test_an_adapter_learns_the_strongest_parts_and_no_more():
-    assert [low_rank.least(rank) for rank in (0, 1, 4)] == pytest.approx([1, 14 / 30, 0])
-    wanted = low_rank.change(24)
-    assert torch.linalg.svdvals(wanted)[:5] == pytest.approx([4, 3, 2, 1, 0], abs=1e-5)
-    for rank in (1, 4):
-        learned = low_rank.adapted(wanted, rank, seed=0)
-        assert torch.linalg.matrix_rank(learned, atol=1e-3) == rank
-        left = float(((learned - wanted) ** 2).sum() / (wanted**2).sum())
-        assert low_rank.least(rank) - 1e-6 <= left < low_rank.least(rank) + 0.01
-
-
 @pytest.fixture(scope="module")
 def cut_table(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
@@ -195,12 +109,10 @@ def test_the_drawn_masks_are_those_of_the_models():
 
 
 def test_every_frame_can_be_drawn_and_says_something(dimensions, peaks, agreements, cut_table):
-    numbers, learned = low_rank.recovered(seed=0, size=8, n_draws=1)
     sets = {
         "noise 0": known_figures.dimension_frames(dimensions),
         "Z = 1.6": known_figures.peak_frames(*peaks),
         "40% shuffled": known_figures.agreement_frames(*agreements),
-        "rank 4": known_figures.rank_frames(numbers, learned),
         "cut end → text": known_figures.cut_frames(cut_table),
     }
     for label, frames in sets.items():

@@ -16,9 +16,7 @@ from .figures import interval
 Frame = tuple[Callable[[], Figure], str]  # how it is drawn, and what it shows
 # Paul Tol's bright palette, a marker each.
 LOOKS = (("#4477AA", "o"), ("#66CCEE", "s"), ("#228833", "^"), ("#EE6677", "D"), ("#AA3377", "v"), ("#CCBB44", "P"))
-PARTS = {"state": ("#4477AA", "o"), "attention": ("#EE6677", "D"), "feed-forward": ("#228833", "^")}
 GREY = "#888888"
-SIGNED = "PuOr"  # a diverging map that colour-blind readers can read
 
 
 def dimension_frames(table: pd.DataFrame) -> dict[str, Frame]:
@@ -172,115 +170,6 @@ def null_summary(table: pd.DataFrame) -> str:
         f"{apart['null'].iloc[0]:.2f}) and {apart['value'].iloc[-1]:.2f} where they lie "
         f"{apart['x'].iloc[-1]:.0f} widths apart."
     )
-
-
-def said_frames(said: pd.DataFrame) -> dict[str, Frame]:
-    """The likeliest next tokens if the model stopped after a block, a frame for each block."""
-    frames = {}
-    for layer, rows in said.groupby("layer"):
-        named = ", ".join(f"“{plain(t)}” {p:.2f}" for t, p in zip(rows["token"], rows["probability"], strict=True))
-        frames[f"after block {layer}"] = (lambda rows=rows: said_picture(rows), f"{named}.")
-    return frames
-
-
-def said_picture(rows: pd.DataFrame) -> Figure:
-    """One block."""
-    figure, ax = plt.subplots(figsize=(6.6, 2.5), layout="constrained")
-    right = f" {rows['right'].iloc[0]}"
-    colours = [LOOKS[3][0] if token == right else LOOKS[0][0] for token in rows["token"]]
-    ax.barh(range(len(rows)), rows["probability"], color=colours, height=0.7)
-    for i, probability in enumerate(rows["probability"]):
-        ax.text(probability + 0.01, i, f"{probability:.2f}", va="center")
-    ax.set(yticks=range(len(rows)), yticklabels=[f"“{plain(t)}”" for t in rows["token"]], xlim=(0, 1.08))
-    ax.set(xlabel="probability")
-    ax.invert_yaxis()
-    ax.grid(False)
-    return figure
-
-
-def plain(token: str) -> str:
-    """A token that can be drawn: what has no letters of ours is written by its numbers."""
-    shown = token.replace("\n", "↵").replace("\t", "⇥")
-    return "".join(c if c.isascii() or c in "↵⇥" else f"U+{ord(c):04X}" for c in shown)[:18].replace("$", r"\$")
-
-
-def length_picture(lengths: pd.DataFrame) -> Figure:
-    """How long the state is after each block, and what attention and feed-forward layer have written into it."""
-    figure, ax = plt.subplots(figsize=(6.6, 3.6), layout="constrained")
-    for part, rows in lengths.groupby("part", sort=False):
-        colour, marker = PARTS[part]
-        ax.plot(rows["layer"], rows["value"], color=colour, marker=marker, ms=4, mew=0, label=part)
-        ax.fill_between(rows["layer"], rows["low"], rows["high"], color=colour, alpha=0.2, lw=0)
-    ax.set_yscale("log")
-    ax.set(xlabel="block", ylabel="length of the vector")
-    ax.legend(ncols=3, loc="upper left", fontsize=9)
-    return figure
-
-
-def length_summary(lengths: pd.DataFrame) -> str:
-    """What `length_picture` shows, in words."""
-    by_part = lengths.pivot(index="layer", columns="part", values="value")
-    top = by_part["state"].idxmax()
-    return (
-        f"Over {lengths['n'].max()} questions the state grows from {by_part['state'].iloc[0]:.0f} long after the "
-        f"first block to {by_part['state'].max():.0f} after block {top}. The sum of all that was written differs from "
-        f"the state by at most {lengths['deviation'].max():.0e} of its length."
-    )
-
-
-def lookup_picture(table: pd.DataFrame) -> Figure:
-    """Accuracy by number of examples, for words that were shown and words that were not."""
-    figure, ax = plt.subplots(figsize=(6.6, 3.6), layout="constrained")
-    names = {"shown": (LOOKS[3], "the word was among the examples"), "new": (LOOKS[0], "the word was not")}
-    for asked, ((colour, marker), name) in names.items():
-        its = table[table["asked"] == asked]
-        spread = np.abs(its[["low", "high"]].to_numpy().T - its["value"].to_numpy())
-        ax.errorbar(its["shots"], its["value"], spread, color=colour, marker=marker, ms=6, capsize=3, label=name)
-    ax.axhline(0.5, ls=":", color=plt.rcParams["text.color"])
-    ax.text(table["shots"].max(), 0.52, "a coin", ha="right")
-    ax.set_xscale("log", base=2)
-    shots = sorted(table["shots"].unique())
-    ax.set(xticks=shots, xticklabels=shots, ylim=(0, 1.05), xlabel="examples in the prompt", ylabel="share right")
-    ax.minorticks_off()
-    ax.legend(loc="lower left", fontsize=9)
-    return figure
-
-
-def lookup_summary(table: pd.DataFrame) -> str:
-    """What `lookup_picture` shows, in words."""
-    parts = []
-    for asked, name in (("shown", "shown words"), ("new", "new words")):
-        its = table[table["asked"] == asked]
-        listed = ", ".join(f"{row['shots']}: {interval(row)}" for _, row in its.iterrows())
-        parts.append(f"{name} by number of examples, {listed}")
-    return f"Share right, of {table['n'].max()} rules each: {'; '.join(parts)}."
-
-
-def rank_frames(numbers: pd.DataFrame, learned: pd.DataFrame) -> dict[str, Frame]:
-    """The wanted change, what was learned of it and what is left, a frame for each rank."""
-    matrix = lambda rank: learned[learned["rank"] == rank].pivot(index="row", columns="column", values="value")
-    frames = {}
-    for _, row in numbers.iterrows():
-        rank = int(row["rank"])
-        said = (
-            f"an adapter of {row['parameters']:.0f} numbers in place of {row['n']:.0f} leaves {row['value']:.1%} of "
-            f"the squared change; no matrix of this rank can leave less than {row['least']:.1%}."
-        )
-        frames[f"rank {rank}"] = (lambda rank=rank: rank_picture(matrix(0).to_numpy(), matrix(rank).to_numpy()), said)
-    return frames
-
-
-def rank_picture(wanted: np.ndarray, learned: np.ndarray) -> Figure:
-    """One rank."""
-    figure, axes = plt.subplots(1, 3, figsize=(7.4, 2.9), layout="constrained")
-    limit = np.abs(wanted).max()
-    titles = ("wanted change", "learned", "left over")
-    for ax, title, values in zip(axes, titles, (wanted, learned, wanted - learned), strict=True):
-        drawn = ax.imshow(values, cmap=SIGNED, vmin=-limit, vmax=limit)
-        ax.set(xticks=[], yticks=[], title=title)
-        ax.grid(False)
-    figure.colorbar(drawn, ax=axes, shrink=0.8)
-    return figure
 
 
 def cut_frames(table: pd.DataFrame) -> dict[str, Frame]:
