@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch.nn.functional import one_hot
 
 from conftest import ROOT
 from peaks_and_gates import vlms
@@ -188,19 +187,12 @@ def test_the_tower_gives_the_language_model_what_its_reader_learned_from(tmp_pat
         vision_tower.vision_tower(models.recipe("smoke", "adapted")["eyes"], tmp_path / "eyes.safetensors")
     )
     assert not torch.equal(before, tower.embeddings.patch_embedding.weight)
-    scenes = sample("validation", 20, 0)
-    images = processor.image_processor([draw(scene) for scene in scenes[:3]], return_tensors="pt")
+    scenes = sample("validation", 3, 0)
+    images = processor.image_processor([draw(scene) for scene in scenes], return_tensors="pt")
     with torch.inference_mode():
-        seen = vision_tower.patch_states(tower, image_tokenizer.pixels(scenes[:3]))
+        seen = vision_tower.patch_states(tower, image_tokenizer.pixels(scenes))
         features = network.model.get_image_features(**images, return_dict=True).pooler_output
         assert (torch.stack(list(features)) - network.model.multi_modal_projector(seen)).abs().max() < 1e-4
-    # Scores that say of every patch what its pixels show cost nothing; those of a turned picture do.
-    contents, cell = image_tokenizer.cells(scenes), vision_tower.cell_of_patches()
-    right = [one_hot(cell, 9).expand(20, -1, -1)]
-    right += [one_hot(contents[:, cell, i], len(names)) for i, names in enumerate(image_tokenizer.ATTRIBUTES)]
-    scores = 100.0 * torch.cat(right, 2)
-    assert vision_tower.reading_loss(scores, contents) < 1e-6
-    assert vision_tower.reading_loss(scores.view(20, 8, 8, -1).transpose(1, 2).flatten(1, 2), contents) > 1
 
 
 @pytest.fixture
@@ -245,18 +237,6 @@ def test_a_killed_run_ends_with_the_same_weights(place, monkeypatch):
     minis.train("smoke", "native", 1)
     assert steps[6:] == [4, 5]
     assert (folder / "model.safetensors").read_bytes() == expected
-
-
-def test_a_damaged_state_begins_anew(tmp_path):
-    from training import common
-
-    weights = {"layers.0.a": torch.nn.Parameter(torch.ones(3))}
-    path = tmp_path / "state.safetensors"
-    common.save_state(weights, [torch.optim.AdamW(weights.values())], common.Log([1.0]), 1, path)
-    assert common.restore_state(weights, [torch.optim.AdamW(weights.values())], path)[1] == 1
-    path.write_bytes(path.read_bytes()[:-1] + b"x")
-    with pytest.warns(UserWarning, match="begins anew"):
-        assert common.restore_state(weights, [torch.optim.AdamW(weights.values())], path)[1] == 0
 
 
 def test_pictures_are_imagined_token_by_token(native):

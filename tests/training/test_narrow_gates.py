@@ -24,7 +24,7 @@ def place(tmp_path, monkeypatch, own_cache):
 
 
 def test_every_cell_changes_one_thing():
-    cells, factors = grid.grid("laptop"), grid.described()["factors"]
+    cells, factors = grid.grid("laptop"), grid.FACTORS
     flat = lambda recipe: {k: v for k, v in recipe.items() if k != "shape"} | recipe["shape"]
     base = flat(train.recipe("laptop", cells["base"], 0))
     assert len(cells) >= 12 and all(len(cell.seeds) >= 2 for cell in cells.values())

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from peft import LoraConfig, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 from peft.helpers import disable_input_dtype_casting
 from safetensors.torch import load_file, save_file
@@ -28,32 +27,13 @@ from torch.utils.data import Dataset, SequentialSampler
 from transformers import ProgressCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
 
-from peaks_and_gates import models
-from peaks_and_gates.cache import (
-    cache_folder,
-    checksums,
-    digest,
-    environment,
-    file_sha256,
-    read_json,
-    write_atomically,
-    write_json,
-    writing,
-)
+from peaks_and_gates import cache, models
 from peaks_and_gates.errors import BadParameter, UnknownName
 from peaks_and_gates.landscape.extraction import extract
 from peaks_and_gates.landscape.questions import QuestionSet, build_prompts
 from peaks_and_gates.models import ADAPTER, LanguageModel
-from training.common import (
-    SAVE_EVERY,
-    Log,
-    check_files,
-    check_loss,
-    is_made_from,
-    learning_rate,
-    source_hash,
-    weights_folder,
-)
+from training import common
+from training.common import SAVE_EVERY, Log, check_loss
 
 from .data import Text, TrainingSet, build
 
@@ -64,10 +44,7 @@ VALIDATION, TESTED = 256, 1200  # questions; what a card says is a check, the no
 
 def recipes(preset: str) -> dict[str, dict[str, Any]]:
     """The recipes of a preset by name, in the order in which they build on each other.  Raises UnknownName."""
-    known = yaml.safe_load((Path(__file__).parent / "recipes.yml").read_text())
-    if preset not in known:
-        raise UnknownName("preset with fine-tuning recipes", preset, known)
-    return known[preset]
+    return common.read_recipes(Path(__file__).with_name("recipes.yml"), preset)
 
 
 def recipe(preset: str, name: str, **changes: Any) -> dict[str, Any]:
@@ -194,7 +171,7 @@ class AnswerTrainer(Trainer):
         )
         optimizer = torch.optim.AdamW([p for p in network.parameters() if p.requires_grad], settings["learning_rate"])
         optimizer.param_groups[0]["weight_decay"] = 0.0
-        schedule = lambda step: learning_rate(step, data.n_steps, 1.0, settings["warmup"])
+        schedule = lambda step: common.learning_rate(step, data.n_steps, 1.0, settings["warmup"])
         super().__init__(
             model=network,
             args=arguments,
@@ -213,7 +190,7 @@ class AnswerTrainer(Trainer):
 
     def compute_loss(self, model: Any, inputs: dict, return_outputs: bool = False, **_: Any) -> Tensor:
         """The loss of a step, with dropout by seed and step.  Raises TrainingDiverged."""
-        seed = digest(["dropout", self.settings["seed"], self.state.global_step])
+        seed = cache.digest(["dropout", self.settings["seed"], self.state.global_step])
         torch.manual_seed(int(seed, 16) % 2**63)
         with mixed_precision(self.language_model):
             loss = loss_of(self.language_model, inputs)
@@ -274,15 +251,15 @@ def train(settings: Mapping[str, Any], target: Path, dtype: torch.dtype | None =
     Raises TrainingDiverged (the last good checkpoint is kept and named), BadQuestions, BadParameter, HashMismatch.
     """
     made_from = {"recipe": dict(settings), "base": models.fingerprint(settings["base"]), "dtype": str(dtype)}
-    if is_made_from(target / "card.json", made_from):
-        about = read_json(target / "card.json")
-        check_files(target, about["files"])
+    if common.is_made_from(target / "card.json", made_from):
+        about = cache.read_json(target / "card.json")
+        common.check_files(target, about["files"])
         print(f"{target}: done")
         return Log(**about["log"])
     model = models.load(settings["base"], dtype=dtype)
     data = build(settings)
     network = with_lora(model, settings)
-    work = cache_folder() / "finetune" / digest(made_from | {"code": source_hash()})
+    work = cache.cache_folder() / "finetune" / cache.digest(made_from | {"code": common.source_hash()})
     trainer = AnswerTrainer(model, network, data, settings, work)
     result = trainer.train(resume_from_checkpoint=get_last_checkpoint(work) if work.is_dir() else None)
     network.eval()
@@ -293,7 +270,26 @@ def train(settings: Mapping[str, Any], target: Path, dtype: torch.dtype | None =
         for n in SHOTS
     ]
     log = Log(losses(trainer), validation, result.metrics["train_runtime"])
-    save_with_card(model, network, data, settings, made_from, log, work, target)
+    (target / "card.json").unlink(missing_ok=True)
+    shutil.rmtree(target / "checkpoints", ignore_errors=True)  # another recipe's are at other steps
+    save_adapter(network, settings["base"], target)
+    set_peft_model_state_dict(network, load_file(target / ADAPTER[1]))  # what is scored is what is stored
+    for step in checkpoint_steps(data.n_steps, settings["checkpoints"]):
+        shutil.copytree(work / f"step-{step}", target / "checkpoints" / f"step-{step}")
+    scores = {f"{n}-shot": round(accuracy(model, data.questions, n, "test", TESTED), 4) for n in SHOTS}
+    about = {
+        "made_from": made_from,
+        "command": "python -m training.adapters",
+        "data": data.about,
+        "code": common.source_hash(),
+        "sha256": cache.file_sha256(target / ADAPTER[1]),
+        "files": cache.checksums(target),
+        "test_accuracy": scores,
+        "log": vars(log),
+        "environment": cache.environment(),
+    }
+    cache.write_json(target / "card.json", about)  # last, so that a folder with a card is complete
+    print(f"{target}: test accuracy {scores}, {log.seconds / 60:.1f} minutes")
     return log
 
 
@@ -303,7 +299,7 @@ def train_all(preset: str, name: str, seeds: Sequence[int] = ()) -> list[Path]:
     folders = []
     for seed in seeds or settings["seeds"]:
         own = {key: value for key, value in settings.items() if key != "seeds"} | {"seed": seed}
-        folders.append(weights_folder(preset) / (f"{name}-{seed}" if len(settings["seeds"]) > 1 else name))
+        folders.append(common.weights_folder(preset) / (f"{name}-{seed}" if len(settings["seeds"]) > 1 else name))
         train(own, folders[-1])
     return folders
 
@@ -316,40 +312,7 @@ def save_adapter(network: Any, base: str, folder: Path) -> None:
     config = copy.copy(network.peft_config["default"])
     config.base_model_name_or_path = base
     config.target_modules = list(PROJECTIONS)  # a set would be written in another order by every process
-    with writing(folder):
+    with cache.writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         config.save_pretrained(folder)
-    write_atomically(folder / ADAPTER[1], lambda path: save_file(tensors, path, metadata=about))
-
-
-def save_with_card(
-    model: LanguageModel,
-    network: Any,
-    data: TrainingSet,
-    settings: Mapping[str, Any],
-    made_from: Mapping[str, Any],
-    log: Log,
-    work: Path,
-    target: Path,
-) -> None:
-    """Write the adapter, its checkpoints and its card; the card last, so that a folder with one is complete."""
-    (target / "card.json").unlink(missing_ok=True)
-    shutil.rmtree(target / "checkpoints", ignore_errors=True)  # another recipe's are at other steps
-    save_adapter(network, settings["base"], target)
-    set_peft_model_state_dict(network, load_file(target / ADAPTER[1]))  # what is scored is what is stored
-    for step in checkpoint_steps(data.n_steps, settings["checkpoints"]):
-        shutil.copytree(work / f"step-{step}", target / "checkpoints" / f"step-{step}")
-    scores = {f"{n}-shot": round(accuracy(model, data.questions, n, "test", TESTED), 4) for n in SHOTS}
-    about = {
-        "made_from": made_from,
-        "command": "python -m training.adapters",
-        "data": data.about,
-        "code": source_hash(),
-        "sha256": file_sha256(target / ADAPTER[1]),
-        "files": {name: sha256 for name, sha256 in checksums(target).items() if name != "card.json"},
-        "test_accuracy": scores,
-        "log": vars(log),
-        "environment": environment(),
-    }
-    write_json(target / "card.json", about)
-    print(f"{target}: test accuracy {scores}, {log.seconds / 60:.1f} minutes")
+    cache.write_atomically(folder / ADAPTER[1], lambda path: save_file(tensors, path, metadata=about))

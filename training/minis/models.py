@@ -13,7 +13,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
 from tokenizers import Regex, Tokenizer, decoders, normalizers, pre_tokenizers, processors
 from tokenizers import models as tokenizer_models
 from transformers import (
@@ -34,7 +33,7 @@ from transformers import (
 )
 
 from peaks_and_gates.errors import UnknownName
-from training.common import weights_folder
+from training.common import read_recipes, weights_folder
 from training.scenes import words as scene_words
 
 from .image_tokenizer import N_IMAGE, PATCH, side_of, vq_settings
@@ -44,10 +43,7 @@ MARKS = {"image_token": "<image>", "boi_token": "<begin>", "eoi_token": "<end>"}
 
 def recipes(preset: str) -> dict[str, Any]:
     """What recipes.yml says for a preset: the codebook, the shape, the minis by name.  Raises UnknownName."""
-    known = yaml.safe_load((Path(__file__).parent / "recipes.yml").read_text())
-    if preset not in known:
-        raise UnknownName("preset with minis", preset, known)
-    return known[preset]
+    return read_recipes(Path(__file__).with_name("recipes.yml"), preset)
 
 
 def recipe(preset: str, name: str, seed: int | None = None, **changes: Any) -> dict[str, Any]:

@@ -23,17 +23,7 @@ from torch.nn.functional import cross_entropy
 from tqdm import tqdm
 from transformers import PreTrainedModel, ProcessorMixin
 
-from peaks_and_gates.cache import (
-    cache_folder,
-    cached,
-    checksums,
-    digest,
-    environment,
-    file_sha256,
-    read_json,
-    write_json,
-    writing,
-)
+from peaks_and_gates import cache
 from peaks_and_gates.errors import MissingFile, UnknownName
 from peaks_and_gates.gate.answers import cider, vqa_accuracy
 from peaks_and_gates.gate.experiment import KNOCKOUTS, Experiment, generate_answers
@@ -41,19 +31,8 @@ from peaks_and_gates.gate.pictures import Picture
 from peaks_and_gates.models import best_device
 from peaks_and_gates.statistics import bootstrap_mean
 from peaks_and_gates.wiring import closed_pairs
-from training.common import (
-    SAVE_EVERY,
-    Log,
-    build_optimizers,
-    check_files,
-    check_loss,
-    is_made_from,
-    learning_rate,
-    restore_state,
-    save_state,
-    source_hash,
-    take_step,
-)
+from training import common
+from training.common import SAVE_EVERY, Log, check_files, is_made_from
 from training.scenes.build import scene_rows
 from training.scenes.drawing import draw
 
@@ -76,19 +55,32 @@ def train(preset: str, name: str, seed: int | None = None, **changes: Any) -> Pa
     folder = models.minis_folder(preset)
     target = folder / f"{name}-{settings['seed']}"
     start = start_folder(preset, settings) if settings["start"] else None
-    made_from = {"recipe": settings} | ({"start": file_sha256(start / "model.safetensors")} if start else {})
+    made_from = {"recipe": settings} | ({"start": cache.file_sha256(start / "model.safetensors")} if start else {})
     card, n_scored = target.with_suffix(".json"), models.recipes(preset)["n_scored"]
     if is_made_from(card, made_from):
-        about = read_json(card)
+        about = cache.read_json(card)
         check_files(target, about["files"])
         if about.get("n_scored") != n_scored:
-            write_json(card, about | scored(target, settings, n_scored))
+            cache.write_json(card, about | scored(target, settings, n_scored))
         print(f"{target}: done")
         return target
     network, processor = build(settings, folder / "codebook.safetensors", folder / "eyes.safetensors", start)
-    work = cache_folder() / "minis" / digest(made_from | {"code": source_hash()})
+    work = cache.cache_folder() / "minis" / cache.digest(made_from | {"code": common.source_hash()})
     log = train_loop(network, processor, settings, work)
-    save_with_card(network, processor, settings, made_from, log, target, n_scored)
+    card.unlink(missing_ok=True)
+    save(network, processor, target)
+    about = {
+        "made_from": made_from,
+        "command": f"python -m training.minis {name} --seed {settings['seed']}",
+        "code": common.source_hash(),
+        "sha256": cache.file_sha256(target / "model.safetensors"),
+        "files": cache.checksums(target),
+        "parameters": sum(p.numel() for p in network.parameters()),
+        "log": vars(log),
+        "environment": cache.environment(),
+    }
+    cache.write_json(card, about | scored(target, settings, n_scored))  # last, so that a mini with a card is complete
+    print(f"{target}: {log.seconds / 60:.1f} minutes, loss {np.mean(log.loss[-50:]):.3f}")
     return target
 
 
@@ -116,7 +108,7 @@ def start_folder(preset: str, settings: Mapping[str, Any]) -> Path:
     folder = models.minis_folder(preset) / f"{name}-{seed}"
     if not folder.with_suffix(".json").is_file():
         raise MissingFile(f"There is no {folder}, which this mini starts from: run `python -m training.minis {name}`.")
-    check_files(folder, read_json(folder.with_suffix(".json"))["files"])
+    check_files(folder, cache.read_json(folder.with_suffix(".json"))["files"])
     return folder
 
 
@@ -180,8 +172,8 @@ def train_loop(network: PreTrainedModel, processor: Any, settings: Mapping[str, 
     if settings["penalty"]:
         network.set_attn_implementation("eager")  # the only one that shows its weights
     weights = {name: p for name, p in network.named_parameters() if p.requires_grad}
-    optimizers = build_optimizers(weights)
-    log, done = restore_state(weights, optimizers, work / "state.safetensors")
+    optimizers = common.build_optimizers(weights)
+    log, done = common.restore_state(weights, optimizers, work / "state.safetensors")
     uniform = math.log(len(words))
     network.train()
     with tqdm(total=settings["steps"], initial=done, desc="training", unit="step") as progress:
@@ -192,14 +184,14 @@ def train_loop(network: PreTrainedModel, processor: Any, settings: Mapping[str, 
             nn.utils.clip_grad_norm_(weights.values(), CLIP)
             log.loss.append(loss_on_text)
             # A trained model that is given a new wiring or a price may forget for a while all it could do.
-            check_loss([max(loss, KNOWS * uniform) for loss in log.loss], uniform)
-            rate = learning_rate(step, settings["steps"], settings["learning_rate"], settings["warmup"])
-            take_step(optimizers, rate)
+            common.check_loss([max(loss, KNOWS * uniform) for loss in log.loss], uniform)
+            rate = common.learning_rate(step, settings["steps"], settings["learning_rate"], settings["warmup"])
+            common.take_step(optimizers, rate)
             log.seconds += progress.format_dict["elapsed"] - before
             progress.update()
             progress.set_postfix(loss=f"{np.mean(log.loss[-20:]):.3f}")
             if (step + 1) % SAVE_EVERY == 0 or step + 1 == settings["steps"]:
-                save_state(weights, optimizers, log, step + 1, work / "state.safetensors")
+                common.save_state(weights, optimizers, log, step + 1, work / "state.safetensors")
     if settings["penalty"]:
         network.set_attn_implementation("sdpa")
     network.eval()
@@ -220,7 +212,7 @@ def image_codes(network: PreTrainedModel, processor: ProcessorMixin, lessons: Le
 
     inputs = {"image tokenizer": image_tokenizer.identity(network.model.vqmodel)}
     inputs |= {key: getattr(lessons, key) for key in ("n_scenes", "n_image", "most_things")}
-    return cached("mini_codes", inputs, encode).get_tensor("codes")
+    return cache.cached("mini_codes", inputs, encode).get_tensor("codes")
 
 
 def loss_of(
@@ -307,36 +299,9 @@ def image_losses(network: PreTrainedModel, hidden: Tensor, packed: Packed) -> Te
     return cross_entropy(logits.float(), packed.ids[image].to(logits.device), reduction="none")
 
 
-def save_with_card(
-    network: PreTrainedModel,
-    processor: Any,
-    settings: Mapping[str, Any],
-    made_from: Mapping[str, Any],
-    log: Log,
-    target: Path,
-    n_scored: int,
-) -> None:
-    """Write the mini in bfloat16 and its card; the card last, so that a mini with one is complete."""
-    card = target.with_suffix(".json")
-    card.unlink(missing_ok=True)
-    save(network, processor, target)
-    about = {
-        "made_from": made_from,
-        "command": f"python -m training.minis {target.name.rpartition('-')[0]} --seed {settings['seed']}",
-        "code": source_hash(),
-        "sha256": file_sha256(target / "model.safetensors"),
-        "files": checksums(target),
-        "parameters": sum(p.numel() for p in network.parameters()),
-        "log": {"loss": log.loss, "validation": [], "seconds": log.seconds},
-        "environment": environment(),
-    }
-    write_json(card, about | scored(target, settings, n_scored))
-    print(f"{target}: {log.seconds / 60:.1f} minutes, loss {np.mean(log.loss[-50:]):.3f}")
-
-
 def save(network: PreTrainedModel, processor: Any, target: Path) -> None:
     """Write a mini into a folder, in bfloat16.  Raises StorageFull."""
-    with writing(target):
+    with cache.writing(target):
         target.mkdir(parents=True, exist_ok=True)
         network.to(torch.bfloat16).save_pretrained(target)
         processor.save_pretrained(target)

@@ -4,16 +4,12 @@
 resumes where it stopped; what has a card is not trained again.
 """
 
-import argparse
+from training.common import command_line
 
 from .grid import export
 from .train import run
 
-parser = argparse.ArgumentParser(prog="python -m training.narrow_gates", description=__doc__)
-parser.add_argument("cells", nargs="*")
-parser.add_argument("--preset", default="laptop")
-parser.add_argument("--seed", type=int, action="append", default=[], help="of a cell; may be repeated")
-arguments = parser.parse_args()
-run(arguments.preset, arguments.cells, arguments.seed)
+arguments = command_line("narrow_gates", __doc__)
+run(arguments.preset, arguments.names, arguments.seed)
 if arguments.preset == "laptop":
     export()

@@ -7,16 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import yaml
 
 from peaks_and_gates.cache import read_json
-from peaks_and_gates.errors import UnknownName
-from training.common import weights_folder, write_with_card
+from training.common import read_recipes, weights_folder, write_with_card
 
 BASE = "base"
 MEANING = {
@@ -44,23 +41,18 @@ class Cell:
     seeds: tuple[int, ...]
 
 
-@cache
-def described() -> dict[str, Any]:
-    """What grid.yml says."""
-    return yaml.safe_load((Path(__file__).parent / "grid.yml").read_text())
+PLAN = Path(__file__).with_name("grid.yml")
+FACTORS = read_recipes(PLAN, "factors")  # what is changed, and what the base has
 
 
 def size(preset: str) -> dict[str, Any]:
-    """The settings of the study at a preset's size.  Raises UnknownName."""
-    known = described()["sizes"]
-    if preset not in known:
-        raise UnknownName("preset with a study", preset, known)
-    return known[preset]
+    """The settings of the study at a preset's size."""
+    return read_recipes(PLAN, "sizes")[preset]
 
 
 def grid(preset: str) -> dict[str, Cell]:
     """The cells by name, the base first.  Raises UnknownName."""
-    chosen, known = size(preset), described()["cells"]
+    chosen, known = size(preset), read_recipes(PLAN, "cells")
     cells = {}
     for name in chosen.get("cells", known):
         changes = dict(known[name])
@@ -86,7 +78,7 @@ def rows(preset: str) -> pd.DataFrame:
             ]
             loss, minutes = card["log"]["loss"][-1], card["log"]["seconds"] / 60
             numbers += [("loss", loss, loss, loss, 1), ("minutes", minutes, minutes, minutes, 1)]
-            base = described()["factors"].get(cell.factor, BASE)
+            base = FACTORS.get(cell.factor, BASE)
             lines += [(cell.factor, cell.name, base, cell.label, seed, *number) for number in numbers]
     columns = ["factor", "cell", "base", "label", "seed", "metric", "value", "low", "high", "n"]
     return pd.DataFrame(lines, columns=columns).astype({"value": float, "low": float, "high": float})

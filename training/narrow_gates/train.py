@@ -10,7 +10,6 @@ its loss.
 from __future__ import annotations
 
 import hashlib
-import warnings
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,13 +17,13 @@ from typing import Any
 
 import numpy as np
 
-from peaks_and_gates.cache import cache_folder, checksums, digest, environment, read_json, write_json
-from peaks_and_gates.errors import BookError, UnknownName
+from peaks_and_gates.cache import cache_folder, digest, environment, made_once, read_json, write_json
+from peaks_and_gates.errors import UnknownName
 from peaks_and_gates.gate.answers import vqa_accuracy
 from peaks_and_gates.gate.experiment import KNOCKOUTS, Experiment, generate_answers
 from peaks_and_gates.gate.pictures import Picture
 from peaks_and_gates.statistics import Estimate, bootstrap_mean, share_lost
-from training.common import Log, check_files, is_made_from, source_hash
+from training.common import Log, is_made_from, source_hash
 from training.minis import models
 from training.minis.image_tokenizer import side_of
 from training.minis.train import build, save, train_loop
@@ -112,29 +111,17 @@ def trained(preset: str, settings: Mapping[str, Any]) -> tuple[Path, Log]:
     inputs = {"recipe": settings, "start": before, "code": source_hash()}
     folder = cache_folder() / "study"
     work = folder / digest(inputs)
-    log = finished(work)
-    if log is None:
+
+    def make(target: Path) -> None:
         start = trained(preset, before)[0] if before else None
         tower = folder / f"eyes-{digest([settings.get('eyes'), inputs['code']])}.safetensors"
         network, processor = build(settings, models.minis_folder(preset) / "codebook.safetensors", tower, start)
         log = train_loop(network, processor, settings, work)
-        save(network, processor, work / "model")
-        write_json(work / "log.json", {"log": vars(log), "files": checksums(work / "model")})
-        (work / "state.safetensors").unlink(missing_ok=True)
-    return work / "model", log
+        save(network, processor, target)
+        write_json(target / "log.json", vars(log))
 
-
-def finished(work: Path) -> Log | None:
-    """What was measured of a finished model; None if there is none or, with a warning, if a file of it is damaged."""
-    if not (work / "log.json").is_file():
-        return None
-    try:
-        about = read_json(work / "log.json")
-        check_files(work / "model", about["files"])
-    except BookError as error:
-        warnings.warn(f"{error} It is trained anew now.", stacklevel=2)
-        return None
-    return Log(**about["log"])
+    model = made_once(work / "model", inputs, make)
+    return model, Log(**read_json(model / "log.json"))
 
 
 def asked(n_image: int, most_things: int, n: int, kinds: Sequence[str]) -> list[Picture]:

@@ -10,7 +10,6 @@ import io
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 from PIL import Image
 
@@ -24,7 +23,6 @@ N_TEST = {0: 2400, 1: 1200, 2: 1200}  # by seed; of 24 classes, so 100 or 50 of 
 N_TRAIN = 4000  # questions about training scenes, that a guesser reads
 N_ASKED = 100  # scenes whose questions are all kept
 TILE = 48  # pixels of a single object
-ARROW = " → "
 CARDS = {
     "scenes": {
         "split, seed, i": "which scene of scene.sample(split, n, seed); a shorter sample begins a longer one",
@@ -77,55 +75,34 @@ def scene_rows(split: str, n: int, seed: int) -> pd.DataFrame:
     return pd.DataFrame(rows).reindex(columns=[*columns, "png"])
 
 
-def with_two_objects(scenes: list[Scene]) -> int:
-    """Number of the first scene of two single objects of different colour and shape: it allows most questions."""
-    for i, described in enumerate(scenes):
-        if [thing.count for thing in described.things] == [1, 1]:
-            one, other = described.things
-            if one.colour != other.colour and one.shape != other.shape:
-                return i
-    raise LookupError(f"None of {len(scenes)} scenes has two such objects: draw more.")
-
-
-def change(before: Scene, after: Scene, attribute: str) -> str:
-    """What differs between a scene and its twin: "red star: plain → dotted"."""
-    if attribute == "background":
-        return f"{before.background}{ARROW}{after.background}"
-    old, new = next(pair for pair in zip(before.things, after.things, strict=True) if pair[0] != pair[1])
-    values = {
-        "colour": lambda thing, other: f"{thing.colour} {thing.shape}",
-        "shape": lambda thing, other: f"{thing.colour} {thing.shape}",
-        "count": lambda thing, other: words.NUMBERS[thing.count],
-        "position": lambda thing, other: cell(next(place for place in thing.places if place not in other.places)),
-    }.get(attribute, lambda thing, other: getattr(thing, attribute))
-    name = "" if attribute in ("colour", "shape") else f"{old.colour} {old.shape}: "
-    return f"{name}{values(old, new)}{ARROW}{values(new, old)}"
-
-
-def cell(place: Place) -> str:
-    """The name of a place's cell in the grid."""
-    return f"{scene.ROWS[place.row]} {scene.COLUMNS[place.column]}"
+def has_two_different_objects(described: Scene) -> bool:
+    """Whether a scene has two objects that differ in colour and in shape: it allows most questions."""
+    one, other = described.things[0], described.things[-1]
+    single = [thing.count for thing in described.things] == [1, 1]
+    return single and one.colour != other.colour and one.shape != other.shape
 
 
 def twin_rows(seed: int) -> list[dict[str, Any]]:
-    """One test scene and its twins: attribute ("" for the scene itself), change, caption, questions, png."""
-    scenes = scene.sample("test", 100, seed)
-    i = with_two_objects(scenes)
-    pictures = {"": scenes[i]}
-    for number, attribute in enumerate(scene.TWINS):
-        pictures[attribute] = scene.twin(scenes[i], attribute, np.random.default_rng([seed, number]))
-    return [
-        {
-            "seed": seed,
-            "i": i,
-            "attribute": attribute,
-            "change": change(scenes[i], shown, attribute) if attribute else "",
-            "caption": words.caption(shown),
-            "questions": all_questions(shown),
-            "png": png(draw(shown)),
-        }
-        for attribute, shown in pictures.items()
-    ]
+    """A test scene and its twins: attribute ("" for the scene itself), change, caption, questions, png."""
+    scenes = scene.sample("test", N_ASKED, seed)
+    i, original = next((i, described) for i, described in enumerate(scenes) if has_two_different_objects(described))
+    rows = []
+    for attribute, shown in {"": original, **scene.twins(original)}.items():
+        old, new = (attribute and value(described, attribute) for described in (original, shown))
+        row = {"seed": seed, "i": i, "attribute": attribute, "change": f"{old} → {new}" if attribute else ""}
+        rows.append(row | {"caption": words.caption(shown), "questions": all_questions(shown), "png": png(draw(shown))})
+    return rows
+
+
+def value(described: Scene, attribute: str) -> str:
+    """An attribute of the last thing of a scene, or its background, in words: "red star", "two", "top left"."""
+    thing = described.things[-1]
+    if attribute == "background":
+        return described.background
+    if attribute == "position":
+        return f"{scene.ROWS[thing.places[0].row]} {scene.COLUMNS[thing.places[0].column]}"
+    values = {"count": words.NUMBERS[thing.count], "texture": thing.texture, "size": thing.size}
+    return values.get(attribute, f"{thing.colour} {thing.shape}")
 
 
 def combination_rows() -> list[dict[str, Any]]:

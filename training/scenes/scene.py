@@ -1,7 +1,7 @@
 """Procedural scenes: coloured shapes on a plain background, described by a seed, without any file.
 
     scene = sample("test", n=1, seed=0)[0]      # a frozen description
-    other = twin(scene, "colour", rng)          # one attribute changed, everything else kept
+    other = twins(scene)["colour"]              # one attribute changed, everything else kept
 
 A scene is drawn by `drawing`; what is said and asked about it is in `words`.  The three splits share every attribute
 value and no combination of colour, shape and texture, so that a test picture shows things never seen together in
@@ -39,7 +39,6 @@ COLUMNS = ("left", "center", "right")
 ROWS = ("top", "middle", "bottom")
 SPLITS = ("train", "validation", "test")
 VALUES = {"colour": tuple(COLOURS), "shape": SHAPES, "texture": TEXTURES, "size": tuple(SIZES)}
-TWINS = ("colour", "shape", "texture", "size", "position", "count", "background")
 MOST_THINGS, MOST_OBJECTS = 3, 4
 MOST_SHIFT = 5  # hundredths of a cell; with the largest size it keeps an object inside its cell
 
@@ -79,29 +78,10 @@ class Thing:
 
 @dataclass(frozen=True)
 class Scene:
-    """A picture's description.  The first thing is the main one; the only large one in a sampled scene of several.
-
-    Raises UnknownName for an attribute that does not exist, BadParameter for objects that would overlap or leave the
-    picture, and for two things of one colour and shape, which no sentence could tell apart.
-    """
+    """A picture's description.  The first thing is the main one; the only large one in a sampled scene of several."""
 
     things: tuple[Thing, ...]
     background: str
-
-    def __post_init__(self) -> None:
-        """Refuse what cannot be drawn or described."""
-        _check_name("background", self.background, BACKGROUNDS)
-        for thing, (attribute, values) in itertools.product(self.things, VALUES.items()):
-            _check_name(attribute, getattr(thing, attribute), values)
-        places = [place for thing in self.things for place in thing.places]
-        if not 1 <= len(self.things) <= MOST_THINGS or not len(self.things) <= len(places) <= MOST_OBJECTS:
-            raise BadParameter(f"A scene has 1 to {MOST_THINGS} things, 1 to {MOST_OBJECTS} objects: {self.things}")
-        if any({p.row, p.column} - {0, 1, 2} or max(abs(p.down), abs(p.right)) > MOST_SHIFT for p in places):
-            raise BadParameter(f"A place is outside the 3 x 3 grid or shifted by more than {MOST_SHIFT}: {places}")
-        if len({(place.row, place.column) for place in places}) < len(places):
-            raise BadParameter(f"Two objects are in one cell of the grid: {places}")
-        if len({(thing.colour, thing.shape) for thing in self.things}) < len(self.things):
-            raise BadParameter("Two things have the same colour and shape; give one thing two places instead.")
 
 
 def _check_name(kind: str, value: str, values: Sequence[str]) -> None:
@@ -192,54 +172,18 @@ def _pick(values: Sequence, rng: np.random.Generator):
     return values[rng.integers(len(values))]
 
 
-def twin(scene: Scene, attribute: str, rng: np.random.Generator) -> Scene:
-    """The same scene but for one attribute of one thing, or for the background.
+def twins(scene: Scene) -> dict[str, Scene]:
+    """Seven scenes that differ from one in a single attribute of its last thing, or in the background, by attribute.
 
-    attribute: one of TWINS.  "position" moves one object to a free cell; "count" adds or takes away one object of a
-    kind that stays.  The twin may show a combination that another split owns.  Raises UnknownName.
+    A value is replaced by the next one in its list; "position" moves the last thing to the first free cell, "count"
+    puts another such object there.  A twin may show a combination that another split owns.
     """
-    _check_name("attribute of a twin", attribute, TWINS)
-    if attribute == "background":
-        return replace(scene, background=_pick([b for b in BACKGROUNDS if b != scene.background], rng))
-    if attribute == "count":
-        return _recounted(scene, rng)
-    index = int(rng.integers(len(scene.things)))
-    thing = scene.things[index]
-    if attribute == "position":
-        moved = int(rng.integers(thing.count))
-        row, column = _pick(_free_cells(scene), rng)
-        places = [*thing.places[:moved], *thing.places[moved + 1 :]]
-        places.append(replace(thing.places[moved], row=row, column=column))
-        return _with(scene, index, places=tuple(sorted(places)))
-    taken = {(other.colour, other.shape) for other in scene.things}
-    new = [replace(thing, **{attribute: value}) for value in VALUES[attribute] if value != getattr(thing, attribute)]
-    if attribute in ("colour", "shape"):
-        new = [candidate for candidate in new if (candidate.colour, candidate.shape) not in taken]
-    return _with(scene, index, **{attribute: getattr(_pick(new, rng), attribute)})
-
-
-def _with(scene: Scene, index: int, **changes: object) -> Scene:
-    """The scene with one thing changed."""
-    things = list(scene.things)
-    things[index] = replace(things[index], **changes)
-    return replace(scene, things=tuple(things))
-
-
-def _free_cells(scene: Scene) -> list[tuple[int, int]]:
-    """Row and column of the cells without an object."""
-    taken = {(place.row, place.column) for thing in scene.things for place in thing.places}
-    return [cell for cell in itertools.product(range(3), range(3)) if cell not in taken]
-
-
-def _recounted(scene: Scene, rng: np.random.Generator) -> Scene:
-    """One object more of a thing, or one less of a thing that has several; one of the two is always possible."""
-    changes = []
-    for index, thing in enumerate(scene.things):
-        if sum(other.count for other in scene.things) < MOST_OBJECTS:
-            row, column = _pick(_free_cells(scene), rng)
-            changes.append((index, (*thing.places, Place(row, column))))
-        if thing.count > 1:
-            gone = int(rng.integers(thing.count))
-            changes.append((index, thing.places[:gone] + thing.places[gone + 1 :]))
-    index, places = changes[rng.integers(len(changes))]
-    return _with(scene, index, places=tuple(sorted(places)))
+    *others, thing = scene.things
+    following = lambda values, value: values[(values.index(value) + 1) % len(values)]
+    cells = {(place.row, place.column) for other in scene.things for place in other.places}
+    free = Place(*next(cell for cell in itertools.product(range(3), range(3)) if cell not in cells))
+    changes = {name: {name: following(values, getattr(thing, name))} for name, values in VALUES.items()}
+    changes |= {"position": {"places": (free, *thing.places[1:])}, "count": {"places": (free, *thing.places)}}
+    changed = {name: replace(thing, **change) for name, change in changes.items()}
+    twins = {name: replace(scene, things=(*others, other)) for name, other in changed.items()}
+    return twins | {"background": replace(scene, background=following(tuple(BACKGROUNDS), scene.background))}
