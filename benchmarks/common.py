@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 import psutil
 import torch
 
-from peaks_and_gates import store
+from peaks_and_gates import cache
 
 HERE = Path(__file__).parent
 T, S = TypeVar("T"), TypeVar("S")
@@ -91,9 +91,9 @@ def machine() -> dict[str, Any]:
         "memory_gb": round(psutil.virtual_memory().total / 1e9, 1),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "date": datetime.now(UTC).date().isoformat(),
-    } | store.environment()
+    } | cache.environment()
 
 
 def keep(name: str, rows: list[dict[str, Any]]) -> None:
     """Write a benchmark's rows to measured/, with the machine beside them, for the page on speed."""
-    store.write_json(HERE / "measured" / f"{name}.json", {"machine": machine(), "rows": rows})
+    cache.write_json(HERE / "measured" / f"{name}.json", {"machine": machine(), "rows": rows})

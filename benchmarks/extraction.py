@@ -19,7 +19,7 @@ import estimate
 import torch
 from common import in_a_process, keep, matmul_rate, memory, side_by_side
 
-from peaks_and_gates import models, store
+from peaks_and_gates import cache, models
 from peaks_and_gates.landscape.extraction import encode, extract, hidden_states
 from peaks_and_gates.landscape.questions import build_prompts, load
 
@@ -98,7 +98,7 @@ def main():
     for n in MEMORY:
         with tempfile.TemporaryDirectory() as folder:
             for made in ("models", "downloads"):  # the model is there; the states are to be made
-                (Path(folder) / made).symlink_to(store.cache_folder().resolve() / made)
+                (Path(folder) / made).symlink_to(cache.cache_folder().resolve() / made)
             found = in_a_process("extraction.py", n, PG_CACHE=folder)
         rows.append({"benchmark": "memory", "setting": f"{n} questions", "unit": "GB, at most", "ours": found["gb"]})
         print(f"{n} questions: {found['gb']:.2f} GB at most", flush=True)

@@ -45,7 +45,7 @@ def main() -> None:
         subprocess.run(["git", "clone", "--quiet", str(HERE.parent), folder], check=True)
         settings = os.environ | {"PYTHONPATH": f"{folder}/src", "PG_CACHE": f"{folder}/.cache"}
         for name, arguments in STEPS.items():
-            command = [sys.executable, "-m", "peaks_and_gates.cli", *arguments, "--preset", "laptop"]
+            command = [sys.executable, "-m", "peaks_and_gates", *arguments, "--preset", "laptop"]
             start = time.perf_counter()
             subprocess.run(command, cwd=folder, env=settings, check=True)
             minutes = (time.perf_counter() - start) / 60

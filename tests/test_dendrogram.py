@@ -213,41 +213,6 @@ def made(own_cache, monkeypatch) -> QuestionSet:
     return questions
 
 
-def test_tables_can_be_drawn_again_without_a_model(made, tmp_path, monkeypatch):
-    monkeypatch.setenv("PG_RECORD", str(tmp_path))
-    chosen = panels(STUDY, fine_tuned=["tiny-llama"], depth_few_shot=1.0)
-    trees = dendrogram.trees(chosen)
-    about = trees.numbers.drop_duplicates("condition").set_index("condition")
-    assert list(about.index) == [
-        "1-shot",
-        "0-shot",
-        "fine-tuned, seed 0",
-        "1-shot, Z = 0",
-        "1-shot, Z = 4",
-        "fine-tuned",
-    ]
-    assert about.loc["1-shot", "layer"] == 4 and about.loc["0-shot", "layer"] == 1
-    assert {"low", "high", "null", "null_high", "n", "depth", "model", "setting"} <= set(trees.numbers.columns)
-    assert len(trees.leaves) - len(trees.links) == trees.leaves["condition"].nunique()
-    assert set(trees.subjects["subject"]) == set(made.subjects)
-
-    monkeypatch.setenv("PG_REDRAW", "1")
-    monkeypatch.setattr(dendrogram, "grow_all", None)  # would fail if called
-    again = dendrogram.trees(chosen)
-    for table, recorded in zip(trees, again, strict=True):
-        pd.testing.assert_frame_equal(table, recorded)
-    for condition in about.index[:-1]:
-        assert b"</svg>" in figures.drawn(lambda c=condition: tree_figures.dendrogram(again, c))
-        assert "N = 96" in tree_figures.summary(again, condition)
-    beside = tree_figures.beside_paper(again)
-    assert beside.loc[("paper, llama-3-8b", "5-shot", "1.6"), "peaks"] == 72
-    assert beside.loc[("paper, llama-3-8b", "0-shot", "1.6"), ["mixed", "subjects in the largest mix"]].tolist() == [
-        7,
-        "26",
-    ]
-    assert len(beside) == 9 + 5
-
-
 def test_depth_must_be_one(made):
     with pytest.raises(BadParameter, match="depth"):
         dendrogram.trees([Panel("0-shot", STUDY, 0, 1.2)])

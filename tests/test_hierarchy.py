@@ -178,13 +178,3 @@ def test_agreement_takes_the_subjects_both_know():
     far = [distances[i, j] for a, i in enumerate(inside) for j in inside[a + 1 :] if (i, j) not in pair]
     wins = np.mean([(f > n) + 0.5 * (f == n) for n in near for f in far])
     assert statistic(kept) == pytest.approx(wins)
-
-
-def test_recorded_distances_are_read_when_redrawn(tmp_path, monkeypatch):
-    monkeypatch.setenv("PG_RECORD", str(tmp_path))
-    steps = np.array([[0.0, 3.0], [3.0, 0.0]])
-    monkeypatch.setattr(hierarchy, "known", lambda questions, subjects: (steps, None))
-    first = hierarchy.distance_table("wordnet", ["birds", "law"])
-    monkeypatch.setenv("PG_REDRAW", "1")
-    monkeypatch.setattr(hierarchy, "known", None)  # would fail if called
-    pd.testing.assert_frame_equal(hierarchy.distance_table("wordnet", ["birds", "law"]), first)

@@ -141,16 +141,6 @@ def test_the_numbers_are_those_of_all_the_questions(found, layer):
     assert shown["n_peaks"] == [peak.max() + 1]
 
 
-def test_a_page_is_redrawn_from_the_record_alone(found, tmp_path, monkeypatch):
-    monkeypatch.setenv("PG_RECORD", str(tmp_path / "record"))
-    asked = {"5-shot": Made("made-model", "made", [5])}
-    recorded = maps.landscape_map(asked, n_shown=7)
-    monkeypatch.setenv("PG_REDRAW", "1")
-    monkeypatch.setattr(maps, "layer_planes", lambda *_: pytest.fail("a model was asked"))
-    again = maps.landscape_map(asked, n_shown=7)
-    assert map_figures.content(again) == map_figures.content(recorded)
-
-
 def test_the_data_in_the_page_are_those_of_the_map_and_cannot_end_their_element(found):
     page = map_figures.interactive(found).data
     data = re.search(r'<script type="application/json">(.*?)</script>', page, re.S).group(1)

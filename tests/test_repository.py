@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from conftest import ROOT
-from peaks_and_gates.cli import cli
+from peaks_and_gates.book.cli import cli
 
 GITHUB = ROOT / ".github"
 WORKFLOWS = sorted((GITHUB / "workflows").glob("*.yml"))

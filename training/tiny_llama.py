@@ -12,7 +12,7 @@ from tokenizers import Tokenizer, decoders, pre_tokenizers
 from tokenizers import models as tokenizer_models
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from peaks_and_gates import store
+from peaks_and_gates import cache
 
 FOLDER = Path(__file__).parents[1] / "weights" / "smoke" / "tiny-llama"
 
@@ -41,5 +41,5 @@ def save(folder: Path, seed: int = 0) -> Path:
 if __name__ == "__main__":
     save(FOLDER)
     (FOLDER / "card.json").unlink(missing_ok=True)
-    card = {"command": "python -m training.tiny_llama", "seed": 0, "files": store.checksums(FOLDER)}
-    store.write_json(FOLDER / "card.json", card | {"environment": store.environment()})
+    card = {"command": "python -m training.tiny_llama", "seed": 0, "files": cache.checksums(FOLDER)}
+    cache.write_json(FOLDER / "card.json", card | {"environment": cache.environment()})

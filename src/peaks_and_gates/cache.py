@@ -203,6 +203,15 @@ def folder_is_valid(folder: Path) -> bool:
         return False
 
 
+def check_files(folder: Path, sha256: dict[str, str]) -> None:
+    """Raise MissingFile or HashMismatch if a file of a folder is not the one with this checksum."""
+    for name, expected in sha256.items():
+        if not (folder / name).is_file():
+            raise MissingFile(f"{folder / name} is not there. Restore it, or make {folder} again.")
+        if file_sha256(folder / name) != expected:
+            raise HashMismatch(f"{folder / name} is damaged or was changed. Restore it, or make {folder} again.")
+
+
 def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
     """Call `write` on a temporary name beside `path`, then rename: a reader sees the old file or the new one.
 

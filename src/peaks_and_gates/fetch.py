@@ -21,8 +21,8 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
+from peaks_and_gates.cache import cache_folder, file_sha256, locked, write_atomically, writing
 from peaks_and_gates.errors import BadParameter, HashMismatch, MissingFile
-from peaks_and_gates.store import cache_folder, file_sha256, locked, write_atomically, writing
 
 
 def package_file(requirement: str, sha256: str, member: str, member_sha256: str | None = None) -> Path:

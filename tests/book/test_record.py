@@ -1,5 +1,8 @@
 """The record: what is read back is what was written, for these inputs and no others."""
 
+import json
+from dataclasses import dataclass
+
 import pandas as pd
 import pytest
 
@@ -16,6 +19,12 @@ NUMBERS = pd.DataFrame({
 OTHERS = pd.DataFrame({"core": [0.25], "png": [b"\x00\xff"], "points": [[1, 2]], "layer": [1.5], "rank": [None]})
 EMPTY = pd.DataFrame({"value": pd.Series(dtype=float), "name": pd.Series(dtype=object)})
 TABLES = {"numbers": NUMBERS, "others": OTHERS, "empty": EMPTY}
+
+
+@dataclass
+class Study:
+    seed: int
+    shots: tuple
 
 
 @pytest.fixture
@@ -77,7 +86,9 @@ def test_a_recorded_function_is_called_once_with_plain_data(tmp_path, monkeypatc
     monkeypatch.setenv("PG_PAGE", "page")
     with pytest.raises(BadParameter, match="plain data"):
         numbers(object())
-    numbers(0)
+    numbers(Study(seed=0, shots=(0, 5)))
+    about = json.loads((tmp_path / "numbers.json").read_text())
+    assert about["inputs"] == {"seed": {"seed": 0, "shots": [0, 5]}, "more": []}
     with pytest.raises(BadParameter, match="twice"):
         numbers(1)
 

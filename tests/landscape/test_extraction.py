@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from conftest import make_questions
-from peaks_and_gates import models, store
+from peaks_and_gates import cache, models
 from peaks_and_gates.errors import BadParameter, BadStates
 from peaks_and_gates.landscape import extraction
 from peaks_and_gates.landscape.extraction import extract, hidden_states
@@ -197,7 +197,7 @@ def test_other_inputs_are_other_states(own_cache, monkeypatch):
 def golden_names():
     """The models whose states are compared: those that need no download here."""
     wheel = models.MODELS["smollm2-135m-instruct"]
-    folder = store.cache_folder() / "models" / f"smollm2-135m-instruct-{wheel['sha256'][:8]}"
+    folder = cache.cache_folder() / "models" / f"smollm2-135m-instruct-{wheel['sha256'][:8]}"
     return ["tiny-llama", "tiny-llama-fine-tuned-0", *(["smollm2-135m-instruct"] if folder.is_dir() else [])]
 
 

@@ -15,7 +15,7 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
-from peaks_and_gates import models, store
+from peaks_and_gates import cache, models
 from peaks_and_gates.errors import BadParameter, HashMismatch, MissingFile, ModelUnavailable, UnknownName
 from training.tiny_llama import save
 
@@ -243,7 +243,7 @@ def wheel(own_cache, tmp_path, monkeypatch):
 
 
 def test_a_download_is_checked_stored_and_fetched_again_if_damaged(wheel, own_cache):
-    hello, sha256 = hashlib.sha256(b"hello").hexdigest(), store.file_sha256(wheel)
+    hello, sha256 = hashlib.sha256(b"hello").hexdigest(), cache.file_sha256(wheel)
     fetch = lambda archive=sha256, member="tiny/data.txt", digest=hello: models.package_file(
         "tiny==1.0", archive, member, digest
     )

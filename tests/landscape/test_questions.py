@@ -8,7 +8,7 @@ from pathlib import Path
 import datasets
 import pytest
 
-from peaks_and_gates import store
+from peaks_and_gates import cache
 from peaks_and_gates.errors import BadParameter, BadQuestions, MissingFile, UnknownName
 from peaks_and_gates.landscape.questions import SPLITS, Question, QuestionSet, block, build_prompts, check, header, load
 
@@ -48,7 +48,7 @@ def test_golden_prompts(words, n_shots):
     prompts = build_prompts(words, n_shots)
     birds = next(prompt for prompt in prompts if prompt.subject == "birds")
     assert birds.text.encode() == (GOLDEN / f"wordnet-birds-{n_shots}-shot.txt").read_bytes()
-    assert store.digest([prompt.text for prompt in prompts]) == PROMPTS[n_shots]
+    assert cache.digest([prompt.text for prompt in prompts]) == PROMPTS[n_shots]
 
 
 def test_the_wordnet_questions_are_the_ones_of_the_record(words):
@@ -171,7 +171,7 @@ def test_mmlu_from_a_folder(tmp_path, kind):
     assert mmlu.validation["law"][0].text == "validation 0?" and not mmlu.train
     assert mmlu.source["sizes"] == {"dev": 10, "train": 0, "validation": 6, "test": 230}
     name = f"dev-00000-of-00001.{kind}"
-    assert mmlu.source["files"][name] == store.file_sha256(folder / "all" / name)
+    assert mmlu.source["files"][name] == cache.file_sha256(folder / "all" / name)
     assert mmlu == load(str(folder)) and load(str(folder), seed=1).test["algebra"] != mmlu.test["algebra"]
     assert len(build_prompts(mmlu, 5)) == 230
     with pytest.raises(BadParameter, match=r"221.*220"):

@@ -8,8 +8,6 @@ import pandas as pd
 import pytest
 import torch
 
-from peaks_and_gates import record
-from peaks_and_gates.errors import HashMismatch, MissingFile
 from peaks_and_gates.landscape import study as studies
 from peaks_and_gates.landscape.study import Study, accuracy_table, landscape_table, of_seeds
 from peaks_and_gates.questions import Prompt
@@ -113,24 +111,3 @@ def test_seeds_are_asked_without_shots_and_their_mean_spans_them():
     mean = table.loc["fine-tuned"]
     assert (mean["value"], mean["low"], mean["high"], mean["model"]) == (3, 0, 7, "tuned (3 seeds)")
     assert table.loc["fine-tuned, seed 2", "value"] == 6 and len(table) == 4
-
-
-def test_a_page_is_redrawn_from_its_record_of_the_same_parameters(tmp_path, monkeypatch):
-    computed = []
-
-    @record.recorded
-    def geometry(study, n_shots=5):
-        computed.append(study)
-        return pd.DataFrame({"value": [n_shots]})
-
-    monkeypatch.setenv("PG_RECORD", str(tmp_path))
-    monkeypatch.setenv("PG_PAGE", "page")
-    table = geometry(STUDY)
-    monkeypatch.setenv("PG_REDRAW", "1")
-    assert geometry(STUDY).equals(table) and len(computed) == 1
-    with pytest.raises(MissingFile, match="other parameters"):
-        geometry(replace(STUDY, seed=1))
-    (file,) = tmp_path.glob("*.parquet")
-    file.write_bytes(file.read_bytes()[:-1])
-    with pytest.raises(HashMismatch):
-        geometry(STUDY)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from peaks_and_gates import store
+from peaks_and_gates import cache
 from peaks_and_gates.landscape.questions import load
 from training.common import write_with_card
 
@@ -60,4 +60,4 @@ if __name__ == "__main__":
     print(load("wordnet").fingerprint)
     path = DATA / "wordnet-distances.csv"
     distances().to_csv(path, index=False)
-    store.write_json(path.with_suffix(".json"), SOURCE | {"sha256": store.file_sha256(path)})
+    cache.write_json(path.with_suffix(".json"), SOURCE | {"sha256": cache.file_sha256(path)})

@@ -92,40 +92,6 @@ def compare(before: Path, after: Path, tolerance: float) -> None:
     sys.exit(bool(lines))
 
 
-@cli.command()
-@preset_option
-@click.option("--only", multiple=True, metavar="NAME", help="A recipe of finetune.yml; may be repeated.")
-@click.option("--seed", "seeds", multiple=True, type=int, help="A seed of the fine-tuning; may be repeated.")
-def finetune(preset: str, only: tuple[str, ...], seeds: tuple[int, ...]) -> None:
-    """Train the book's adapters into weights/; a run that was killed goes on where it was."""
-    from .. import finetune as tuning
-
-    for name in only or tuning.recipes(preset):
-        tuning.train_all(preset, name, seeds)
-
-
-@cli.command()
-@preset_option
-@click.argument("names", nargs=-1)
-@click.option("--seed", "seeds", multiple=True, type=int, help="A seed of the recipe; may be repeated.")
-def train(preset: str, names: tuple[str, ...], seeds: tuple[int, ...]) -> None:
-    """Train minis (mini-native, ...; all if none is named) into weights/; a killed run goes on where it was."""
-    from .. import mini_training
-
-    mini_training.train_all(preset, [name.removeprefix("mini-") for name in names], seeds)
-
-
-@cli.command()
-@preset_option
-@click.option("--only", multiple=True, metavar="CELL", help="A cell of gate_study.yml; may be repeated.")
-@click.option("--seed", "seeds", multiple=True, type=int, help="A seed of a cell; may be repeated.")
-def study(preset: str, only: tuple[str, ...], seeds: tuple[int, ...]) -> None:
-    """Train the grid of the page on narrow gates and leave a card of each model; a killed run goes on where it was."""
-    from .. import study_training
-
-    study_training.run(preset, only, seeds)
-
-
 def main(arguments: list[str] | None = None) -> Any:
     """Entry point: an error of ours is one message and exit code 2, with no traceback."""
     try:

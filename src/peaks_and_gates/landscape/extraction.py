@@ -30,7 +30,8 @@ from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 from transformers import DynamicCache
 
-from .. import models, store
+from .. import models
+from ..cache import STATES, cached, digest
 from ..errors import BadParameter, BadStates
 from ..models import LanguageModel
 from ..progress import bar
@@ -38,7 +39,6 @@ from .questions import Prompt
 
 POINTS = ("residual", "norm")
 FEWEST_TOKENS, MOST_TOKENS = 4096, 65_536  # of one forward pass: on a CPU more gain nothing
-STATES = 1  # raised when the same inputs give other states, see tests/landscape/test_extraction.py
 
 
 @dataclass(frozen=True)
@@ -166,8 +166,8 @@ def max_batch_tokens(model: LanguageModel) -> int:
     kv_width = config.hidden_size * config.num_key_value_heads // config.num_attention_heads
     numbers = numbers_per_token(config.num_hidden_layers, config.hidden_size, kv_width, config.intermediate_size)
     # Memory that torch keeps of tensors that are gone is free, too.
-    cached = torch.cuda.memory_reserved(model.device) - torch.cuda.memory_allocated(model.device)
-    half = (torch.cuda.mem_get_info(model.device)[0] + cached) // 2
+    reserved = torch.cuda.memory_reserved(model.device) - torch.cuda.memory_allocated(model.device)
+    half = (torch.cuda.mem_get_info(model.device)[0] + reserved) // 2
     return min(MOST_TOKENS, max(FEWEST_TOKENS, half // (model.dtype.itemsize * numbers)))
 
 
@@ -236,7 +236,7 @@ def require_finite(hidden: Tensor, name: str) -> None:
 
 @dataclass(frozen=True)
 class StoredStates:
-    """The states of a question set, read from the store one layer at a time.
+    """The states of a question set, read from the cache one layer at a time.
 
     letter_logprobs: (n, 4) float32.  subject: n names.  answer: (n,) int64.  n_layers: L.
     key: hash of everything the states were made from.
@@ -279,11 +279,11 @@ def hidden_states(
     parts, keys = [], []
     with bar(total=len(prompts), desc=title, unit="question") as progress:
         for subject, group in by_subject.items():
-            texts = store.digest([(prompt.prefix, prompt.question, prompt.answer) for prompt in group])
+            texts = digest([(prompt.prefix, prompt.question, prompt.answer) for prompt in group])
             inputs = common | {"subject": subject, "prompts": texts, "version": STATES}
             before = progress.n
             compute = lambda group=group: by_layer(extract(model(), group, points, progress=progress))
-            parts.append(store.tensors("states", inputs, compute, ()))
+            parts.append(cached("states", inputs, compute))
             keys.append(inputs)
             progress.update(len(group) - (progress.n - before))  # a stored subject counts all at once
     return StoredStates(
@@ -292,7 +292,7 @@ def hidden_states(
         torch.cat([part.get_tensor("answer") for part in parts]),
         torch.cat([part.get_tensor("letter_logprobs") for part in parts]),
         sum(key.startswith(f"{points[0]}.") for key in parts[0].keys()),  # noqa: SIM118 - no mapping, a file
-        store.digest(keys),
+        digest(keys),
     )
 
 

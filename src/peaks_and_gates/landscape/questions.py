@@ -22,8 +22,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from ..cache import check_files, file_sha256, project_folder, read_json
 from ..errors import BadParameter, BadQuestions, MissingFile, UnknownName, is_whole
-from ..store import check_files, file_sha256, project_folder, read_json
 
 LETTERS = ("A", "B", "C", "D")
 SPLITS = ("dev", "train", "validation", "test")
