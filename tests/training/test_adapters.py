@@ -147,18 +147,6 @@ def test_tasks_that_teach_the_form_hold_no_word_of_the_noun_questions():
     assert training.batch(77) == training.batch(77) != training.batch(78)
 
 
-def test_wrong_options_change_with_the_epoch_and_every_text_comes_once():
-    words = questions.load("wordnet", 8)
-    epoch, dropped = data._epochs(adapters.recipe("laptop", "fine-tuned", seed=0), words)
-    first, second = epoch(0), epoch(1)
-    assert dropped == 0 and {q.text for q in first} == {q.text for q in second}
-    assert sum(a.options != b.options for a, b in zip(first, second, strict=True)) > 0.9 * len(first)
-    assert not {o for q in first + second for o in q.options} & data.words_of(words, ["test", "validation"])
-    texts = [data.Text("x" * n, (n,), (i,)) for i, n in enumerate(np.random.default_rng(0).integers(40, 400, 300))]
-    batches = data.in_batches(texts, 16, np.random.default_rng(1))
-    assert sorted(text.answers[0] for batch in batches for text in batch) == list(range(300))
-
-
 def test_the_schedule_the_checkpoints_and_the_papers_recipe():
     rates = [common.learning_rate(step, 100, 2.0, 0.05) for step in range(100)]
     assert rates[4] == max(rates) == 2.0 and rates[0] == pytest.approx(0.4) and rates[-1] < 0.002

@@ -2,25 +2,11 @@
 
 import numpy as np
 import pandas as pd
-import pytest
 
 from conftest import ROOT
 from peaks_and_gates.cache import digest, file_sha256, read_json
-from peaks_and_gates.errors import UnknownName
 from peaks_and_gates.gate.pictures import Picture
-from training.minis import models
-from training.minis.data import Lessons
-from training.minis.image_tokenizer import side_of
-from training.minis.train import build, image_codes
 from training.narrow_gates import grid, train
-
-
-@pytest.fixture
-def place(tmp_path, monkeypatch, own_cache):
-    """Folders of a test's own for cards and cache."""
-    for module in (models, grid):
-        monkeypatch.setattr(module, "weights_folder", lambda preset: tmp_path / "weights" / preset)
-    return tmp_path
 
 
 def test_every_cell_changes_one_thing():
@@ -35,20 +21,6 @@ def test_every_cell_changes_one_thing():
         assert changed == set(cell.changes), cell.name  # what a cell says it changes, and nothing else
         assert len(changed - {"start"}) == (cell.name != "base")
     assert len({digest(train.recipe("laptop", cell, 0)) for cell in cells.values()}) == len(cells)
-
-
-@pytest.mark.parametrize(("n_image", "side"), [(16, 32), (256, 128)])
-def test_a_picture_has_as_many_tokens_as_a_recipe_says(n_image, side, place):
-    """From the drawing to what the model reads, in training and when it is asked."""
-    settings = train.recipe("smoke", grid.grid("smoke")["base"], 0) | {"n_image": n_image}
-    network, processor = build(settings, place / "codebook.safetensors", place / "eyes.safetensors")
-    lessons = Lessons(processor.tokenizer, 8, 0, "short", 0.5, n_image, 1)
-    assert lessons.side == side == side_of(n_image)
-    assert image_codes(network, processor, lessons).shape == (8, n_image)
-    assert lessons.batch(0, 4, "marked image").tokens.where("image").sum(1).tolist() == [n_image] * 4
-    picture = train.asked(n_image, 1, 4, ["colour"])[0].image
-    inputs = processor(images=[picture], text=["<image>"], return_tensors="pt")
-    assert (inputs["input_ids"] == processor.tokenizer.convert_tokens_to_ids("<image>")).sum() == n_image
 
 
 def test_strength_of_models_whose_way_is_known():
@@ -67,17 +39,6 @@ def test_strength_of_models_whose_way_is_known():
     assert estimates["strength"].value == 1  # a share of what there is to lose
     assert estimates["accuracy"].value == 0.5 and estimates["guess"].value == 1
     assert np.isnan(scores(wrong, wrong, wrong)["strength"].value)
-
-
-def test_a_small_grid_is_trained_once_and_every_cell_leaves_a_card(place, monkeypatch):
-    cards = train.run("smoke", ["base", "adapted"], [0])
-    about = read_json(cards[1])
-    assert about["made_from"]["start"]["kind"] == "words"
-    assert set(about["scores"]) == {"accuracy", "guess", "lost without end", "lost without image", "strength"}
-    monkeypatch.setattr(train, "trained", lambda *a: pytest.fail("trained again"))
-    assert train.run("smoke", ["base", "adapted"], [0]) == cards
-    with pytest.raises(UnknownName, match="Did you mean 'base'"):
-        train.run("smoke", ["bass"])
 
 
 def test_the_shipped_numbers_are_those_of_the_cards():
