@@ -23,8 +23,8 @@ site: $(READY)
 	$(PG) site --preset $(PRESET)
 
 test: $(READY)
-	$(VENV)/bin/ruff check src tests notebooks benchmarks
-	$(VENV)/bin/ruff format --check src tests benchmarks
+	$(VENV)/bin/ruff check src training tests notebooks benchmarks
+	$(VENV)/bin/ruff format --check src training tests benchmarks
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest $(PARALLEL)
 
 test-faults: $(READY)
@@ -37,8 +37,8 @@ test-oldest test-newest: test-%:
 	PG_VERSIONS=$* OMP_NUM_THREADS=1 $(VENV)-$*/bin/python -m pytest $(PARALLEL)
 
 lint: $(READY)
-	$(VENV)/bin/ruff check --fix src tests notebooks benchmarks
-	$(VENV)/bin/ruff format src tests benchmarks
+	$(VENV)/bin/ruff check --fix src training tests notebooks benchmarks
+	$(VENV)/bin/ruff format src training tests benchmarks
 
 lab: $(READY)
 	$(VENV)/bin/jupyter lab notebooks
