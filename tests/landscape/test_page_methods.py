@@ -104,3 +104,23 @@ def test_an_adapter_learns_the_strongest_parts_and_no_more():
         learned = low_rank["learned_change"](rank, seed=0)
         assert torch.linalg.matrix_rank(learned, atol=1e-3) == rank
         assert least(rank) - 1e-6 <= float(((learned - change) ** 2).sum() / 30) < least(rank) + 0.01
+
+
+def test_peaks_of_the_map_are_numbered_by_size_and_an_identical_state_is_in_none():
+    rng = np.random.default_rng(1)
+    # The smallest is the densest and the largest is not the thinnest, so that no other order gives these numbers.
+    clouds = [
+        rng.standard_normal((n, 3)) * width + place for n, width, place in ((40, 0.1, 0), (90, 1, 50), (60, 3, 99))
+    ]
+    hidden = np.insert(np.concatenate(clouds), 5, clouds[0][0], axis=0)  # row 5 is row 0 again
+    peak = page("beyond/landscape_map")["plane"](torch.tensor(hidden), "figures")["peak"].tolist()
+    assert peak == [2] * 5 + [-1] + [2] * 35 + [0] * 90 + [1] * 60
+
+
+def test_layers_of_the_map_stop_spinning_and_keep_their_shape():
+    rng = np.random.default_rng(2)
+    aligned, first = page("beyond/landscape_map")["aligned"], rng.standard_normal((50, 2)) * (3, 1)
+    mirrored = 7 * first @ np.array([[0.6, 0.8], [0.8, -0.6]]) + 4
+    turned = aligned([first, mirrored, mirrored[:, ::-1]])
+    assert np.allclose(turned[0], turned[1]) and np.allclose(turned[0], turned[2])
+    assert (turned[0] ** 2).sum(1).mean() == pytest.approx(1)

@@ -266,14 +266,24 @@ def _question_set(name: str, source: dict[str, Any], rows: Mapping[str, Iterable
     return questions
 
 
-def _wordnet() -> QuestionSet:
-    """The WordNet definitions that ship with the book, see `training.wordnet`.  Raises MissingFile, HashMismatch."""
+def subject_groups() -> dict[str, str]:
+    """The rough neighbourhood of each WordNet subject ("birds": "animals"), in the order of the file."""
+    return dict(_wordnet_table()[0][["subject", "group"]].drop_duplicates().to_numpy().tolist())
+
+
+def _wordnet_table() -> tuple[pd.DataFrame, str]:
+    """The WordNet questions that ship with the book, see `training.wordnet`, and the file's hash."""
     path = (project_folder() or Path()) / "data" / "wordnet-questions.parquet"
     card = read_json(path.with_suffix(".json"))
     check_files(path.parent, {path.name: card["sha256"]})
-    table = pd.read_parquet(path)
+    return pd.read_parquet(path), card["sha256"]
+
+
+def _wordnet() -> QuestionSet:
+    """The WordNet questions.  Raises MissingFile, HashMismatch."""
+    table, sha256 = _wordnet_table()
     rows = {split: part.to_dict("records") for split, part in table.groupby("split")}
-    return _question_set("wordnet", {"kind": "file", "sha256": card["sha256"]}, rows)
+    return _question_set("wordnet", {"kind": "file", "sha256": sha256}, rows)
 
 
 def _mmlu(source: str | None) -> QuestionSet:
