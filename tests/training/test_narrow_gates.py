@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 
 from conftest import ROOT
+from page_code import page_code
 from peaks_and_gates.cache import digest, file_sha256, read_json
 from peaks_and_gates.gate.pictures import Picture
 from training.narrow_gates import grid, train
@@ -50,3 +51,18 @@ def test_the_shipped_numbers_are_those_of_the_cards():
         for seed in cell.seeds:
             made_from = read_json(ROOT / "weights" / "study" / f"{cell.name}-{seed}.json")["made_from"]
             assert made_from["recipe"] == train.recipe("laptop", cell, seed)
+
+
+def test_an_effect_is_more_than_the_spread_of_seeds():
+    def outcomes(**strengths):  # by cell, one per seed
+        rows = []
+        for cell, values in strengths.items():
+            for seed, strength in enumerate(values):
+                numbers = {"accuracy": 0.9, "guess": 0.3, "strength": strength}
+                rows += [("factor", cell, "", cell, seed, m, v, v - 0.05, v + 0.05, 100) for m, v in numbers.items()]
+        measured = pd.DataFrame(rows, columns=grid.rows("laptop").columns)
+        return page_code("beyond/narrow_gates", measured=measured)["effects"]().set_index("cell")["outcome"].to_dict()
+
+    clear = outcomes(base=[0.1, 0.0, 0.05], wide=[0.9, 0.95], same=[0.02, 0.1], open=[-0.9, -0.8])
+    assert clear == {"base": "same", "wide": "more", "same": "same", "open": "less"}
+    assert set(outcomes(base=[0.9, -0.8, 0.05], wide=[0.9, 0.2], same=[0.8, -0.9]).values()) == {"same"}
