@@ -21,13 +21,13 @@ from scipy.cluster.hierarchy import linkage
 from scipy.spatial.distance import squareform
 from scipy.stats import random_table
 from sklearn.metrics.cluster import contingency_matrix
+from tqdm.auto import tqdm
 
 from . import hierarchy, peaks, record, store
 from .clustering import Recipe
 from .errors import BadParameter
 from .geometry import Landscape, clustered, landscape
 from .peaks import GEOMETRY, Study
-from .progress import bar
 from .uncertainty import PERCENTILES, Estimate, coded, subsampled
 
 Z = 1.6  # of the paper's main trees; its appendix has 0 and 4 too
@@ -259,7 +259,7 @@ def grow_all(chosen: Sequence[Panel]) -> Trees:
     """Compute what `trees` returns."""
     if bad := [panel.depth for panel in chosen if not 0 < panel.depth <= 1]:
         raise BadParameter(f"A relative depth lies above 0 and reaches 1 at the last layer; {bad[0]} does not.")
-    made = [panel_tables(panel) for panel in bar(iterable=chosen, desc="trees of peaks", unit="tree")]
+    made = [panel_tables(panel) for panel in tqdm(iterable=chosen, desc="trees of peaks", unit="tree")]
     numbers, leaves, links, subjects = (pd.concat(tables, ignore_index=True) for tables in zip(*made, strict=True))
     seeds = [rows for c, rows in numbers.groupby("condition", sort=False) if c.startswith("fine-tuned, seed")]
     if seeds:

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+from tqdm.auto import tqdm
 
 from . import store, vlms
 from .patching import recorded
 from .pictures import Picture
-from .progress import bar
 from .tokens import TokenMap, only
 from .vlms import Batch, VisionLanguageModel
 
@@ -36,7 +36,7 @@ def batches(
     A row's seed is its picture's and the study's alone: what is drawn with it does not depend on the batch.
     """
     model = study.network()
-    with bar(total=len(shown), desc=f"{study.model}, {title}", unit="picture") as progress:
+    with tqdm(total=len(shown), desc=f"{study.model}, {title}", unit="picture") as progress:
         for start in range(0, len(shown), study.batch_size):
             part = slice(start, start + study.batch_size)
             seeds = [int(store.digest([picture.key, study.seed])[:8], 16) for picture in shown[part]]

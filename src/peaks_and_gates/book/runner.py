@@ -30,6 +30,7 @@ from .keys import page_key, root, tags
 
 # Parameters that hold models, in the order in which a page names them.
 MODELS = ("model", "pretrained", "fine_tuned", "native", "adapted", "controls", "minis", "before", "after", "wired")
+WIDGET = "application/vnd.jupyter.widget-view+json"
 
 
 @dataclass(frozen=True, eq=False)
@@ -228,7 +229,7 @@ def execute(job: Job, tables: Path | None = None) -> None:
             config.KernelManager = Config({"transport": "ipc", "ip": f"{sockets}/kernel"})
         job.output.parent.mkdir(parents=True, exist_ok=True)
         try:
-            with environment_variables(variables | {"TQDM_DISABLE": "1"}):  # a page's bars are for JupyterLab
+            with environment_variables(variables):
                 papermill.execute_notebook(
                     job.source,
                     running,
@@ -260,9 +261,12 @@ def environment_variables(values: dict[str, str]) -> Iterator[None]:
 
 
 def stamp(job: Job) -> None:
-    """Note in an executed notebook what it was drawn from."""
+    """Note in an executed notebook what it was drawn from; progress bars, which need a live kernel, are left out."""
     executed = json.loads(job.output.read_bytes())
     executed["metadata"]["page_key"] = drawing_key(job)
+    for cell in executed["cells"]:
+        if "outputs" in cell:
+            cell["outputs"] = [output for output in cell["outputs"] if WIDGET not in output.get("data", {})]
     cache.write_json(job.output, executed)
 
 

@@ -27,14 +27,13 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
-from tqdm import tqdm
+from tqdm.auto import tqdm
 from transformers import DynamicCache
 
 from .. import models
 from ..cache import STATES, cached, digest
 from ..errors import BadParameter, BadStates
 from ..models import LanguageModel
-from ..progress import bar
 from .questions import Prompt
 
 POINTS = ("residual", "norm")
@@ -277,7 +276,7 @@ def hidden_states(
     model = cache(lambda: models.load(model_name, adapter, models.dtype_named(precision)))
     common = {"model": models.describe(model_name, adapter), "dtype": precision, "points": sorted(points)}
     parts, keys = [], []
-    with bar(total=len(prompts), desc=title, unit="question") as progress:
+    with tqdm(total=len(prompts), desc=title, unit="question") as progress:
         for subject, group in by_subject.items():
             texts = digest([(prompt.prefix, prompt.question, prompt.answer) for prompt in group])
             inputs = common | {"subject": subject, "prompts": texts, "version": STATES}

@@ -21,11 +21,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
+from tqdm.auto import tqdm
 
 from .. import questions as question_sets
 from ..cache import SOURCE, cached, digest, file_sha256
 from ..extraction import StoredStates, hidden_states
-from ..progress import bar
 from ..questions import LETTERS, Prompt, QuestionSet, build_prompts
 from ..statistics import bootstrap_mean, over_seeds, row
 from .density_peaks import RECIPES, landscapes, subsample_intervals
@@ -143,7 +143,7 @@ def landscape_table(
         by_name = {"subject": states.subject, "answer": states.answer.tolist(), **(labels or {})}
         codes = {name: np.unique(values, return_inverse=True)[1] for name, values in by_name.items()}  # (n,) each
         layers = range(1, states.n_layers + 1)
-        for layer in bar(iterable=layers, desc=f"landscape, {condition}", unit="layer"):
+        for layer in tqdm(iterable=layers, desc=f"landscape, {condition}", unit="layer"):
             inputs = about | {"states": states.key, "layer": layer, "condition": condition}
             compute = lambda layer=layer, condition=condition, states=states, codes=codes: layer_table(
                 study, condition, layer, states, codes
