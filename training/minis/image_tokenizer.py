@@ -224,5 +224,5 @@ def decoded(weights: Mapping[str, Tensor], settings: Mapping[str, Any], codes: T
     side = int(codes.shape[1] ** 0.5)
     z = vq.quantize.embedding(codes).view(len(codes), side, side, -1).permute(0, 3, 1, 2)
     y = decoder(vq.post_quant_conv(z)).clamp(-1, 1)
-    drawn = ((y + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()  # (N, H, W, 3)
-    return [Image.fromarray(picture) for picture in drawn]
+    pixels = ((y + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()  # (N, H, W, 3)
+    return [Image.fromarray(picture) for picture in pixels]

@@ -33,12 +33,12 @@ def pictures(name: str = "mini-native-0", n: int = 7, seed: int = 0) -> pd.DataF
     model = vlms.load(name)
     scenes = sample("test", n, seed)
     captions = [caption(scene) for scene in scenes]
-    drawn = [draw(scene, image_tokenizer.SIDE) for scene in scenes]
-    pixels = model.processor.image_processor(drawn, return_tensors="pt")["pixel_values"]  # (n, 3, 64, 64)
+    originals = [draw(scene, image_tokenizer.SIDE) for scene in scenes]
+    pixels = model.processor.image_processor(originals, return_tensors="pt")["pixel_values"]  # (n, 3, 64, 64)
     with torch.inference_mode():
         codes = model.network.model.vqmodel.encode(pixels.to(model.device), return_dict=True).image_tokens
     seen = from_codes(codes.view(n, -1).cpu())  # (n, 64)
-    by_kind = {"drawn": drawn, "seen": seen, "imagined": from_codes(imagined(model, captions, seed))}
+    by_kind = {"drawn": originals, "seen": seen, "imagined": from_codes(imagined(model, captions, seed))}
     return pd.DataFrame([
         {"kind": kind, "caption": text, "png": png(picture)}
         for kind, row in by_kind.items()

@@ -322,7 +322,7 @@ def scores(model: Path, n: int) -> dict[str, Any]:
     scenes = pictures(n)
     by_task = {"questions": scenes, "classes": scenes[: 24 * -(-fewer // 24)], "captions": scenes[:fewer]}
     uncut = KNOCKOUTS["none"]
-    texts = {task: generate_answers(experiment, task, shown, [uncut])[uncut] for task, shown in by_task.items()}
+    texts = {task: generate_answers(experiment, task, part, [uncut])[uncut] for task, part in by_task.items()}
     by_kind = defaultdict(list)
     right = vqa_accuracy(texts["questions"], [picture.answers for picture in scenes])  # (n,)
     for picture, score in zip(scenes, right, strict=True):

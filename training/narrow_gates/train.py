@@ -56,17 +56,17 @@ def recipe(preset: str, cell: Cell | None, seed: int) -> dict[str, Any]:
     return settings | {"seed": seed, "shape": shape, "codebook": models.recipes(preset)["codebook"]} | tower
 
 
-def run(preset: str, only: Sequence[str] = (), seeds: Sequence[int] = ()) -> list[Path]:
+def run(preset: str, names: Sequence[str] = (), seeds: Sequence[int] = ()) -> list[Path]:
     """Train and measure cells, all if none is named, with each of their seeds or with those given; what has a card is
     skipped.  Returns the cards.
 
     Raises UnknownName, TrainingDiverged, StorageFull.
     """
     cells = grid(preset)
-    for name in only:
+    for name in names:
         if name not in cells:
             raise UnknownName("cell of the study", name, cells)
-    return [train(preset, cells[name], seed) for name in only or cells for seed in seeds or cells[name].seeds]
+    return [train(preset, cells[name], seed) for name in names or cells for seed in seeds or cells[name].seeds]
 
 
 def train(preset: str, cell: Cell, seed: int) -> Path:
@@ -79,7 +79,7 @@ def train(preset: str, cell: Cell, seed: int) -> Path:
         print(f"{path}: done", flush=True)
         return path
     folder, log = trained(preset, settings)
-    pictures = asked(settings["n_image"], settings["most_things"], made_from["n_questions"], made_from["kinds"])
+    pictures = ask_scenes(settings["n_image"], settings["most_things"], made_from["n_questions"], made_from["kinds"])
     about = {
         "made_from": made_from,
         "cell": cell.name,
@@ -124,7 +124,7 @@ def trained(preset: str, settings: Mapping[str, Any]) -> tuple[Path, Log]:
     return model, Log(**read_json(model / "log.json"))
 
 
-def asked(n_image: int, most_things: int, n: int, kinds: Sequence[str]) -> list[Picture]:
+def ask_scenes(n_image: int, most_things: int, n: int, kinds: Sequence[str]) -> list[Picture]:
     """Up to n test scenes, drawn for so many image tokens, with a question of the kinds each, of several in turn."""
     pictures: list[Picture] = []
     for scene in sample("test", n, TEST_SEED, most_things):

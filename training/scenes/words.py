@@ -176,15 +176,15 @@ def ask(scenes: list[Scene], seed: int) -> list[Question]:
     """
     rng = np.random.default_rng(seed)
     kinds, answers = Counter({kind: 0 for kind in KINDS}), Counter()
-    asked = []
+    questions_asked = []
     for scene in scenes:
         possible = questions(scene)
         possible = [possible[i] for i in rng.permutation(len(possible))]
         rarest = min(possible, key=lambda q: (kinds[q.kind], answers[q.kind, q.answer]))
         kinds[rarest.kind] += 1
         answers[rarest.kind, rarest.answer] += 1
-        asked.append(rarest)
-    return asked
+        questions_asked.append(rarest)
+    return questions_asked
 
 
 def words(text: str) -> list[str]:
