@@ -6,10 +6,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from peaks_and_gates import interventions, peaks, pictures, record, token_states, vlms
+from peaks_and_gates import interventions, peaks, pictures, token_states, vlms
 from peaks_and_gates.errors import BadParameter
 from peaks_and_gates.gate import study as gate
 from peaks_and_gates.gate.study import Study
+from peaks_and_gates.statistics import over_seeds
 from peaks_and_gates.uncertainty import Estimate
 
 STUDY = Study(
@@ -105,7 +106,7 @@ def test_several_models_play_one_role():
     with pytest.raises(BadParameter, match=r"native=\[NAME\]"):
         gate.roles("mini-a-0", [])
     with pytest.raises(BadParameter, match="as many layers"):
-        record.over_seeds([tables["mini-a-0"], tables["mini-a-1"].assign(layer=2)])
+        over_seeds([tables["mini-a-0"], tables["mini-a-1"].assign(layer=2)])
 
 
 def test_a_cut_changes_what_is_said():

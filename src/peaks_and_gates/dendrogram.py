@@ -28,6 +28,7 @@ from .clustering import Recipe
 from .errors import BadParameter
 from .geometry import Landscape, clustered, landscape
 from .peaks import GEOMETRY, Study
+from .statistics import over_seeds
 from .uncertainty import PERCENTILES, Estimate, coded, subsampled
 
 Z = 1.6  # of the paper's main trees; its appendix has 0 and 4 too
@@ -263,7 +264,7 @@ def grow_all(chosen: Sequence[Panel]) -> Trees:
     numbers, leaves, links, subjects = (pd.concat(tables, ignore_index=True) for tables in zip(*made, strict=True))
     seeds = [rows for c, rows in numbers.groupby("condition", sort=False) if c.startswith("fine-tuned, seed")]
     if seeds:
-        mean = record.over_seeds([rows.assign(condition="fine-tuned") for rows in seeds])
+        mean = over_seeds([rows.assign(condition="fine-tuned") for rows in seeds])
         numbers = pd.concat([numbers, mean], ignore_index=True)
     return Trees(numbers, leaves, links, subjects)
 

@@ -16,7 +16,7 @@ import functools
 import inspect
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -150,19 +150,3 @@ def restored(rows: pa.Table, columns: Mapping[str, str]) -> pd.DataFrame:
         else:
             frame[name] = rows[name].to_pandas().astype("object" if dtype == "str" and pd.__version__ < "3" else dtype)
     return frame
-
-
-def over_seeds(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
-    """Mean over the tables of like models, with an interval from the lowest low to the highest high.
-
-    Raises BadParameter if the tables do not hold the same rows.
-    """
-    together = pd.concat(tables)
-    how = {"value": "mean", "low": "min", "high": "max", "null": "mean", "null_high": "mean", "n": "min"}
-    keys = ["condition", "layer", "depth", "metric", "setting"]
-    if together.groupby(keys).size().ne(len(tables)).any():
-        raise BadParameter("Models taken together must have as many layers, and the same tokens around an image.")
-    mean = together.groupby(keys, sort=False, as_index=False).agg(how)
-    name = together["model"].iloc[0]
-    label = f"{name.rstrip('0123456789').rstrip('-')} ({len(tables)} seeds)" if len(tables) > 1 else name
-    return mean.assign(model=label)[list(together.columns)]

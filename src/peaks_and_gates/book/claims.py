@@ -19,7 +19,7 @@ from IPython.display import HTML
 
 from .. import record
 from ..errors import BadParameter, UnknownName
-from ..uncertainty import Estimate
+from ..statistics import Estimate
 from .keys import root
 from .presets import read_yaml
 

@@ -29,6 +29,7 @@ from ..errors import BadParameter
 from ..models import dtype_named
 from ..peaks import row
 from ..pictures import Picture
+from ..statistics import over_seeds
 from ..tokens import TokenMap
 from ..uncertainty import Estimate, mean_estimate
 from ..vlms import VisionLanguageModel
@@ -130,7 +131,7 @@ def each(
             continue
         tables = [table(replace(study, model=one), f"{name}_{role}_{i}", **settings) for i, one in enumerate(names)]
         inputs = asdict(study) | settings | {"models": list(names)}
-        found[role] = record.table(f"{name}_{role}", inputs, lambda tables=tables: record.over_seeds(tables))
+        found[role] = record.table(f"{name}_{role}", inputs, lambda tables=tables: over_seeds(tables))
     return found
 
 
