@@ -9,19 +9,20 @@ import numpy as np
 import torch
 from PIL import Image
 
-from peaks_and_gates import vlms
+from peaks_and_gates.gate import vlm
+from tiny_vlms import tiny_vlm
 
 FAMILIES = ["chameleon", "emu3", "janus", "llava", "llava_onevision", "pixtral", "idefics3"]
 TEXTS = ["<image> What is this?", "<image> Red, or rather a dark shade of green?", "<image> How many?"]
 _models = {}
 
 
-def load(family, implementation="sdpa"):
+def load(family, implementation="sdpa", dtype=torch.float32):
     """A tiny model, made once."""
-    if (family, implementation) not in _models:
-        name = f"tiny-{family.replace('_', '-')}"
-        _models[family, implementation] = vlms.load(name, torch.float32, "cpu", implementation)
-    return _models[family, implementation]
+    key = family, implementation, dtype
+    if key not in _models:
+        _models[key] = vlm.load(str(tiny_vlm(family)), dtype, "cpu", implementation)
+    return _models[key]
 
 
 def picture(seed, size=(64, 64)):
@@ -32,7 +33,7 @@ def picture(seed, size=(64, 64)):
 
 def encoded(model, n=3, side="left", first=0):
     """Pictures and prompts of other lengths."""
-    return vlms.encode(model, [picture(first + i) for i in range(n)], TEXTS[:n], side)
+    return vlm.encode(model, [picture(first + i) for i in range(n)], TEXTS[:n], side)
 
 
 def logits(model, batch):

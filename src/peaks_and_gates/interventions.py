@@ -19,19 +19,20 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from . import captions, record, similarity, store, token_states, vlms, vqa
+from . import captions, record, similarity, store, token_states, vqa
 from . import pictures as picture_sets
-from .attention import knockout
 from .errors import BadParameter
 from .gate import study as gate
+from .gate import vlm
+from .gate.attention import knockout
+from .gate.patching import patched, patched_attention, read_states, single_position
 from .gate.study import Study
-from .patching import patched, patched_attention, recorded
+from .gate.tokens import TokenMap
+from .gate.vlm import Batch, VisionLanguageModel
 from .peaks import row
 from .pictures import Pair, Picture
 from .tails import tail
-from .tokens import TokenMap, only
 from .uncertainty import Estimate, mean_estimate
-from .vlms import Batch, VisionLanguageModel
 
 CODE = (*gate.CODE, "interventions", "tails")
 CAPTIONED = {"scenes": ("scenes",), "paper": ("flickr30k", "coco")}
@@ -93,7 +94,7 @@ def answers_by_cut(study: Study, task: str, shown: Sequence[Picture], cuts: Sequ
     """What the model says about each picture with each cut: N texts a cut, greedy, in shards that are kept."""
     texts = [study.prompt(task, picture) for picture in shown]
     n_new = study.new_tokens[task == "captions"]
-    described = vlms.describe(study.model) | {"dtype": study.dtype, "batch_size": study.batch_size}
+    described = vlm.describe(study.model) | {"dtype": study.dtype, "batch_size": study.batch_size}
     said: list[list[str]] = [[] for _ in cuts]
     title = f"{task}, {name_of(cuts[0]) if len(cuts) == 1 else f'{len(cuts)} cuts'}"
     for start in range(0, len(shown), token_states.SHARD):
@@ -121,7 +122,7 @@ def spoken(
 
     What comes before the end-of-image token is run once for all cuts that leave it as it is.
     """
-    rest = tail(model, batch, only(batch.tokens.where("end")))
+    rest = tail(model, batch, single_position(batch.tokens.where("end")))
     for cut in cuts:
         touched = rest.batch.tokens.where(*cut.targets)[:, : rest.start].any()
         tokens, inputs = (batch.tokens, batch.inputs) if touched else (rest.batch.tokens, rest.to_generate())
@@ -286,9 +287,9 @@ def outputs(
     layer, or "attention" and the first block.  Returns the logits of `source`, and those of `batch` by step.
     """
     run = lambda inputs: model.network(**inputs, logits_to_keep=1).logits[:, -1].float().cpu()
-    with recorded(model, only(source.tokens.where("end"))) as states:
+    with read_states(model, single_position(source.tokens.where("end"))) as states:
         theirs = run(source.inputs | {"use_cache": False})
-    rest = tail(model, batch, only(batch.tokens.where("end")))
+    rest = tail(model, batch, single_position(batch.tokens.where("end")))
     found = {}
     for kind, layer in steps:
         match kind:

@@ -189,9 +189,9 @@ TOKENS = ("text", "begin", *["image"] * 6, "end", "text", "text", "text")
 def reading(model: str, cut: str) -> np.ndarray:
     """(T, T) int for the tokens of TOKENS, row reads column: 0 later, so never read, 1 read, 2 closed by the wiring,
     3 cut."""
+    from .gate.attention import closed_pairs
+    from .gate.tokens import KINDS, TokenMap
     from .interventions import CUTS
-    from .tokens import KINDS, TokenMap
-    from .wiring import closed_pairs
 
     tokens = TokenMap(torch.tensor([[KINDS.index(kind) for kind in TOKENS]], dtype=torch.uint8), "end", "begin")
     closed = closed_pairs(tokens, model.removeprefix("mini-"))[0]

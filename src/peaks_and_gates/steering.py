@@ -21,19 +21,19 @@ import torch
 from torch import Tensor
 
 from . import pictures as picture_sets
-from . import record, store, token_states, vlms
+from . import record, store, token_states
 from .errors import BadParameter
 from .gate import study as gate
+from .gate import vlm
+from .gate.patching import patched, read_states, single_position, steered
 from .gate.study import Study
+from .gate.vlm import Batch, VisionLanguageModel
 from .interventions import told_apart
-from .patching import patched, recorded, steered
 from .peaks import row
 from .pictures import Picture
 from .scene_words import plural
 from .tails import tail
-from .tokens import only
 from .uncertainty import mean_estimate
-from .vlms import Batch, VisionLanguageModel
 
 CODE = (*gate.CODE, "interventions", "tails", "steering")
 STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
@@ -183,7 +183,7 @@ def answers(study: Study, task: str, shown: Sequence[Trial], way: Way, strengths
     """
     if not strengths or len({f"{strength:g}" for strength in strengths}) < len(strengths):
         raise BadParameter(f"strengths={list(strengths)}: give at least one, and each only once.")
-    described = vlms.describe(study.model) | {"dtype": study.dtype, "batch_size": study.batch_size}
+    described = vlm.describe(study.model) | {"dtype": study.dtype, "batch_size": study.batch_size}
     said: list[list[str]] = [[] for _ in strengths]
     for start in range(0, len(shown), token_states.SHARD):
         part = shown[start : start + token_states.SHARD]
@@ -214,7 +214,7 @@ def generated(study: Study, task: str, shown: Sequence[Trial], way: Way, strengt
             own, goal = end_states(model, batch), end_states(model, source)
             if way.towards == "random":
                 goal = elsewhere(own, goal, seeds)
-            rest = tail(model, batch, only(batch.tokens.where("end")))
+            rest = tail(model, batch, single_position(batch.tokens.where("end")))
             for texts, strength in zip(said, strengths, strict=True):
                 with moved(model, steered(own, goal, strength), rest.position, way.layers):
                     ids = model.network.generate(
@@ -231,7 +231,7 @@ def generated(study: Study, task: str, shown: Sequence[Trial], way: Way, strengt
 
 def end_states(model: VisionLanguageModel, batch: Batch) -> Tensor:
     """Residual streams of the end-of-image token of every row, (B, L + 1, D) float32."""
-    with recorded(model, only(batch.tokens.where("end"))) as states:
+    with read_states(model, single_position(batch.tokens.where("end"))) as states:
         model.network(**batch.inputs, logits_to_keep=1, use_cache=False)
     return states.residual.float()
 

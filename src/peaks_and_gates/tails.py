@@ -1,6 +1,6 @@
 """Prompts in two parts: what comes before the token that is changed is run once, the rest once a change.
 
-rest = tail(model, batch, only(batch.tokens.where("end")))
+rest = tail(model, batch, single_position(batch.tokens.where("end")))
 with patched(model, states, rest.position, layer):
     logits = model.network(**rest.inputs(), logits_to_keep=1).logits
 
@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from .tokens import KINDS
-from .vlms import Batch, VisionLanguageModel
+from .gate.tokens import KINDS
+from .gate.vlm import Batch, VisionLanguageModel
 
 # The inputs with a column a token.
 OF_TOKENS = {"input_ids", "attention_mask", "position_ids"}

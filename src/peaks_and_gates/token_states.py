@@ -14,16 +14,17 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from . import store, vlms
-from .patching import recorded
+from . import store
+from .gate import vlm
+from .gate.patching import read_states, single_position
+from .gate.tokens import TokenMap
+from .gate.vlm import Batch, VisionLanguageModel
 from .pictures import Picture
-from .tokens import TokenMap, only
-from .vlms import Batch, VisionLanguageModel
 
 if TYPE_CHECKING:
     from .gate.study import Study
 
-CODE = ("token_states", "attention", "patching", *vlms.CODE)
+CODE = ("token_states", *(f"gate.{name}" for name in ("attention", "inputs", "patching", "tokens", "vlm")))
 SHARD = 64  # pictures an artifact holds: what a killed run may lose
 Choice = Callable[[TokenMap, list[int]], Tensor]  # a token map and a seed a row, to one token a row, (B, T) bool
 
@@ -40,7 +41,7 @@ def batches(
         for start in range(0, len(shown), study.batch_size):
             part = slice(start, start + study.batch_size)
             seeds = [int(store.digest([picture.key, study.seed])[:8], 16) for picture in shown[part]]
-            yield model, vlms.encode(model, [picture.image for picture in shown[part]], texts[part]), seeds
+            yield model, vlm.encode(model, [picture.image for picture in shown[part]], texts[part]), seeds
             progress.update(len(shown[part]))
 
 
@@ -80,7 +81,7 @@ def read(
         inside: a context to run the model in, such as a knockout; named in `inputs`.
         inputs: what else the states depend on, for the store's key.
     """
-    described = vlms.describe(study.model) | {"dtype": study.dtype, "batch_size": study.batch_size}
+    described = vlm.describe(study.model) | {"dtype": study.dtype, "batch_size": study.batch_size}
     shards = []
     for start in range(0, len(shown), SHARD):
         part = slice(start, start + SHARD)
@@ -92,7 +93,7 @@ def read(
                     if inside is not None:
                         stack.enter_context(inside(model, batch.tokens, seeds))
                     states = {
-                        name: stack.enter_context(recorded(model, only(choose(batch.tokens, seeds))))
+                        name: stack.enter_context(read_states(model, single_position(choose(batch.tokens, seeds))))
                         for name, choose in tokens.items()
                     }
                     model.network(**batch.inputs, logits_to_keep=1, use_cache=False)

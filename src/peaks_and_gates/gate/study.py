@@ -23,16 +23,17 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from .. import modality, pictures, record, scene_words, token_states, vlms
-from ..attention import attention_shares
+from .. import modality, pictures, record, scene_words, token_states
 from ..errors import BadParameter
 from ..models import dtype_named
 from ..peaks import row
 from ..pictures import Picture
 from ..statistics import over_seeds
-from ..tokens import TokenMap
 from ..uncertainty import Estimate, mean_estimate
-from ..vlms import VisionLanguageModel
+from . import vlm
+from .attention import attention_shares
+from .tokens import TokenMap
+from .vlm import VisionLanguageModel
 
 # The paper's prompts, and those of the drawn scenes. The image comes first, except where it is to follow the text.
 PROMPTS = {
@@ -97,7 +98,7 @@ class Study:
 
 @lru_cache(maxsize=1)  # models are big: only the last one stays in memory
 def _loaded(name: str, dtype: str | None) -> VisionLanguageModel:
-    return vlms.load(name, dtype_named(dtype))
+    return vlm.load(name, dtype_named(dtype))
 
 
 def roles(native: Sequence[str], adapted: Sequence[str], controls: Sequence[str] = ()) -> dict[str, list[str]]:

@@ -1,13 +1,14 @@
-"""Vision-language models from a hub, a local folder, or made on the spot; checked before they are used.
+"""Vision-language models by name, from the hub or a folder, checked before they are used; prompts as batches.
 
-model = vlms.load("tiny-chameleon")
-batch = vlms.encode(model, ["a.png", "b.png"], ["<image> This animal is a", "<image> What is it?"])
+model = vlm.load("mini-native-0")
+batch = vlm.encode(model, ["a.png", "b.png"], ["<image> This animal is a", "<image> What is it?"])
 logits = model.network(**batch.inputs).logits
 batch.tokens.where("end")          # the gate, see `tokens`
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -15,37 +16,88 @@ from typing import Any
 import torch
 import yaml
 from PIL import Image
-from transformers import AutoConfig, AutoModelForImageTextToText
+from torch import nn
+from transformers import (
+    AutoConfig,
+    AutoModelForImageTextToText,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    ProcessorMixin,
+)
 from transformers.utils import logging as transformers_logging
 
-from .attention import knockout
-from .errors import BadParameter, BookError, MissingFile, ModelUnavailable, UnknownName
-from .image_codes import encode_once
-from .models import best_device, best_dtype, folder_sha256, hub_advice, hub_revision, in_checkout
-from .store import check_files, code_version, digest, read_json
-from .tiny_vlms import MADE_BY, tiny_vlm
-from .tokens import FAMILIES, family_of
-from .vlm_inputs import Batch, encode
-from .vlm_model import VisionLanguageModel
-from .vlm_processors import load_processor
-from .wiring import WIRED, wire
+from ..errors import BadParameter, BookError, MissingFile, ModelUnavailable, UnknownName
+from ..models import best_device, best_dtype, folder_sha256, hub_advice, hub_revision, in_checkout
+from ..store import check_files, digest, read_json
+from .attention import OURS, knockout, wire
+from .inputs import Batch, encode, encode_once, load_processor, open_image
+from .tokens import FAMILIES, Family, family_of
 
-__all__ = ["CODE", "VLMS", "Batch", "VisionLanguageModel", "check", "describe", "encode", "load"]
+__all__ = ["VLMS", "Batch", "VisionLanguageModel", "check", "describe", "encode", "load", "open_image"]
 
 VLMS: dict[str, dict[str, Any]] = yaml.safe_load((Path(__file__).parent / "vlms.yml").read_text())
 ATTENTION = ("sdpa", "eager")
-# The modules whose change makes what is stored of a model's run stale.
-CODE = (
-    "vlms",
-    "vlm_model",
-    "vlm_inputs",
-    "vlm_images",
-    "vlm_processors",
-    "image_codes",
-    "tokens",
-    "tiny_vlms",
-    "wiring",
-)
+
+
+@dataclass(frozen=True)
+class VisionLanguageModel:
+    """A vision-language model ready to be read.
+
+    template: what a text is put into, at "{prompt}".  fingerprint: identifies the weights, the same on every machine.
+    """
+
+    name: str
+    network: PreTrainedModel
+    processor: ProcessorMixin
+    family: Family
+    template: str
+    fingerprint: str
+
+    @property
+    def layers(self) -> nn.ModuleList:
+        """The L blocks of the language model; each has its attention at `self_attn`."""
+        return self.network.get_decoder().layers
+
+    @property
+    def final_norm(self) -> nn.Module:
+        """What normalises the residual stream after the last block, before the head."""
+        return self.network.get_decoder().norm
+
+    @property
+    def text_config(self) -> PreTrainedConfig:
+        """The config that all attention modules of the blocks hold, and ask for their implementation."""
+        return self.layers[0].self_attn.config
+
+    @property
+    def n_layers(self) -> int:
+        """Number of blocks L."""
+        return len(self.layers)
+
+    @property
+    def n_heads(self) -> int:
+        """Number of attention heads of a block, those of the queries."""
+        return self.text_config.num_attention_heads
+
+    @property
+    def hidden_size(self) -> int:
+        """Width of the residual stream."""
+        return self.text_config.hidden_size
+
+    @property
+    def device(self) -> torch.device:
+        """Where the embeddings are, hence where the inputs go."""
+        return self.network.get_input_embeddings().weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype the forward pass runs in."""
+        return self.network.dtype
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The processor's tokenizer."""
+        return self.processor.tokenizer
 
 
 def is_native(name: str) -> bool:
@@ -68,9 +120,7 @@ def describe(name: str) -> dict[str, Any]:
 def _described(name: str) -> dict[str, Any]:
     if name in VLMS:
         entry = dict(VLMS[name])
-        if entry["provider"] == "tiny":
-            entry["code"] = code_version(*MADE_BY)
-        elif entry["provider"] == "mini":
+        if entry["provider"] == "mini":
             folder = mini_folder(entry["folder"])
             check_files(folder, read_json(folder.with_suffix(".json"))["files"])
             entry["sha256"] = folder_sha256(folder)
@@ -90,11 +140,10 @@ def _described(name: str) -> dict[str, Any]:
 
 def mini_folder(folder: str) -> Path:
     """The folder of a mini that the book ships.  Raises MissingFile."""
-    found = in_checkout(folder)
-    if not found.with_suffix(".json").is_file():
-        name = found.name.rpartition("-")[0]
-        raise MissingFile(f"{found} is not there, or was not finished: make it with `pg train mini-{name}`.")
-    return found
+    path = in_checkout(folder)
+    if not path.with_suffix(".json").is_file():
+        raise MissingFile(f"{path} is not there, or was not finished: train it again, see training/.")
+    return path
 
 
 def load(
@@ -115,26 +164,14 @@ def load(
     # The minis are small, and the codes of an image can turn on the last bit: they run in float32 everywhere.
     dtype = dtype or (torch.float32 if described["provider"] == "mini" else best_dtype(device))
     transformers_logging.disable_progress_bar()
-    source = {
-        "tiny": lambda: str(tiny_vlm(described["family"])),
-        "mini": lambda: str(mini_folder(described["folder"])),
-        "path": lambda: described["folder"],
-        "hub": lambda: described["repo"],
-    }[described["provider"]]()
-    revision = described.get("revision")
+    source = described["repo"] if described["provider"] == "hub" else str(in_checkout(described["folder"]))
+    pinned = {"revision": described.get("revision"), "trust_remote_code": False}
     try:
-        config = AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=False)
+        config = AutoConfig.from_pretrained(source, **pinned)
         key = family_of(config)
-        processor = load_processor(key, source, revision)
-        network = AutoModelForImageTextToText.from_pretrained(
-            source,
-            config=config,
-            revision=revision,
-            dtype=dtype,
-            attn_implementation=attention,
-            use_safetensors=True,
-            trust_remote_code=False,
-        )
+        processor = load_processor(key, source, pinned["revision"])
+        settings = {"dtype": dtype, "attn_implementation": attention, "use_safetensors": True}
+        network = AutoModelForImageTextToText.from_pretrained(source, config=config, **pinned, **settings)
     except BookError:
         raise
     except Exception as error:
@@ -161,19 +198,16 @@ def check(model: VisionLanguageModel) -> None:
     attention other than SDPA or eager, or one that cannot be replaced; a final norm that is not what the head reads; a
     processor of another family; image tokens that do not fit the image's features; logits that are not finite.
     """
-    blame = lambda what: ModelUnavailable(f"{model.name} ({type(model.network).__name__}) cannot be used: {what}")
+    blame = lambda reason: ModelUnavailable(f"{model.name} ({type(model.network).__name__}) cannot be used: {reason}")
     decoder = model.network.get_decoder()
     blocks, norm = getattr(decoder, "layers", None), getattr(decoder, "norm", None)
     attentions = [getattr(block, "self_attn", None) for block in blocks or []]
     if norm is None or not attentions or any(getattr(module, "config", None) is None for module in attentions):
-        raise blame(
-            "its language model's blocks are not found at `layers[i].self_attn` and `norm`, as Llama's are. "
-            "Add its layout to VisionLanguageModel."
-        )
+        raise blame("its language model's blocks are not at `layers[i].self_attn` and `norm`, as Llama's are.")
     config = attentions[0].config
     if any(module.config is not config for module in attentions) or config.num_hidden_layers != len(attentions):
         raise blame("its attention modules do not share one config with as many layers as there are blocks.")
-    if config._attn_implementation not in (*ATTENTION, *WIRED.values()):
+    if config._attn_implementation not in (*ATTENTION, *OURS.values()):
         raise blame(f"its attention is '{config._attn_implementation}'. Load it with attention='sdpa' or 'eager'.")
     called, normed = [], []
     hooks = [module.register_forward_hook(lambda module, *_: called.append(module)) for module in attentions]
@@ -181,7 +215,7 @@ def check(model: VisionLanguageModel) -> None:
     try:
         batch = encode(model, [Image.linear_gradient("L")], ["<image> What is this?"])
         with torch.inference_mode():
-            logits = model.network(**batch.inputs).logits
+            logits = model.network(**batch.inputs).logits  # (1, T, V)
     except Exception as error:  # a processor of another model leads to errors of many kinds
         raise blame(f"a prompt with an image fails, so its processor may be of another model: {error}") from error
     finally:

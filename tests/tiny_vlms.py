@@ -1,7 +1,11 @@
-"""Vision-language models made on the spot, for tests and the smoke preset: random weights, real architectures."""
+"""Vision-language models made on the spot: random weights, real architectures, a family each.
+
+model = vlm.load(str(tiny_vlm("chameleon")), torch.float32, "cpu")
+"""
 
 from __future__ import annotations
 
+from hashlib import sha256
 from pathlib import Path
 
 import torch
@@ -38,11 +42,9 @@ from transformers import (
     SiglipVisionConfig,
 )
 
-from .errors import UnknownName
-from .store import cache_folder, code_version, made_once
-from .vlm_processors import PROCESSORS
+from peaks_and_gates.gate.inputs import processor_class
+from peaks_and_gates.store import cache_folder, made_once
 
-MADE_BY = ("tiny_vlms", "vlm_processors")  # modules whose change makes another model
 SIDE, PATCH = 32, 8  # pixels: an image, or a tile of one, is 4 x 4 tokens
 N_CODES = 256  # size of the codebook of the families that write images as tokens
 SPREAD = 0.2  # of the weights, large enough that different images give clearly different logits
@@ -70,11 +72,9 @@ CODES = {"base_channels": 32, "num_res_blocks": 1}
 def tiny_vlm(family: str, seed: int = 0) -> Path:
     """The folder of a random four-layer model of a family and its processor, made at the first call.
 
-    family: a key of `vlm_processors.PROCESSORS`.  float32, about 0.3 M parameters, a byte-level tokenizer, 16 image
-    tokens per image or tile.  Raises UnknownName, StorageFull.
+    family: a key of `tokens.FAMILIES`.  float32, about 0.3 M parameters, a byte-level tokenizer, 16 image tokens per
+    image or tile.
     """
-    if family not in MAKERS:
-        raise UnknownName("family of tiny vision-language models", family, MAKERS)
 
     def save(folder: Path) -> None:
         with torch.random.fork_rng(devices=[]):
@@ -86,7 +86,8 @@ def tiny_vlm(family: str, seed: int = 0) -> Path:
         network.save_pretrained(folder)
         processor.save_pretrained(folder)
 
-    folder = cache_folder() / "models" / f"tiny-{family}-{seed}-{code_version(*MADE_BY)}"
+    source = sha256(Path(__file__).read_bytes()).hexdigest()[:16]
+    folder = cache_folder() / "models" / f"tiny-{family.replace('_', '-')}-{seed}-{source}"
     return made_once(folder, {"family": family, "seed": seed}, save)
 
 
@@ -140,7 +141,7 @@ def chameleon() -> tuple[PreTrainedModel, ProcessorMixin]:
         },
     )
     size = {"size": {"shortest_edge": SIDE}, "crop_size": {"height": SIDE, "width": SIDE}}
-    processor = PROCESSORS["chameleon"](ChameleonImageProcessorPil(**size), tokenizer, image_seq_length=16)
+    processor = processor_class("chameleon")(ChameleonImageProcessorPil(**size), tokenizer, image_seq_length=16)
     return ChameleonForConditionalGeneration(config), processor
 
 
@@ -164,7 +165,7 @@ def emu3() -> tuple[PreTrainedModel, ProcessorMixin]:
     }
     config = Emu3Config(text_config=text_settings(tokenizer), vq_config=vision, vocabulary_map=tokenizer.get_vocab())
     images = Emu3ImageProcessor(min_pixels=SIDE**2, max_pixels=SIDE**2, spatial_factor=PATCH)
-    return Emu3ForConditionalGeneration(config), PROCESSORS["emu3"](images, tokenizer)
+    return Emu3ForConditionalGeneration(config), processor_class("emu3")(images, tokenizer)
 
 
 def janus() -> tuple[PreTrainedModel, ProcessorMixin]:
@@ -193,7 +194,7 @@ def janus() -> tuple[PreTrainedModel, ProcessorMixin]:
         tie_word_embeddings=False,
     )
     images = JanusImageProcessorPil(size={"height": SIDE, "width": SIDE}, min_size=PATCH)
-    return JanusForConditionalGeneration(config), PROCESSORS["janus"](images, tokenizer, num_image_tokens=16)
+    return JanusForConditionalGeneration(config), processor_class("janus")(images, tokenizer, num_image_tokens=16)
 
 
 def llava() -> tuple[PreTrainedModel, ProcessorMixin]:
@@ -207,7 +208,7 @@ def llava() -> tuple[PreTrainedModel, ProcessorMixin]:
     )
     images = CLIPImageProcessorPil(size={"shortest_edge": SIDE}, crop_size={"height": SIDE, "width": SIDE})
     settings = {"patch_size": PATCH, "vision_feature_select_strategy": "default", "num_additional_image_tokens": 1}
-    return LlavaForConditionalGeneration(config), PROCESSORS["llava"](images, tokenizer, **settings)
+    return LlavaForConditionalGeneration(config), processor_class("llava")(images, tokenizer, **settings)
 
 
 def llava_onevision() -> tuple[PreTrainedModel, ProcessorMixin]:
@@ -222,7 +223,7 @@ def llava_onevision() -> tuple[PreTrainedModel, ProcessorMixin]:
         image_grid_pinpoints=grid,
     )
     images = LlavaOnevisionImageProcessorPil(size={"height": SIDE, "width": SIDE}, image_grid_pinpoints=grid)
-    processor = PROCESSORS["llava_onevision"](
+    processor = processor_class("llava_onevision")(
         images, tokenizer, num_image_tokens=16, vision_feature_select_strategy="full"
     )
     return LlavaOnevisionForConditionalGeneration(config), processor
@@ -240,7 +241,7 @@ def pixtral() -> tuple[PreTrainedModel, ProcessorMixin]:
         multimodal_projector_bias=True,
     )
     images = PixtralImageProcessorPil(size={"longest_edge": SIDE}, patch_size={"height": PATCH, "width": PATCH})
-    return LlavaForConditionalGeneration(config), PROCESSORS["pixtral"](images, tokenizer, patch_size=PATCH)
+    return LlavaForConditionalGeneration(config), processor_class("pixtral")(images, tokenizer, patch_size=PATCH)
 
 
 def idefics3() -> tuple[PreTrainedModel, ProcessorMixin]:
@@ -255,7 +256,7 @@ def idefics3() -> tuple[PreTrainedModel, ProcessorMixin]:
         pad_token_id=tokenizer.pad_token_id,
     )
     images = Idefics3ImageProcessorPil(size={"longest_edge": 2 * SIDE}, max_image_size={"longest_edge": SIDE})
-    return Idefics3ForConditionalGeneration(config), PROCESSORS["idefics3"](images, tokenizer, image_seq_len=16)
+    return Idefics3ForConditionalGeneration(config), processor_class("idefics3")(images, tokenizer, image_seq_len=16)
 
 
 MAKERS = {maker.__name__: maker for maker in (chameleon, emu3, janus, llava, llava_onevision, pixtral, idefics3)}

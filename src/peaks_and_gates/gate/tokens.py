@@ -1,6 +1,6 @@
 """Where the image, the gate and the text sit among the tokens of a prompt.
 
-tokens = vlms.encode(model, images, texts).tokens
+tokens = vlm.encode(model, images, texts).tokens
 tokens.where("end")              # (B, T) bool, the gate
 tokens.where("text", "special")  # more than one group together
 tokens.random("image", 10, seed=0)
@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedConfig, ProcessorMixin
 
-from .errors import BadImage, BadParameter, ModelUnavailable, UnknownName
+from ..errors import BadImage, BadParameter, ModelUnavailable, UnknownName
 
 KINDS = ("padding", "text", "begin", "image", "special", "end")
 BLOCK = ("begin", "image", "special", "end")
@@ -34,28 +34,28 @@ FIRST_AFTER = "first token after the image"
 class Family:
     """How the models of one kind write an image among their tokens.
 
-    native: whether its models were trained to produce images too.
-    image, begin, end: attributes of the processor that hold the token of an image's features, the one the block begins
-    with and the one it ends with; None where the family has none.  If begin and end are one token, it also stands
-    before every tile of the image.
+    native: whether its models were trained to produce images too.  processor: the name of its class in transformers.
+    begin, end: attributes of the processor that hold the token that the image's block begins with and the one it ends
+    with; None where the family has none.  If begin and end are one token, it also stands before every tile of the
+    image.  The token of the image's features is the processor's `image_token`.
     """
 
     name: str
     native: bool
-    image: str = "image_token"
+    processor: str
     begin: str | None = None
     end: str | None = None
 
 
 # By the model type in the config; Pixtral's models are of the type llava, see `family_of`.
 FAMILIES: dict[str, Family] = {
-    "chameleon": Family("Chameleon", native=True, begin="image_start_token", end="image_end_token"),
-    "emu3": Family("Emu3", native=True, begin="image_start_token", end="image_end_token"),
-    "janus": Family("Janus", native=True, begin="image_start_token", end="image_end_token"),
-    "llava": Family("LLaVA", native=False),
-    "llava_onevision": Family("LLaVA-OneVision", native=False),
-    "pixtral": Family("Pixtral", native=False, end="image_end_token"),
-    "idefics3": Family("Idefics3", native=False, begin="fake_image_token", end="fake_image_token"),
+    "chameleon": Family("Chameleon", True, "ChameleonProcessor", "image_start_token", "image_end_token"),
+    "emu3": Family("Emu3", True, "Emu3Processor", "image_start_token", "image_end_token"),
+    "janus": Family("Janus", True, "JanusProcessor", "image_start_token", "image_end_token"),
+    "llava": Family("LLaVA", False, "LlavaProcessor"),
+    "llava_onevision": Family("LLaVA-OneVision", False, "LlavaOnevisionProcessor"),
+    "pixtral": Family("Pixtral", False, "PixtralProcessor", end="image_end_token"),
+    "idefics3": Family("Idefics3", False, "Idefics3Processor", "fake_image_token", "fake_image_token"),
 }
 
 
@@ -77,23 +77,16 @@ class TokenMap:
     end_name: str
     begin_name: str | None
 
-    def where(self, *groups: str, required: bool = False) -> Tensor:
+    def where(self, *groups: str) -> Tensor:
         """Which tokens are in any of the groups, (B, T) bool.
 
         groups: kinds, or `block` (begin to end), `prompt` (all but padding), `last` (the last token of the prompt),
         `last image` (the last image token) and `after` (the text after the end token).
-        required: raise BadParameter if a row has no token of them.  Raises UnknownName, BadParameter.
+        Raises UnknownName; BadParameter without a group.
         """
         if not groups:
             raise BadParameter(f"Name at least one group of tokens: {', '.join(GROUPS)}.")
-        found = torch.stack([self._group(group) for group in groups]).any(0)
-        if required and not found.any(1).all():
-            row = int((~found.any(1)).nonzero()[0])
-            raise BadParameter(
-                f"Row {row} has no token of {' or '.join(groups)}: it has {', '.join(self._present(row))}. A prompt "
-                "without an image has none of its tokens: choose another group, or give an image."
-            )
-        return found
+        return torch.stack([self._group(group) for group in groups]).any(0)
 
     def random(self, group: str, n: int, seed: int | Sequence[int]) -> Tensor:
         """n tokens of a group in each row, drawn without replacement, (B, T) bool.
@@ -111,19 +104,17 @@ class TokenMap:
             places = members[row].nonzero().flatten().cpu()
             if not 1 <= n <= len(places):
                 raise BadParameter(f"Row {row} has {len(places)} tokens of {group}; {n} of them cannot be drawn.")
-            drawn = np.random.default_rng(row_seed).choice(len(places), n, replace=False)
-            chosen[row, places[drawn]] = True
+            chosen[row, places[np.random.default_rng(row_seed).choice(len(places), n, replace=False)]] = True
         return chosen
 
     def _group(self, group: str) -> Tensor:
-        prompt = self.kinds != KINDS.index("padding")
         match group:
             case "block":
                 return torch.isin(self.kinds, self.kinds.new_tensor([KINDS.index(kind) for kind in BLOCK]))
             case "prompt":
-                return prompt
+                return self.kinds != KINDS.index("padding")
             case "last":
-                return _last(prompt)
+                return _last(self._group("prompt"))
             case "last image":
                 return _last(self._group("image"))
             case "after":
@@ -132,25 +123,10 @@ class TokenMap:
             raise UnknownName("group of tokens", group, GROUPS)
         return self.kinds == KINDS.index(group)
 
-    def _present(self, row: int) -> list[str]:
-        return [KINDS[kind] for kind in self.kinds[row].unique().tolist()]
-
 
 def _last(members: Tensor) -> Tensor:
     """The last member of each row of a (B, T) bool."""
     return members & (members.flip(1).int().cumsum(1).flip(1) == 1)
-
-
-def only(chosen: Tensor) -> Tensor:
-    """Positions (B,) of a set (B, T) bool that has exactly one token in every row.  Raises BadParameter."""
-    counts = chosen.sum(1)
-    if (counts != 1).any():
-        row = int((counts != 1).nonzero()[0])
-        raise BadParameter(
-            f"Row {row} has {int(counts[row])} tokens in the set, where one is needed. A prompt without an image has "
-            "none of its tokens: choose a group with one token in every row, such as 'last', or give an image."
-        )
-    return chosen.int().argmax(1)
 
 
 def family_of(config: PreTrainedConfig) -> str:
@@ -160,9 +136,8 @@ def family_of(config: PreTrainedConfig) -> str:
     if key not in FAMILIES:
         raise ModelUnavailable(
             f"Models of the type '{config.model_type}' are not known here; {', '.join(FAMILIES)} are. To add them, "
-            "write a tokens.Family into tokens.FAMILIES (its name, whether it produces images, and the processor's "
-            "attributes that hold the image, begin and end tokens), its processor into vlm_processors.PROCESSORS and a "
-            "small random model of it into tiny_vlms.MAKERS, and see whether the tests of tokens hold for it."
+            "write a row into FAMILIES in gate/tokens.py and a small random model into tests/tiny_vlms.py, and see "
+            "whether the tests of tokens hold for it."
         )
     return key
 
@@ -183,31 +158,33 @@ def token_map(
     whose tokens are not those of the model.
     Two images with nothing between them cannot be told from one in a family without begin and end tokens.
     """
-    image = _token_id(family, processor, family.image)
+    image = _token_id(family, processor, "image_token")
     begin, end = (attribute and _token_id(family, processor, attribute) for attribute in (family.begin, family.end))
     if image != getattr(config, "image_token_id", image):
         raise ModelUnavailable(
             f"The processor writes an image as token {image}, the model reads it at token {config.image_token_id}: "
             "they are not of the same model."
         )
-    kinds = torch.stack([
-        _row(row, ids[mask], mask, image, begin, end, with_image)
-        for row, (ids, mask) in enumerate(zip(input_ids.cpu(), attention_mask.cpu().bool(), strict=True))
-    ])  # fmt: skip
-    name = lambda attribute: getattr(processor, attribute) if attribute else None
-    return TokenMap(kinds.to(input_ids.device), name(family.end) or FIRST_AFTER, name(family.begin))
+    rows = zip(input_ids.cpu(), attention_mask.cpu().bool(), strict=True)
+    kinds = [
+        _row(row, ids[mask], mask, image, begin, end, with_image)  # (T,)
+        for row, (ids, mask) in enumerate(rows)
+    ]
+    end_name = getattr(processor, family.end) if family.end else FIRST_AFTER
+    begin_name = getattr(processor, family.begin) if family.begin else None
+    return TokenMap(torch.stack(kinds).to(input_ids.device), end_name, begin_name)
 
 
 def _token_id(family: Family, processor: ProcessorMixin, attribute: str) -> int:
     """The id of a token that a processor names.  Raises ModelUnavailable."""
     token = getattr(processor, attribute, None)
-    found = None if token is None else processor.tokenizer.convert_tokens_to_ids(str(token))
-    if found is None or found == processor.tokenizer.unk_token_id:
+    token_id = None if token is None else processor.tokenizer.convert_tokens_to_ids(str(token))
+    if token_id is None or token_id == processor.tokenizer.unk_token_id:
         raise ModelUnavailable(
             f"The {type(processor).__name__} has no token '{token}' at `{attribute}`, where {family.name} has one: "
             "it is not a processor of this family, or its tokenizer is incomplete."
         )
-    return found
+    return token_id
 
 
 def _row(
@@ -219,7 +196,7 @@ def _row(
             f"Row {row}: the attention mask is not one run of ones: the prompt is empty or has holes. Give a text with "
             "at least one token, padded on one side."
         )
-    kinds = torch.full(ids.shape, KINDS.index("text"), dtype=torch.uint8)
+    kinds = torch.full(ids.shape, KINDS.index("text"), dtype=torch.uint8)  # (n,)
     images = _places(ids, image)
     if with_image:
         first, last = _block(row, ids, images, begin, end)
@@ -230,9 +207,9 @@ def _row(
             kinds[first] = KINDS.index("begin")
     elif images:
         raise BadImage(f"Row {row} is to be text alone, but has {len(images)} image tokens.")
-    spread = torch.full(mask.shape, KINDS.index("padding"), dtype=torch.uint8)
-    spread[mask] = kinds
-    return spread
+    padded = torch.full(mask.shape, KINDS.index("padding"), dtype=torch.uint8)  # (T,)
+    padded[mask] = kinds
+    return padded
 
 
 def _places(ids: Tensor, token: int | None) -> list[int]:

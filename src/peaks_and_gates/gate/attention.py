@@ -1,31 +1,48 @@
-"""Attention, changed or measured while a model runs: knockout, and the shares of groups of tokens.
+"""Attention, changed or measured while a model runs: knockout, the shares of groups of tokens, and wirings.
 
 with knockout(model, sources=tokens.where("end"), targets=tokens.where("text"), how="zero"):
     logits = model.network(**batch.inputs).logits
 
-Both go through an attention function registered with transformers, so no model is forked and no weights are touched.
+All go through an attention function registered with transformers, so no model is forked and no weights are touched.
 It calls the attention the model had before (SDPA or eager) and needs no pattern of its own: a weight set to zero after
 the softmax is the same as a value set to zero, and the share of a group is attention over values that are 1 in it.
+
+A wiring is a knockout that is always on: a mini trained under such a mask has never learned to do without, so the
+mask is named in its config and `vlm.load` puts it back.  Knockout and shares come on top of it.
 """
 
 from __future__ import annotations
 
+import sys
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from transformers import AttentionInterface, AttentionMaskInterface
+from transformers import AttentionInterface, AttentionMaskInterface, Cache, PreTrainedModel, ProcessorMixin
+from transformers.masking_utils import eager_mask, sdpa_mask
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from .errors import BadParameter, ModelUnavailable
-from .vlm_model import VisionLanguageModel
-from .wiring import WIRED, attend_by, full_mask, grown, without
+from ..errors import BadParameter, ModelUnavailable, UnknownName
+from .tokens import Family, TokenMap, token_map
 
-# The attention a model has, and the name under which it is called by ours.
-IMPLEMENTATIONS = {"sdpa": "peaks_and_gates_sdpa", "eager": "peaks_and_gates_eager"}
-KINDS = {name: kind for kind in IMPLEMENTATIONS for name in (kind, WIRED[kind])}
+if TYPE_CHECKING:
+    from .vlm import VisionLanguageModel
+
+# The attention of a model, and the name under which ours calls it.
+OURS = {"sdpa": "peaks_and_gates_sdpa", "eager": "peaks_and_gates_eager"}
+# Sources and targets of a wiring, as groups of tokens.  "gated": the text sees the image through the end-of-image
+# token alone.  "open": the end-of-image token is blind to the image, the text sees the image itself.
+# "hidden": the text cannot read the end-of-image token.
+WIRINGS = {
+    "gated": (("begin", "image", "special"), "after"),
+    "open": (("begin", "image", "special"), "end"),
+    "hidden": (("end",), "after"),
+}
 
 
 @dataclass
@@ -33,11 +50,10 @@ class Run:
     """An intervention under way.
 
     n_rows, n_tokens: of the token sets.  layers: the blocks it is for.  fired: those that called it.
-    seen: keys so far.
+    seen: keys so far, by block.
     """
 
     act: Callable[..., Tensor]
-    base: str
     n_rows: int
     n_tokens: int
     layers: set[int]
@@ -57,7 +73,10 @@ class Shares:
     values: Tensor
 
 
-_running: dict[int, Run] = {}  # by the id of the config that the model's attention modules hold
+# By the id of the config that a model's attention modules hold: its intervention; the tokens that its wiring closes in
+# the present prompt, as sources (B, T), targets (B, T) and whether generated tokens are targets.
+_running: dict[int, Run] = {}
+_closed: dict[int, tuple[Tensor, Tensor, bool] | None] = {}
 
 
 @contextmanager
@@ -98,30 +117,26 @@ def knockout(
     else:
         _check_set("sources", sources, targets.shape)
     sources, targets = sources.to(model.device), targets.to(model.device)
-    chosen = torch.ones(model.n_heads, dtype=torch.bool)
-    if heads is not None:
-        chosen = torch.zeros(model.n_heads, dtype=torch.bool)
-        chosen[_within("heads", heads, model.n_heads, model.name)] = True
-    chosen = chosen.to(model.device)
+    chosen = torch.zeros(model.n_heads, dtype=torch.bool, device=model.device)  # (H,)
+    chosen[_indices("heads", heads, model.n_heads, model.name)] = True
 
     def act(attend: Callable[..., Tensor], module, query, key, value, mask, seen: int) -> Tensor:
         n_keys = key.shape[2]
-        reading = grown(targets, n_keys, generated)[:, seen:]  # (B, Q)
-        blocked = grown(sources, n_keys, False)  # (B, K)
+        reading = _extend(targets, n_keys, generated)[:, seen:]  # (B, Q)
+        blocked = _extend(sources, n_keys, False)  # (B, K)
         if how == "mask":
-            pairs = (reading[:, :, None] & blocked[:, None, :])[:, None] & chosen[:, None, None]  # (B, H, Q, K)
-            return attend(query, key, value, _without(mask, pairs))
+            pairs = reading[:, None, :, None] & blocked[:, None, None, :] & chosen[:, None, None]  # (B, H, Q, K)
+            return attend(query, key, value, _mask_pairs(mask, pairs, check=True))
         output = attend(query, key, value, mask)  # (B, Q, H, D)
         rows = reading.any(0).nonzero().flatten()  # of any example; the others keep what they have
         if len(rows):
-            silent = value.masked_fill(blocked[:, None, :, None], 0)
-            changed = attend(query[:, :, rows], key, silent, mask[:, :, rows])
-            taken = reading[:, rows, None, None] & chosen[:, None]
+            silent = value.masked_fill(blocked[:, None, :, None], 0)  # (B, KV, K, D)
+            changed = attend(query[:, :, rows], key, silent, mask[:, :, rows])  # (B, Q', H, D)
+            taken = reading[:, rows, None, None] & chosen[:, None]  # (B, Q', H, 1)
             output = output.index_copy(1, rows, torch.where(taken, changed, output[:, rows]))
         return output
 
-    blocks = range(model.n_layers) if layers is None else _within("layers", layers, model.n_layers, model.name)
-    with _intervening(model, act, targets.shape, blocks):
+    with _intervening(model, act, targets.shape, _indices("layers", layers, model.n_layers, model.name)):
         yield
 
 
@@ -150,22 +165,67 @@ def attention_shares(model: VisionLanguageModel, groups: Mapping[str, Tensor], q
     shares = Shares(tuple(groups), torch.full((len(queries), model.n_layers, model.n_heads, len(groups)), torch.nan))
 
     def act(attend: Callable[..., Tensor], module, query, key, value, mask, seen: int) -> Tensor:
-        n_keys, size = key.shape[2], value.shape[3]
-        if seen or n_keys != queries.shape[1]:
+        size = value.shape[3]
+        if seen or key.shape[2] != queries.shape[1]:
             raise BadParameter("Attention shares are measured in one pass over the prompt, not while generating.")
         if len(groups) > size:
             raise BadParameter(f"{len(groups)} groups, but a head has {size} dimensions: measure them in parts.")
         rows = queries.any(0).nonzero().flatten()
         # As wide as the values are, so that the kernel that never stores a pattern is used here, too.
-        indicators = torch.nn.functional.pad(ones, (0, size - len(groups)))[:, None].expand(-1, key.shape[1], -1, -1)
-        mass = attend(query[:, :, rows].float(), key.float(), indicators, mask[:, :, rows])[..., : len(groups)]
+        indicators = torch.nn.functional.pad(ones, (0, size - len(groups)))  # (B, K, D)
+        indicators = indicators[:, None].expand(-1, key.shape[1], -1, -1)  # (B, KV, K, D)
+        mass = attend(query[:, :, rows].float(), key.float(), indicators, mask[:, :, rows])  # (B, Q', H, D)
         weights = queries[:, rows].float()
-        mean = torch.einsum("bqhg,bq->bhg", mass, weights) / weights.sum(1)[:, None, None]
+        mean = torch.einsum("bqhg,bq->bhg", mass[..., : len(groups)], weights) / weights.sum(1)[:, None, None]
         shares.values[:, module.layer_idx] = mean.cpu()
         return attend(query, key, value, mask)
 
     with _intervening(model, act, queries.shape, range(model.n_layers)):
         yield shares
+
+
+def closed_pairs(tokens: TokenMap, wiring: str) -> Tensor:
+    """(B, T, T) bool: whether a wiring keeps a query (row) from reading a key (column).  Raises UnknownName."""
+    if wiring not in WIRINGS:
+        raise UnknownName("wiring", wiring, WIRINGS)
+    sources, targets = WIRINGS[wiring]
+    return tokens.where(targets)[:, :, None] & tokens.where(*sources)[:, None, :]
+
+
+def wire(network: PreTrainedModel, processor: ProcessorMixin, family: Family) -> None:
+    """Make the wiring named in a network's config part of every forward pass, cached or not.
+
+    Raises UnknownName.  A prompt without an image is not touched.
+    """
+    wiring, image = network.config.wiring, processor.tokenizer.convert_tokens_to_ids(processor.image_token)
+    config = network.get_decoder().layers[0].self_attn.config
+    if wiring not in WIRINGS:
+        raise UnknownName("wiring", wiring, WIRINGS)
+    sources, targets = WIRINGS[wiring]
+
+    def look(module, args, inputs) -> None:
+        """Before a forward pass: see where the image and the text are, or that the text grows."""
+        ids = inputs["input_ids"]  # (B, T)
+        if cached_tokens(inputs) == 0:
+            _closed[id(config)] = None
+            if (ids == image).any():
+                mask = inputs.get("attention_mask")
+                mask = torch.ones_like(ids) if mask is None else mask
+                tokens = token_map(family, processor, network.config, ids, mask)
+                _closed[id(config)] = (tokens.where(*sources), tokens.where(targets), targets == "after")
+
+    network.register_forward_pre_hook(look, with_kwargs=True)
+    weakref.finalize(network, _closed.pop, id(config), None)  # the id may be another config's one day
+    config._attn_implementation_internal = OURS[config._attn_implementation]
+
+
+def cached_tokens(inputs: Mapping[str, object]) -> int:
+    """Number of tokens in the cache that a forward pass is given, 0 if it is given none.
+
+    The cache is found by its type: transformers 5.24 gave it another name, and a name that finds none unwires a model
+    from its second token on.
+    """
+    return max((given.get_seq_length() for given in inputs.values() if isinstance(given, Cache)), default=0)
 
 
 @contextmanager
@@ -177,15 +237,15 @@ def _intervening(model: VisionLanguageModel, act: Callable[..., Tensor], shape: 
     """
     config = model.text_config
     base = config._attn_implementation
-    if base in IMPLEMENTATIONS.values():
+    if id(config) in _running:
         raise BadParameter("Interventions on attention do not nest: leave one context before entering the next.")
-    if base not in KINDS:
+    if base not in (*OURS, *OURS.values()):
         raise ModelUnavailable(
             f"The attention of {model.name} is '{base}', which keeps its weights to itself. Load the model with "
             "attention='sdpa' or 'eager'."
         )
-    run = _running[id(config)] = Run(act, base, *shape, set(layers))
-    config._attn_implementation_internal = IMPLEMENTATIONS[KINDS[base]]  # of the language model alone
+    run = _running[id(config)] = Run(act, *shape, set(layers))
+    config._attn_implementation_internal = OURS.get(base, base)  # of the language model alone
     try:
         yield
     finally:
@@ -198,35 +258,32 @@ def _intervening(model: VisionLanguageModel, act: Callable[..., Tensor], shape: 
         )
 
 
-def _attention(module, query, key, value, attention_mask, **settings) -> tuple[Tensor, None]:
-    """The attention function that transformers calls; see `AttentionInterface`."""
-    run, layer = _running[id(module.config)], module.layer_idx
-
-    def attend(query, key, value, mask) -> Tensor:
-        return attend_by(KINDS[run.base], module, query, key, value, mask, **settings)[0]
-
+def _attention(kind: str, module, query, key, value, attention_mask, **settings) -> tuple[Tensor, None]:
+    """The attention function that transformers calls, see `AttentionInterface`.  kind: sdpa or eager."""
+    own = ALL_ATTENTION_FUNCTIONS["sdpa"]
+    if kind == "eager":
+        own = sys.modules[type(module).__module__].eager_attention_forward
+    attend = lambda *args: own(module, *args, **settings)[0]
+    run, layer = _running.get(id(module.config)), module.layer_idx
+    if run is None:  # a wired model, whose mask says all
+        return attend(query, key, value, attention_mask), None
     if not isinstance(attention_mask, Tensor) or attention_mask.ndim != 4:
         raise ModelUnavailable(
             f"Block {layer} got no mask (B, 1, Q, K), so its attention cannot be changed or measured: its model must "
             "make masks with transformers' create_causal_mask."
         )
     n_queries, n_keys = query.shape[2], key.shape[2]
-    # What is first run may be the end of the prompts, behind a cache with all that comes before, see `tails`.
+    # What is run first may be the end of the prompts, behind a cache with all that comes before.
     before = 0 if n_keys == n_queries else run.seen.get(layer, run.n_tokens - n_queries)
     if before + n_queries != n_keys:
         raise BadParameter(
             f"Block {layer} got {n_keys} keys after {before + n_queries} tokens: a static or sliding cache. "
             "Generate with the default (dynamic) cache."
         )
-    if query.shape[0] != run.n_rows:
+    if query.shape[0] != run.n_rows or (layer not in run.seen and n_keys != run.n_tokens):
         raise BadParameter(
-            f"The token sets have {run.n_rows} rows, the model runs {query.shape[0]}. Beam search and several samples "
-            "a prompt repeat rows: generate greedily, one sample a prompt."
-        )
-    if layer not in run.seen and n_keys != run.n_tokens:
-        raise BadParameter(
-            f"The token sets have {run.n_tokens} tokens a row, the model runs {n_keys}: they are of another batch. "
-            "Take them from the tokens of this one."
+            f"The token sets have {run.n_rows} rows of {run.n_tokens} tokens, the model runs {query.shape[0]} of "
+            f"{n_keys}: take them from the tokens of this batch, and generate greedily, one sample per prompt."
         )
     run.seen[layer] = n_keys
     run.fired.add(layer)
@@ -235,21 +292,43 @@ def _attention(module, query, key, value, attention_mask, **settings) -> tuple[T
     return run.act(attend, module, query, key, value, attention_mask, before), None
 
 
-for kind, name in IMPLEMENTATIONS.items():
-    AttentionInterface.register(name, _attention)
-    AttentionMaskInterface.register(name, partial(full_mask, kind))
+def _full_mask(kind: str, *args, **settings) -> Tensor:
+    """The mask of SDPA or eager, (B, 1, Q, K), always made (transformers leaves it out where the kernel can make a
+    causal one itself), without what the model's wiring closes."""
+    make = {"sdpa": sdpa_mask, "eager": eager_mask}[kind]
+    mask = make(*args, **settings | {"allow_is_causal_skip": False})
+    closed = _closed.get(id(settings["config"]))
+    if closed is None:
+        return mask
+    sources, targets, generated = closed
+    n_queries, n_keys = mask.shape[2:]
+    reading = _extend(targets, n_keys, generated)[:, n_keys - n_queries :]  # (B, Q)
+    return _mask_pairs(mask, reading[:, None, :, None] & _extend(sources, n_keys, False)[:, None, None, :])
 
 
-def _without(mask: Tensor, pairs: Tensor) -> Tensor:
-    """A mask (boolean, or added to the scores) without some pairs.  Raises BadParameter if a token reads nothing."""
+for _kind, _name in OURS.items():
+    AttentionInterface.register(_name, partial(_attention, _kind))
+    AttentionMaskInterface.register(_name, partial(_full_mask, _kind))
+
+
+def _extend(chosen: Tensor, n_keys: int, generated: bool) -> Tensor:
+    """A set over the prompt (B, T) as one over the n_keys tokens there are now; generated: whether it has new ones."""
+    missing = n_keys - chosen.shape[1]
+    return torch.nn.functional.pad(chosen, (0, missing), value=generated) if missing > 0 else chosen[:, :n_keys]
+
+
+def _mask_pairs(mask: Tensor, pairs: Tensor, check: bool = False) -> Tensor:
+    """A mask, boolean or added to the scores, without some pairs.
+
+    check: raise BadParameter if a token is left with nothing to read.
+    """
     allowed = mask if mask.dtype == torch.bool else mask > torch.finfo(mask.dtype).min / 2
-    left = allowed & ~pairs
-    if (allowed.any(-1) & ~left.any(-1)).any():
+    if check and (allowed.any(-1) & ~(allowed & ~pairs).any(-1)).any():
         raise BadParameter(
             "With how='mask', a target would have nothing left to read, not even itself. Keep a token of what it sees "
             "out of the sources, or use how='zero'."
         )
-    return without(mask, pairs)
+    return mask & ~pairs if mask.dtype == torch.bool else mask.masked_fill(pairs, torch.finfo(mask.dtype).min)
 
 
 def _check_set(name: str, chosen: Tensor, shape: torch.Size, empty: bool = False) -> None:
@@ -264,9 +343,9 @@ def _check_set(name: str, chosen: Tensor, shape: torch.Size, empty: bool = False
         )
 
 
-def _within(name: str, wanted: Iterable[int], n: int, model: str) -> list[int]:
-    """The indices asked for.  Raises BadParameter for one that does not exist, and for none."""
-    wanted = sorted(set(wanted))
-    if not wanted or wanted[0] < 0 or wanted[-1] >= n:
-        raise BadParameter(f"{name}={wanted}: {model} has {name} 0 … {n - 1}; give at least one of them.")
-    return wanted
+def _indices(name: str, chosen: Iterable[int] | None, n: int, model: str) -> list[int]:
+    """The indices chosen, all with None.  Raises BadParameter for one that does not exist, and for none."""
+    indices = sorted(set(range(n) if chosen is None else chosen))
+    if not indices or indices[0] < 0 or indices[-1] >= n:
+        raise BadParameter(f"{name}={indices}: {model} has {name} 0 … {n - 1}; give at least one of them.")
+    return indices

@@ -1,0 +1,272 @@
+"""What goes into a vision-language model: images and texts as a batch, by its processor, without torchvision.
+
+batch = encode(model, ["a.png"], ["<image> What is it?"])      # batch.inputs, batch.tokens
+
+Images are prepared by PIL alone, so a reader with torchvision and one without get the same pixels and numbers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+import transformers
+from PIL import Image, ImageOps
+from torch import Tensor
+from transformers import AutoImageProcessor, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast, ProcessorMixin
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+from ..errors import BadImage, BadParameter, ModelUnavailable
+from .tokens import FAMILIES, TokenMap, family_of, token_map
+
+if TYPE_CHECKING:
+    from .vlm import VisionLanguageModel
+
+PLACEHOLDER = "<image>"
+# What a processor must be told so that it writes the prompt and nothing after it.
+PROMPT_ONLY = {"chameleon": {"return_for_text_completion": True}}
+SMALLEST = 4  # pixels: processors take a side of 1 or 3 for the colour channels
+LARGEST = 89_000_000  # pixels of an image, a little below where PIL begins to warn of decompression bombs
+EIGHT_BITS = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "LAB", "HSV"}
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Prompts ready for a forward pass.
+
+    inputs: what the network takes, on its device, floats in its dtype; B rows of T tokens.  tokens: what they are.
+    texts: the B texts as they were written out, image token and template included.
+    """
+
+    inputs: dict[str, Tensor]
+    tokens: TokenMap
+    texts: tuple[str, ...]
+
+
+def encode(
+    model: VisionLanguageModel,
+    images: Sequence[Image.Image | str | Path] | None,
+    texts: Sequence[str],
+    padding_side: str = "left",
+) -> Batch:
+    """Prompts of one image and a text each, or of text alone, as a batch.
+
+    images: B PIL images or files, see `open_image`; None for text alone.  texts: B texts, each with "<image>" once
+    where the image belongs, without it where there is none; the model's template goes around them.
+    padding_side: left or right.  Positions count from each prompt's first token, so neither side nor batch mates
+    change what a model computes.
+    Raises BadImage, BadParameter; ModelUnavailable if the processor is of another family than the network.
+    """
+    if padding_side not in ("left", "right"):
+        raise BadParameter(f"padding_side must be left or right, not '{padding_side}'.")
+    if isinstance(texts, str) or not len(texts):
+        raise BadParameter("Give a list of at least one text.")
+    if images is not None and (isinstance(images, str | Path | Image.Image) or len(images) != len(texts)):
+        raise BadParameter(f"Give a list of as many images as texts, one for each; there are {len(texts)} texts.")
+    key = family_of(model.network.config)
+    if FAMILIES[key].processor != type(model.processor).__name__:
+        raise ModelUnavailable(
+            f"{model.name} is of the family {model.family.name}, whose images {FAMILIES[key].processor} prepares, but "
+            f"it was given a {type(model.processor).__name__}. Take the processor of the same model, as `load` does."
+        )
+    written = [_write(model, text, images is not None, row) for row, text in enumerate(texts)]
+    given = {} if images is None else {"images": [open_image(image, f"Image {i}") for i, image in enumerate(images)]}
+    # A template may open with the token that the tokenizer would put there too.
+    opened = model.tokenizer.bos_token is not None and model.template.startswith(model.tokenizer.bos_token)
+    settings = {"padding": True, "padding_side": padding_side, "add_special_tokens": not opened, "return_tensors": "pt"}
+    try:
+        inputs = model.processor(text=list(written), **given, **settings, **PROMPT_ONLY.get(key, {}))
+    except ValueError as error:
+        sizes = ", ".join(f"{image.width} x {image.height}" for image in given.get("images", []))
+        raise BadImage(
+            f"The processor of {model.name} refuses this batch: {error}. Its images, in pixels: {sizes or 'none'}. "
+            "A cause may be an image that is far longer than wide, or far wider than long: cut it."
+        ) from error
+    inputs = {name: value for name, value in inputs.items() if name != "token_type_ids"}
+    ids, mask = inputs["input_ids"], inputs["attention_mask"]  # (B, T)
+    for row, (row_ids, prompt) in enumerate(zip(ids, mask.bool(), strict=True)):
+        if row_ids[prompt][:2].tolist() == [model.tokenizer.bos_token_id] * 2:
+            raise BadParameter(f"Text {row} begins with {model.tokenizer.bos_token} twice: leave it to the processor.")
+    # No family counts positions from the mask by itself in a plain forward pass.
+    inputs["position_ids"] = (mask.cumsum(1) - 1).clamp(min=0)  # (B, T)
+    place = lambda value: value.to(model.device, model.dtype if value.is_floating_point() else None)
+    inputs = {name: place(value) for name, value in inputs.items()}
+    tokens = token_map(model.family, model.processor, model.network.config, ids.to(model.device), mask, bool(given))
+    return Batch(inputs, tokens, tuple(written))
+
+
+def _write(model: VisionLanguageModel, text: str, with_image: bool, row: int) -> str:
+    """A text in the model's template, the placeholder replaced by the processor's image token.
+
+    Raises BadImage, BadParameter.
+    """
+    count, token = text.count(PLACEHOLDER), model.processor.image_token
+    if count != with_image:
+        raise BadImage(
+            f"Text {row} has {count} {PLACEHOLDER} and {'an' if with_image else 'no'} image: {text!r}. Write it once "
+            "where the image belongs, and leave it out of a text without an image."
+        )
+    if token != PLACEHOLDER and token in text:
+        raise BadParameter(f"Text {row} has {token} in it: write {PLACEHOLDER} for the image, whatever the model.")
+    return model.template.replace("{prompt}", text.replace(PLACEHOLDER, token))
+
+
+def open_image(image: Image.Image | str | Path, name: str = "The image") -> Image.Image:
+    """An image or the file of one as RGB: upright, grey and palettes spread to colours, what is transparent on white.
+
+    name: of an image without a file, for an error.
+    Raises BadImage: not there, not readable, animated, not of eight bits, a side below 4 pixels, above 89 megapixels.
+    """
+    if not isinstance(image, Image.Image):
+        name = f"The image {image}"
+    try:
+        opened = image if isinstance(image, Image.Image) else Image.open(image)
+        # The size is in the header: look before the pixels are unpacked.
+        if min(opened.size) < SMALLEST or opened.width * opened.height > LARGEST:
+            raise BadImage(
+                f"{name} is {opened.width} x {opened.height} pixels; each side must be at least {SMALLEST}, and all "
+                f"together at most {LARGEST / 1e6:.0f} megapixels."
+            )
+        if getattr(opened, "n_frames", 1) > 1:
+            raise BadImage(f"{name} is animated or has pages: {opened.n_frames} frames. Save the one that is meant.")
+        opened.load()
+        if opened.mode not in EIGHT_BITS:
+            raise BadImage(f"{name} has pixels of the kind {opened.mode}; save it as RGB of 8 bits a channel first.")
+        upright = ImageOps.exif_transpose(opened)
+    except BadImage:
+        raise
+    except Exception as error:  # of a damaged file, decoders raise whatever they stumble over
+        raise BadImage(f"{name} cannot be read: {error}. Check the path, or save it anew as PNG or JPEG.") from error
+    if upright.has_transparency_data:
+        upright = upright.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", upright.size, "white"), upright).convert("RGB")
+    return upright.convert("RGB")
+
+
+# The two classes below have the names of the transformers classes that they stand in for: a model saved with one of
+# them is read by the other.
+
+
+class LlavaOnevisionProcessor(transformers.LlavaOnevisionProcessor):
+    """The processor of LLaVA-OneVision without its video part, which alone needs torchvision."""
+
+    def __init__(
+        self,
+        image_processor=None,
+        tokenizer=None,
+        num_image_tokens=None,
+        vision_feature_select_strategy=None,
+        chat_template=None,
+        image_token="<image>",
+        video_token="<video>",
+        vision_aspect_ratio="anyres_max_9",
+    ):
+        ProcessorMixin.__init__(self, image_processor, tokenizer, chat_template=chat_template)
+        self.num_image_tokens = num_image_tokens
+        self.vision_feature_select_strategy = vision_feature_select_strategy
+        self.image_token, self.video_token = image_token, video_token
+        self.image_token_id = tokenizer.convert_tokens_to_ids(image_token)
+        self.vision_aspect_ratio = vision_aspect_ratio
+
+
+class PixtralProcessor(ProcessorMixin):
+    """A processor for Pixtral: transformers' own one cannot be imported without torchvision.
+
+    An image is its rows of image tokens; every row but the last closes with the break token, the last one with the
+    end token.
+    """
+
+    text_kwargs = {"return_tensors": "pt"}  # noqa: RUF012 - the form that the base class reads
+    images_kwargs = {"return_tensors": "pt"}  # noqa: RUF012
+
+    def __init__(
+        self,
+        image_processor=None,
+        tokenizer=None,
+        patch_size=16,
+        spatial_merge_size=1,
+        chat_template=None,
+        image_token="[IMG]",
+        image_break_token="[IMG_BREAK]",
+        image_end_token="[IMG_END]",
+    ):
+        super().__init__(image_processor, tokenizer, chat_template=chat_template)
+        self.patch_size, self.spatial_merge_size = patch_size, spatial_merge_size
+        self.image_token, self.image_break_token, self.image_end_token = image_token, image_break_token, image_end_token
+        self.image_token_id = tokenizer.convert_tokens_to_ids(image_token)
+
+    def _process_images(self, images, **kwargs):
+        return super()._process_images(images, **kwargs | {"patch_size": self.patch_size * self.spatial_merge_size})
+
+    def replace_image_token(self, image_inputs, image_idx, **kwargs) -> str:
+        """The text that stands for one image, from the size in pixels that it was brought to."""
+        side = self.patch_size * self.spatial_merge_size
+        height, width = (int(pixels) // side for pixels in image_inputs["image_sizes"][image_idx])
+        rows = [self.image_token * width] * height
+        return self.image_break_token.join(rows) + self.image_end_token
+
+
+def processor_class(family: str) -> type[ProcessorMixin]:
+    """The class that prepares a family's images.  family: a key of `tokens.FAMILIES`."""
+    name = FAMILIES[family].processor
+    return globals().get(name) or getattr(transformers, name)
+
+
+def load_processor(family: str, source: str, revision: str | None = None) -> ProcessorMixin:
+    """The processor of a family with the settings stored beside a model.
+
+    source: a folder, or a hub repository, then at the commit `revision`.
+    Raises ModelUnavailable if what is stored is the processor of another family, and what transformers raises.
+    """
+    kind = processor_class(family)
+    settings, _ = kind.get_processor_dict(source, revision=revision)
+    stored = settings.get("processor_class", kind.__name__)
+    if stored != kind.__name__:
+        raise ModelUnavailable(
+            f"The model in {source} reads images as {kind.__name__} prepares them, but a {stored} is stored beside it. "
+            "Put the processor's files of the same model there."
+        )
+    images = AutoImageProcessor.from_pretrained(source, revision=revision, backend="pil", trust_remote_code=False)
+    # As transformers does: some of Pixtral's are stored under the name of Llama's class, which splits otherwise.
+    tokenizers = PreTrainedTokenizerFast if family == "pixtral" else AutoTokenizer
+    tokenizer = tokenizers.from_pretrained(source, revision=revision, trust_remote_code=False)
+    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token  # any will do: the mask says what is padding
+    return kind.from_args_and_dict([images, tokenizer], settings)
+
+
+def encode_once(network: PreTrainedModel) -> None:
+    """Keep the codes of every image that a network has seen; a network without an image tokenizer is left as it is.
+
+    Once, because the methods here ask many things about one image, and encoding it takes longer than reading it.
+    Alone, because codes must not depend on batch mates: Emu3 pads the images of a batch to the largest, and the norms
+    of its encoder see the padding; and the last bit of a convolution, which can turn a code, depends on the batch.
+    """
+    encode = getattr(network.model, "get_image_tokens", None)
+    if encode is None:
+        return
+    known: dict[str, Tensor] = {}
+
+    def codes(image: Tensor, size: Tensor | None) -> Tensor:
+        """(n,) int64.  image: (3, H, W).  size: of Emu3, (1, 2), height and width without the padding."""
+        if size is not None:
+            height, width = size[0].tolist()
+            image = image[:, :height, :width]
+        key = hashlib.sha256(image.contiguous().view(torch.uint8).numpy(force=True)).hexdigest() + str(image.shape)
+        if key not in known:
+            known[key] = encode(image[None], *[] if size is None else [size]).flatten()
+        return known[key]
+
+    def get_image_features(
+        pixel_values: Tensor, image_sizes: Tensor | None = None, **settings: object
+    ) -> BaseModelOutputWithPooling:
+        """As transformers' own, but for what only training needs."""
+        sizes = [None] * len(pixel_values) if image_sizes is None else image_sizes.split(1)
+        embed = network.get_input_embeddings()
+        features = [embed(codes(*one)) for one in zip(pixel_values, sizes, strict=True)]  # B x (n, D)
+        return BaseModelOutputWithPooling(pooler_output=features if image_sizes is not None else torch.stack(features))
+
+    network.model.get_image_features = get_image_features

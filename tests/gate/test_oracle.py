@@ -1,0 +1,83 @@
+"""Knockout, shares, patching and steering against a language model written by hand (`oracle`), to 1e-5."""
+
+import pytest
+import torch
+from oracle import language_model
+
+from peaks_and_gates.gate import attention, patching
+from vlm_helpers import encoded, load, logits
+
+FAMILIES = ["chameleon", "llava", "pixtral"]
+
+
+@pytest.fixture(params=FAMILIES)
+def model(request):
+    return load(request.param, dtype=torch.float64)
+
+
+def prompt(model, first=0):
+    """A prompt alone, and what block 0 reads of it, (T, D)."""
+    batch, embedded = encoded(model, 1, first=first), []
+    handle = model.layers[0].register_forward_pre_hook(lambda module, args: embedded.append(args[0][0]))
+    logits(model, batch)
+    handle.remove()
+    return batch, embedded[0]
+
+
+def agree(model, batch, expected):
+    """Of Chameleon's logits those of the image's codes are shut out, and left out here."""
+    ours = logits(model, batch)[0].double()
+    allowed = ours > torch.finfo(torch.float32).min / 2
+    assert (ours - expected)[allowed].abs().max() < 1e-5 * expected.abs().max()
+
+
+def test_the_model_itself(model):
+    batch, x = prompt(model)
+    agree(model, batch, language_model(model, x)[0])
+
+
+@pytest.mark.parametrize("how", ["zero", "mask"])
+@pytest.mark.parametrize(("layers", "heads"), [(range(4), range(4)), ([1, 2], [0, 3])])
+def test_knockout(model, how, layers, heads):
+    batch, x = prompt(model)
+    sources, targets = batch.tokens.where("end", "special"), batch.tokens.where("after")
+    expected = language_model(model, x, targets[0][:, None] & sources[0], how, layers, heads)[0]
+    assert (expected - language_model(model, x)[0]).abs().max() > 1e-2
+    with attention.knockout(model, sources, targets, how, layers, heads):
+        agree(model, batch, expected)
+
+
+def test_attention_shares(model):
+    batch, x = prompt(model)
+    weights, queries = language_model(model, x)[1], batch.tokens.where("after")
+    groups = {name: batch.tokens.where(name) for name in ("image", "end", "text")}
+    with attention.attention_shares(model, groups, queries) as shares:
+        logits(model, batch)
+    for g, group in enumerate(groups.values()):
+        expected = weights[:, :, queries[0]][..., group[0]].sum(-1).mean(-1)  # (L, H)
+        assert (shares.values[0, :, :, g] - expected).abs().max() < 1e-5
+
+
+def test_states_patching_and_steering(model):
+    (batch, x), (other, x_other) = prompt(model), prompt(model, first=10)
+    end, place = (
+        patching.single_position(other.tokens.where("end")),
+        patching.single_position(batch.tokens.where("end")),
+    )
+    with patching.read_states(model, end) as states:
+        logits(model, other)
+    _, _, residual, attention_input = language_model(model, x_other)
+    own = language_model(model, x)[2][:, place[0]]
+    assert (states.residual[0] - residual[:, end[0]]).abs().max() < 1e-5 * residual.abs().max()
+    assert (states.attention_input[0] - attention_input[:, end[0]]).abs().max() < 1e-5
+    for layer in range(5):
+        theirs = residual[layer, end[0]]
+        for strength in (1.0, 0.5, 2.0):
+            goal = patching.steered(own[layer], theirs, strength)
+            expected = language_model(model, x, position=place, states={("residual", layer): goal})[0]
+            with patching.patched(model, goal[None], place, layer):
+                agree(model, batch, expected)
+    for first in range(4):
+        goals = {("attention", i): attention_input[i, end[0]] for i in range(first, 4)}
+        with patching.patched_attention(model, states.attention_input, place, first):
+            agree(model, batch, language_model(model, x, position=place, states=goals)[0])

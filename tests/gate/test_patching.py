@@ -1,0 +1,111 @@
+"""Activation patching on a tiny model of every family.  What it puts where: see test_oracle."""
+
+import pytest
+import torch
+
+from peaks_and_gates.errors import BadParameter, BadStates
+from peaks_and_gates.gate import patching, vlm
+from vlm_helpers import FAMILIES, TEXTS, close, encoded, generated, load, logits
+
+
+@pytest.fixture(params=FAMILIES)
+def model(request):
+    return load(request.param)
+
+
+def position(batch, group="end"):
+    return patching.single_position(batch.tokens.where(group))
+
+
+def read(model, batch, group="end"):
+    with patching.read_states(model, position(batch, group)) as states:
+        return states, logits(model, batch)
+
+
+def patch(model, batch, states, layer, group="end", run=logits):
+    with patching.patched(model, states.residual[:, layer], position(batch, group), layer):
+        return run(model, batch)
+
+
+def test_states_are_the_models_own(model):
+    """hidden_states[i] is what block i reads; the last one is normalised, so it is not the same."""
+    batch, rows = encoded(model), torch.arange(3)
+    states, _ = read(model, batch)
+    with torch.inference_mode():
+        own = model.network(**batch.inputs, output_hidden_states=True).hidden_states
+    for layer in range(model.n_layers):
+        assert close(states.residual[:, layer], own[layer][rows, position(batch)], 1e-5)
+        normal = model.layers[layer].input_layernorm(own[layer])
+        assert close(states.attention_input[:, layer], normal[rows, position(batch)], 1e-5)
+    assert close(model.final_norm(states.residual[:, -1]), own[-1][rows, position(batch)], 1e-4)
+
+
+def test_a_tokens_own_state_changes_nothing_and_anothers_does(model):
+    batch, other = encoded(model), encoded(model, first=10)
+    (own, before), (theirs, _) = read(model, batch), read(model, other)
+    after = batch.tokens.where("after")
+    for layer in range(model.n_layers + 1):
+        assert close(patch(model, batch, own, layer), before, 1e-5)
+        if 0 < layer < model.n_layers:  # before block 0 the token is the same in both; after the last, no one reads it
+            moved = patch(model, batch, theirs, layer) - before
+            assert all(moved[i][after[i]].abs().max() > 1e-4 for i in range(3))
+    with patching.patched_attention(model, own.attention_input, position(batch), 1):
+        assert close(logits(model, batch), before, 1e-5)
+
+
+def test_the_last_state_is_the_output(model):
+    batch, other, rows = encoded(model), encoded(model, first=10), torch.arange(3)
+    theirs, expected = read(model, other, "last")
+    outputs = patch(model, batch, theirs, model.n_layers, "last")[rows, position(batch, "last")]
+    assert close(outputs, expected[rows, position(other, "last")], 1e-4)
+    assert not close(outputs, logits(model, batch)[rows, position(batch, "last")], 1e-2)
+
+
+def test_padding_changes_nothing(model):
+    """Patched rows of other lengths, padded on either side, say what each would alone."""
+    last = []
+    for side in ("left", "right"):
+        batch, other = encoded(model, side=side), encoded(model, side=side, first=10)
+        patched = patch(model, batch, read(model, other)[0], 2)
+        last.append(patched[torch.arange(3), position(batch, "last")])
+    assert close(*last)
+
+
+def test_generation_goes_on_from_the_patched_prompt():
+    model = load("llava")
+    batch, (theirs, _) = encoded(model), read(model, encoded(model, first=10))
+    runs = [patch(model, batch, theirs, 2, run=lambda *args, c=cached: generated(*args, c)) for cached in (True, False)]
+    assert close(*runs)
+    assert not close(runs[0], generated(model, batch), 1e-3)
+
+
+def test_bad_input():
+    model = load("llava")
+    batch = encoded(model)
+    states, before = read(model, batch)
+    good, end = states.residual[:, 1], position(batch)
+    padded = vlm.encode(model, None, [text.removeprefix("<image> ") for text in TEXTS])
+    patched = lambda *args: patching.patched(model, *args)
+    for context, kind, message in [
+        (lambda: patched(good, end, 5), BadParameter, "layer=5.*0 … 4"),
+        (lambda: patched(good, end, -1), BadParameter, "layer=-1"),
+        (lambda: patched(good[:2], end, 1), BadStates, r"shape \(2, 64\)"),
+        (lambda: patched(good * torch.nan, end, 1), BadStates, "not finite"),
+        (lambda: patched(good[:2], end[:2], 1), BadParameter, "2 positions for a batch of 3"),
+        (lambda: patched(good, end + 99, 1), BadParameter, "outside its prompt"),
+        (lambda: patched(good, end * 0, 1), BadParameter, "on padding"),
+        (lambda: patched(good, end.float(), 1), BadParameter, r"must be \(B,\) int"),
+        (lambda: patched(good, batch.tokens.where("end"), 1), BadParameter, r"must be \(B,\) int"),
+        (lambda: patching.patched_attention(model, states.attention_input, end, 4), BadParameter, "first=4.*0 … 3"),
+        (lambda: patching.patched_attention(model, good, end, 0), BadStates, r"\(3, 4, 64\)"),
+    ]:
+        with pytest.raises(kind, match=message), context():
+            logits(model, batch)
+    for context in (patched(good, end, 1), patching.read_states(model, end)):
+        with pytest.raises(BadParameter, match="were not run"), context:
+            pass
+    with pytest.raises(BadParameter, match=r"Row 0 has 0 tokens in the set.*prompt without an image"):
+        position(padded)
+    with pytest.raises(BadParameter, match=r"Row 0 has \d+ tokens in the set"):
+        position(batch, "block")
+    assert torch.equal(logits(model, batch), before)  # nothing is left behind
