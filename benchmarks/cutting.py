@@ -14,11 +14,11 @@ from contextlib import nullcontext
 import torch
 from common import keep, side_by_side
 
-from peaks_and_gates import pictures, store, vlms
+from peaks_and_gates import pictures, store
+from peaks_and_gates.gate import vlm
+from peaks_and_gates.gate.patching import patched, patched_attention, read_states, single_position
 from peaks_and_gates.gate.study import PROMPTS
 from peaks_and_gates.interventions import CUTS, cutting, outputs, spoken
-from peaks_and_gates.patching import patched, patched_attention, recorded
-from peaks_and_gates.tokens import only
 
 MODEL = "mini-native-0"
 N, BATCH = 128, 64
@@ -33,7 +33,7 @@ def parts(items, size):
 def questions(model, shown):
     """The prompts that ask each picture's question."""
     texts = [PROMPTS["scenes"]["questions"].format(question=picture.question) for picture in shown]
-    return vlms.encode(model, [picture.image for picture in shown], texts)
+    return vlm.encode(model, [picture.image for picture in shown], texts)
 
 
 def seeds(shown):
@@ -67,7 +67,7 @@ def plainly_knocked_out(model, shown, size):
 
 def prompts(model, shown):
     """The class prompts of some pictures."""
-    return vlms.encode(model, [picture.image for picture in shown], [PROMPTS["scenes"]["classes"]] * len(shown))
+    return vlm.encode(model, [picture.image for picture in shown], [PROMPTS["scenes"]["classes"]] * len(shown))
 
 
 def sweep(model):
@@ -91,9 +91,9 @@ def plainly_patched_outputs(model, shown, size):
     found = []
     for mine, theirs in zip(parts(shown, size), parts(shown[1:] + shown[:1], size), strict=True):
         base, source = prompts(model, mine), prompts(model, theirs)
-        end = only(base.tokens.where("end"))
+        end = single_position(base.tokens.where("end"))
         run = lambda inputs: model.network(**inputs, logits_to_keep=1, use_cache=False).logits[:, -1]
-        with recorded(model, only(source.tokens.where("end"))) as states:
+        with read_states(model, single_position(source.tokens.where("end"))) as states:
             run(source.inputs)
         logits = []
         for kind, layer in sweep(model):
@@ -115,7 +115,7 @@ ACTS = {"knockout": (knocked_out, plainly_knocked_out), "patching": (patched_out
 
 def main():
     """Print the table and keep it."""
-    batched, single = (vlms.load(MODEL, attention=attention) for attention in ("sdpa", "eager"))
+    batched, single = (vlm.load(MODEL, attention=attention) for attention in ("sdpa", "eager"))
     shown, rows = pictures.load("questions", "scenes", N, 0), []
     print("             plain pictures/s  ours pictures/s  ratio")
     for name, (ours, plain) in ACTS.items():

@@ -6,18 +6,20 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from peaks_and_gates import interventions, peaks, pictures, token_states, vlms
+from peaks_and_gates import interventions, peaks, pictures, token_states
 from peaks_and_gates.errors import BadParameter
 from peaks_and_gates.gate import study as gate
+from peaks_and_gates.gate import vlm
 from peaks_and_gates.gate.study import Study
 from peaks_and_gates.statistics import over_seeds
 from peaks_and_gates.uncertainty import Estimate
+from tiny_vlms import tiny_vlm
 
 STUDY = Study(
-    "tiny-llava", n_gap=24, n_classes=4, n_per_class=5, n_questions=4, n_captions=4, n_per_pair=1, n_random=3,
+    str(tiny_vlm("llava")), n_gap=24, n_classes=4, n_per_class=5, n_questions=4, n_captions=4, n_per_pair=1, n_random=3,
     n_repeats=2, new_tokens=(3, 4), batch_size=8, dtype="float32",
 )  # fmt: skip
-MODELS = ["tiny-llava", "tiny-chameleon"]
+MODELS = [str(tiny_vlm("llava")), str(tiny_vlm("chameleon"))]
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -40,7 +42,7 @@ def test_shares_of_the_block_add_up_to_one(model):
 
 def test_states_are_kept_and_read_again_without_the_model(monkeypatch):
     first = gate.class_overlap_table(STUDY)
-    monkeypatch.setattr(vlms, "encode", lambda *a: pytest.fail("the model was run again"))
+    monkeypatch.setattr(vlm, "encode", lambda *a: pytest.fail("the model was run again"))
     assert gate.class_overlap_table(STUDY).equals(first)
     with pytest.raises(pytest.fail.Exception):
         gate.class_overlap_table(replace(STUDY, seed=1))

@@ -7,14 +7,16 @@ import pandas as pd
 import pytest
 import torch
 
-from peaks_and_gates import patching, record, steering, steering_figures, tokens, vlms
+from peaks_and_gates import record, steering, steering_figures
 from peaks_and_gates.errors import BadParameter
+from peaks_and_gates.gate import patching, vlm
 from peaks_and_gates.gate import study as gate
 from peaks_and_gates.gate.study import Study
+from tiny_vlms import tiny_vlm
 from vlm_helpers import broken, close, encoded, generated, load
 
-STUDY = Study("tiny-llava", n_per_pair=2, new_tokens=(3, 4), batch_size=8, dtype="float32")
-MODELS = ["tiny-llava", "tiny-chameleon"]
+STUDY = Study(str(tiny_vlm("llava")), n_per_pair=2, new_tokens=(3, 4), batch_size=8, dtype="float32")
+MODELS = [str(tiny_vlm("llava")), str(tiny_vlm("chameleon"))]
 STRENGTHS = [0.0, 1.0, 2.5]
 
 
@@ -28,14 +30,14 @@ def cache(tmp_path_factory):
 def prompts(study, pictures):
     """A batch of class prompts, and where the end-of-image tokens are."""
     texts = [study.prompt("classes", picture) for picture in pictures]
-    batch = vlms.encode(study.network(), [picture.image for picture in pictures], texts)
-    return batch, tokens.only(batch.tokens.where("end"))
+    batch = vlm.encode(study.network(), [picture.image for picture in pictures], texts)
+    return batch, patching.single_position(batch.tokens.where("end"))
 
 
 def run(study, pictures):
     """The states of the end-of-image token and the last logits, of class prompts left alone."""
     batch, end = prompts(study, pictures)
-    with patching.recorded(study.network(), end) as states, torch.inference_mode():
+    with patching.read_states(study.network(), end) as states, torch.inference_mode():
         logits = study.network().network(**batch.inputs).logits[:, -1]
     return states.residual, logits
 
@@ -48,7 +50,7 @@ def seen(tools, study, shown, way):
     def look(**inputs):
         known = inputs["past_key_values"].get_seq_length()
         rest = {"input_ids": inputs["input_ids"][:, known:], "position_ids": batch.inputs["position_ids"][:, known:]}
-        with patching.recorded(study.network(), end - known) as states:
+        with patching.read_states(study.network(), end - known) as states:
             logits = network(**inputs | rest).logits[:, -1]
         found.append((states.residual, logits))
         return inputs["input_ids"]
@@ -204,7 +206,7 @@ def test_the_prompt_alone_is_moved():
     batch, other = encoded(model), encoded(model, first=10)
     with torch.inference_mode():
         own, goal = (steering.end_states(model, each) for each in (batch, other))
-    end = tokens.only(batch.tokens.where("end"))
+    end = patching.single_position(batch.tokens.where("end"))
     runs = []
     for cached in (True, False):
         with steering.moved(model, patching.steered(own, goal, 2.0), end, (1, 2, 3)):
@@ -282,7 +284,7 @@ def page(cache):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(steering, "answers", answering(1, 1))
         patch.setattr(record, "table", lambda name, inputs, compute: compute())
-        roles = gate.roles(["tiny-chameleon", "tiny-chameleon"], ["tiny-llava"])
+        roles = gate.roles([str(tiny_vlm("chameleon")), str(tiny_vlm("chameleon"))], [str(tiny_vlm("llava"))])
         settings = {"strengths": STRENGTHS, "step": 2}  # layers 1 and 3
         tables = gate.each(STUDY, roles, steering.steering, "steering", **settings)
         yield tables, steering.examples_of(STUDY, roles, **settings, n=2)

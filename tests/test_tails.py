@@ -3,18 +3,19 @@
 import pytest
 import torch
 
-from peaks_and_gates import interventions, patching, tails, vlms
+from peaks_and_gates import interventions, tails
+from peaks_and_gates.gate import patching, vlm
+from peaks_and_gates.gate.patching import single_position
 from peaks_and_gates.interventions import CUTS, cutting
-from peaks_and_gates.tokens import only
 from vlm_helpers import FAMILIES, broken, close, encoded, load, picture
 
 
 def end(batch):
-    return only(batch.tokens.where("end"))
+    return single_position(batch.tokens.where("end"))
 
 
 def states_of(model, batch):
-    with patching.recorded(model, end(batch)) as states, torch.inference_mode():
+    with patching.read_states(model, end(batch)) as states, torch.inference_mode():
         model.network(**batch.inputs)
     return states
 
@@ -26,7 +27,7 @@ def whole(tools, model, batch, position):
 def last_logits(model, batch, inputs):
     with torch.inference_mode():
         found = model.network(**inputs).logits.float()
-    return found[torch.arange(3), only(batch.tokens.where("last")) - batch.inputs["input_ids"].shape[1]]
+    return found[torch.arange(3), single_position(batch.tokens.where("last")) - batch.inputs["input_ids"].shape[1]]
 
 
 def says_the_same(tools, model):
@@ -53,8 +54,8 @@ def says_the_same(tools, model):
 def generates_the_same(tools, model):
     """With texts of other lengths before and behind the image, twice; and with the text blind to the image."""
     texts = ["<image> What is it?", "A longer one. <image> What is it?", "It. <image> How many are there of these?"]
-    batch = vlms.encode(model, [picture(i) for i in range(3)], texts)
-    states = states_of(model, vlms.encode(model, [picture(10 + i) for i in range(3)], texts))
+    batch = vlm.encode(model, [picture(i) for i in range(3)], texts)
+    states = states_of(model, vlm.encode(model, [picture(10 + i) for i in range(3)], texts))
     settings = {"max_new_tokens": 6, "min_new_tokens": 6, "do_sample": False, "return_dict_in_generate": True}
     settings |= {"output_logits": True, "suppress_tokens": [model.network.config.image_token_id]}
 
@@ -129,10 +130,10 @@ def test_a_fault_is_seen(fault):
 def test_what_cannot_be_parted_is_run_whole():
     model = load("chameleon")
     batch = encoded(model)
-    in_front = only(batch.tokens.where("begin"))
+    in_front = single_position(batch.tokens.where("begin"))
     assert tails.tail(model, batch, in_front).keys_values is None  # the image is behind it
-    wired = vlms.load("mini-gated")
-    batch = vlms.encode(wired, [picture(0)], ["<image> what is it?"])
+    wired = vlm.load("mini-gated")
+    batch = vlm.encode(wired, [picture(0)], ["<image> what is it?"])
     rest = tails.tail(wired, batch, end(batch))
     assert rest.keys_values is None and rest.inputs()["input_ids"] is batch.inputs["input_ids"]
 
@@ -140,7 +141,7 @@ def test_what_cannot_be_parted_is_run_whole():
 @pytest.mark.parametrize("family", ["chameleon", "llava"])
 def test_patched_outputs_are_those_of_whole_prompts(family, monkeypatch):
     model, text = load(family), ["<image> What is it?"] * 3
-    batch, source = (vlms.encode(model, [picture(first + i) for i in range(3)], text) for first in (0, 10))
+    batch, source = (vlm.encode(model, [picture(first + i) for i in range(3)], text) for first in (0, 10))
     steps = [("none", 0), *(("residual", i) for i in range(5)), *(("attention", i) for i in range(4))]
     theirs, found = interventions.outputs(model, batch, source, steps)
     monkeypatch.setattr(interventions, "tail", lambda *given: whole(tails, *given))

@@ -11,11 +11,10 @@ import pytest
 import torch
 
 from page_code import page_code
-from peaks_and_gates import vlms
-from peaks_and_gates.attention import knockout as knockout_attention
 from peaks_and_gates.errors import BadParameter
-from peaks_and_gates.gate import pictures
+from peaks_and_gates.gate import pictures, vlm
 from peaks_and_gates.gate.answers import cider, vqa_accuracy
+from peaks_and_gates.gate.attention import knockout as knockout_attention
 from peaks_and_gates.gate.experiment import (
     KNOCKOUTS,
     Experiment,
@@ -49,7 +48,7 @@ HIDDEN = {
 
 def alone(experiment, picture, text):
     """A prompt on its own, without padding."""
-    return vlms.encode(experiment.load(), [picture.image], [text])
+    return vlm.encode(experiment.load(), [picture.image], [text])
 
 
 def class_prompt(experiment, picture):
@@ -146,7 +145,7 @@ def test_modality_gap(monkeypatch):
 @pytest.mark.parametrize("experiment", [NATIVE, ADAPTED], ids=lambda experiment: experiment.model)
 def test_cross_attention(experiment):
     table = values(page_code("gate/cross_attention")["attention_rows"](experiment))
-    eager = vlms.load(experiment.model, torch.float32, "cpu", attention="eager")
+    eager = vlm.load(experiment.model, torch.float32, "cpu", attention="eager")
     attention = []
     for picture in experiment.pictures("classes"):
         batch = class_prompt(experiment, picture)

@@ -20,18 +20,17 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from .. import vlms
-from ..attention import knockout as knockout_attention
 from ..cache import digest
 from ..errors import BadParameter
 from ..models import dtype_named
-from ..patching import recorded
 from ..statistics import Estimate, over_seeds
-from ..tokens import TokenMap, only
-from ..vlms import Batch, VisionLanguageModel
-from . import measures, pictures
+from . import measures, pictures, vlm
+from .attention import knockout as knockout_attention
+from .patching import read_states, single_position
 from .pictures import Pair, Picture
 from .split import split_prompt
+from .tokens import TokenMap
+from .vlm import Batch, VisionLanguageModel
 
 # The paper's prompts, and those of the book's scenes. The image comes first, except where it is to follow the text.
 PROMPTS = {
@@ -122,13 +121,13 @@ class Experiment:
             for start in range(0, len(shown), self.batch_size):
                 part = slice(start, start + self.batch_size)
                 seeds = [int(digest([picture.key, self.seed])[:8], 16) for picture in shown[part]]
-                yield model, vlms.encode(model, [picture.image for picture in shown[part]], texts[part]), seeds
+                yield model, vlm.encode(model, [picture.image for picture in shown[part]], texts[part]), seeds
                 progress.update(len(shown[part]))
 
 
 @lru_cache(maxsize=1)  # models are big: only the last one stays in memory
 def _loaded(name: str, dtype: str | None) -> VisionLanguageModel:
-    return vlms.load(name, dtype_named(dtype))
+    return vlm.load(name, dtype_named(dtype))
 
 
 def first_token(model: VisionLanguageModel, word: str) -> int:
@@ -239,7 +238,7 @@ def generate_answers(
     """What the model writes about each picture with each knockout, greedily; N texts per knockout."""
     texts = {knockout: [] for knockout in knockouts}
     for model, batch, seeds in experiment.batches(task, shown):
-        prompt = split_prompt(model, batch, only(batch.tokens.where("end")))
+        prompt = split_prompt(model, batch, single_position(batch.tokens.where("end")))
         for knockout in texts:
             tokens, inputs = prompt.to_generate(knockout.targets)
             with apply_knockout(model, tokens, seeds, knockout, experiment.how):
@@ -292,8 +291,10 @@ def token_states(
         with ExitStack() as stack:
             if knockout is not None:
                 stack.enter_context(apply_knockout(model, batch.tokens, seeds, knockout, experiment.how))
-            positions = {name: only(choose(batch.tokens, seeds)) for name, choose in tokens.items()}  # (B,) each
-            states = {name: stack.enter_context(recorded(model, place)) for name, place in positions.items()}
+            positions = {
+                name: single_position(choose(batch.tokens, seeds)) for name, choose in tokens.items()
+            }  # (B,) each
+            states = {name: stack.enter_context(read_states(model, place)) for name, place in positions.items()}
             model.network(**batch.inputs, logits_to_keep=1, use_cache=False)
         for name, read in states.items():
             residual[name].append(read.residual.cpu())  # (B, L + 1, D)
