@@ -42,8 +42,8 @@ from transformers import (
     SiglipVisionConfig,
 )
 
+from peaks_and_gates.cache import cache_folder, made_once
 from peaks_and_gates.gate.inputs import processor_class
-from peaks_and_gates.store import cache_folder, made_once
 
 SIDE, PATCH = 32, 8  # pixels: an image, or a tile of one, is 4 x 4 tokens
 N_CODES = 256  # size of the codebook of the families that write images as tokens

@@ -10,10 +10,11 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from conftest import make_questions
-from peaks_and_gates import attention, models, patching, tails
+from peaks_and_gates import models, tails
 from peaks_and_gates.extraction import extract, hidden_states
+from peaks_and_gates.gate import attention, patching
+from peaks_and_gates.gate.patching import single_position
 from peaks_and_gates.questions import build_prompts
-from peaks_and_gates.tokens import only
 from tiny_models import plain_loop
 from vlm_helpers import FAMILIES, encoded, generated, load, logits
 
@@ -127,8 +128,8 @@ def test_interventions_that_change_nothing(family, equal):
         with attention.knockout(model, None, batch.tokens.where("after"), how):
             cut = logits(model, batch)
         equal(f"nothing cut ({how}) = untouched ({family})", cut[prompt], untouched[prompt], 1e-4)
-    place = only(batch.tokens.where("end"))
-    with patching.recorded(model, place) as states:
+    place = single_position(batch.tokens.where("end"))
+    with patching.read_states(model, place) as states:
         logits(model, batch)
     with patching.patched(model, states.residual[:, 2], place, 2):
         patched = logits(model, batch)

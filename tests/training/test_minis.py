@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from conftest import ROOT
-from peaks_and_gates import vlms
 from peaks_and_gates.cache import file_sha256, read_json
 from peaks_and_gates.errors import HashMismatch, MissingFile
-from peaks_and_gates.tokens import FAMILIES
+from peaks_and_gates.gate import vlm
+from peaks_and_gates.gate.tokens import FAMILIES
 from training.minis import data, image_tokenizer, models
 from training.minis import train as minis
 from training.scenes import words
@@ -31,7 +31,7 @@ def native():
     for p in network.model.layers.parameters():
         if p.ndim == 2:
             torch.nn.init.normal_(p, std=0.2)
-    return vlms.VisionLanguageModel("native", network.eval(), processor, FAMILIES["chameleon"], "{prompt}", "native")
+    return vlm.VisionLanguageModel("native", network.eval(), processor, FAMILIES["chameleon"], "{prompt}", "native")
 
 
 @contextmanager
@@ -164,7 +164,7 @@ def test_every_mini_is_trained_and_runs(place, monkeypatch):
         assert len(card["log"]["loss"]) == models.recipe("smoke", "native")["steps"]
         if "words" not in folder.name:
             assert {"questions", "all questions", "classes", "cider_ptb"} == set(card["scores"])
-            config = vlms.load(str(folder), torch.float32).network.config
+            config = vlm.load(str(folder), torch.float32).network.config
             assert (getattr(config, "wiring", None) == "gated") == (folder.name == "gated-0")
     monkeypatch.setattr(minis, "build", lambda *a: pytest.fail("trained again"))
     minis.train("smoke", "native")

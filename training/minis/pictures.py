@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from peaks_and_gates import vlms
+from peaks_and_gates.gate import vlm
 from training.common import weights_folder, write_with_card
 from training.scenes.build import png
 from training.scenes.drawing import draw
@@ -30,7 +30,7 @@ def pictures(name: str = "mini-native-0", n: int = 7, seed: int = 0) -> pd.DataF
 
     Rows: kind ("drawn", "seen", "imagined"), caption, png (bytes).
     """
-    model = vlms.load(name)
+    model = vlm.load(name)
     scenes = sample("test", n, seed)
     captions = [caption(scene) for scene in scenes]
     originals = [draw(scene, image_tokenizer.SIDE) for scene in scenes]
@@ -47,7 +47,7 @@ def pictures(name: str = "mini-native-0", n: int = 7, seed: int = 0) -> pd.DataF
 
 
 @torch.inference_mode()
-def imagined(model: vlms.VisionLanguageModel, texts: Sequence[str], seed: int = 0) -> Tensor:
+def imagined(model: vlm.VisionLanguageModel, texts: Sequence[str], seed: int = 0) -> Tensor:
     """Image tokens that a native mini writes after captions, drawn at random as it expects them: (texts, 64) int64.
 
     The model's own head forbids image tokens in an answer, so they are drawn from its states and its embeddings.

@@ -26,11 +26,11 @@ from transformers import PreTrainedModel, ProcessorMixin
 from peaks_and_gates import cache
 from peaks_and_gates.errors import MissingFile, UnknownName
 from peaks_and_gates.gate.answers import cider, vqa_accuracy
+from peaks_and_gates.gate.attention import closed_pairs
 from peaks_and_gates.gate.experiment import KNOCKOUTS, Experiment, generate_answers
 from peaks_and_gates.gate.pictures import Picture
 from peaks_and_gates.models import best_device
 from peaks_and_gates.statistics import bootstrap_mean
-from peaks_and_gates.wiring import closed_pairs
 from training import common
 from training.common import SAVE_EVERY, Log, check_files, is_made_from
 from training.scenes.build import scene_rows

@@ -25,7 +25,17 @@ PACKAGE = "peaks_and_gates"
 DRAWING = {"parameters", "install", "figure", "hide-input"}  # tags of cells without a number of their own
 LIBRARIES = {*store.PACKAGES, "gguf", "pandas", "scipy", "tokenizers"}  # whose versions count
 # Modules that do not count for the key of a page: they draw or run, or count by STATES.
-NO_KEY = {"__init__", "errors", "figures", "record", "cache", "models", "landscape.extraction", "gate.vlm"}
+NO_KEY = {
+    "__init__",
+    "errors",
+    "figures",
+    "record",
+    "cache",
+    "models",
+    "landscape.extraction",
+    "gate.vlm",
+    "gate.inputs",
+}
 LATER_FIELDS = {"ctx", "kind", "type_comment", "type_ignores", "type_params"}  # of syntax trees, by Python's version
 
 
@@ -89,7 +99,7 @@ def as_list(value: Any) -> list[Any]:
 
 def model_entry(name: str) -> str:
     """The lines of a model in the package's YAML files, without comments; empty for a model that is not there."""
-    for path in sorted(store.SOURCE.glob("*.yml")):
+    for path in sorted([*store.SOURCE.glob("*.yml"), *store.SOURCE.glob("gate/*.yml")]):
         if entry := re.search(rf"^( *){re.escape(name)}:.*(?:\n\1 .*)*", path.read_text(), re.M):
             return re.sub(r"\s+#.*", "", entry[0])
     return ""

@@ -295,8 +295,8 @@ def write_scorecard(jobs: Sequence[Job]) -> list[Any]:
 
 def model_parameters(name: str) -> dict[str, Any]:
     """The parameters by which the pages are given a model: a vision-language model the book knows, or another."""
-    from .. import vlms
+    from ..gate import vlm
 
-    if name not in vlms.VLMS:
+    if name not in vlm.VLMS:
         return {"model": name}
-    return {"native": [], "adapted": [], "controls": []} | {"native" if vlms.is_native(name) else "adapted": [name]}
+    return {"native": [], "adapted": [], "controls": []} | {"native" if vlm.is_native(name) else "adapted": [name]}

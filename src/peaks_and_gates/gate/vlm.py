@@ -27,9 +27,9 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
+from ..cache import check_files, digest, read_json
 from ..errors import BadParameter, BookError, MissingFile, ModelUnavailable, UnknownName
 from ..models import best_device, best_dtype, folder_sha256, hub_advice, hub_revision, in_checkout
-from ..store import check_files, digest, read_json
 from .attention import OURS, knockout, wire
 from .inputs import Batch, encode, encode_once, load_processor, open_image
 from .tokens import FAMILIES, Family, family_of
