@@ -1,6 +1,6 @@
 # make book   run the notebooks at the laptop size and build the site     make site   build it from the record alone
 # make test   run the tests                                               make lab    open the notebooks
-# make test-faults   all cases of kills, corruption, fuzzing, planted faults and the like
+# make test-faults   plant every fault of tests/faults in the code, one at a time: a test must fail for each
 # make test-oldest   the tests at the oldest versions that pyproject.toml allows; make test-newest, at the newest
 # Everything is installed in .venv; a target that has nothing to do does nothing.
 
@@ -34,7 +34,7 @@ test-oldest test-newest: test-%:
 	rm -rf $(VENV)-$* && $(PYTHON) -m venv $(VENV)-$*
 	$(VENV)-$*/bin/python tests/allowed.py $* > $(VENV)-$*/requirements.txt
 	$(VENV)-$*/bin/python -m pip install --quiet --requirement $(VENV)-$*/requirements.txt --editable ".[dev]"
-	PG_VERSIONS=$* OMP_NUM_THREADS=1 $(VENV)-$*/bin/python -m pytest $(PARALLEL)
+	OMP_NUM_THREADS=1 $(VENV)-$*/bin/python -m pytest $(PARALLEL)
 
 lint: $(READY)
 	$(VENV)/bin/ruff check --fix src training tests notebooks benchmarks
