@@ -86,7 +86,7 @@ def files_read(strings: set[str], parameters: dict[str, Any]) -> dict[str, str]:
         *(path for entry in known.values() for path in re.findall(r"weights/[\w./-]+", entry)),
     }
     paths = {path for path in (root() / "data").rglob("*") if strings & {path.name, path.stem}}
-    for folder in (root() / name for name in folders if name.startswith(("weights/", "benchmarks/"))):
+    for folder in (root() / name for name in folders if name.startswith("weights/")):
         paths |= {*folder.rglob("*.safetensors")} or {*folder.rglob("*.json")}
     files = sorted(path for path in paths if path.is_file())
     return known | {path.relative_to(root()).as_posix(): sha256(path, path.stat().st_mtime_ns) for path in files}
