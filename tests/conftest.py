@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from peaks_and_gates import cache, models, store
-from peaks_and_gates.questions import Question, QuestionSet
+from peaks_and_gates.landscape.questions import Question, QuestionSet
 
 ROOT = Path(__file__).parents[1]
 FULL = os.environ.get("PG_FAULTS") == "full"

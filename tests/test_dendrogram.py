@@ -12,8 +12,8 @@ from peaks_and_gates.clustering import Recipe
 from peaks_and_gates.dendrogram import Panel, content, estimates, grow, least_points, named, panels
 from peaks_and_gates.errors import BadParameter
 from peaks_and_gates.geometry import Landscape, clustered, landscape
+from peaks_and_gates.landscape.questions import QuestionSet
 from peaks_and_gates.peaks import Study
-from peaks_and_gates.questions import QuestionSet
 
 LOW = -9.0  # what DADApy puts for the saddle of peaks that do not touch
 

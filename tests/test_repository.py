@@ -58,7 +58,7 @@ def test_a_workflow_calls_what_there_is(path):
 def test_the_map_of_the_modules_names_modules():
     drawn = (ROOT / "CONTRIBUTING.md").read_text().split("```")[3]
     names = set(re.findall(r"[a-z_]{4,}", drawn))
-    known = {path.stem for path in (ROOT / "src" / "peaks_and_gates").glob("*.py")}
+    known = {path.stem for path in (ROOT / "src" / "peaks_and_gates").rglob("*.py")}
     assert {"extraction", "tails", "interventions", "neighbours"} <= names & known
     gone = {name for name in names if "_" in name} - known - {"_figures"}
     assert not gone

@@ -5,10 +5,16 @@ from __future__ import annotations
 import pandas as pd
 
 from . import statistics
-from .extraction import CODE
 from .landscape.study import CLASS_FRACTION, Study, condition_name, landscape_table
 
-GEOMETRY = (*CODE, "landscape.density_peaks", "landscape.neighbours", "statistics", "landscape.study")
+GEOMETRY = (
+    "landscape.extraction",
+    "models",
+    "landscape.density_peaks",
+    "landscape.neighbours",
+    "statistics",
+    "landscape.study",
+)
 __all__ = ["CLASS_FRACTION", "GEOMETRY", "Study", "condition_name", "landscape_table", "row", "select"]
 
 

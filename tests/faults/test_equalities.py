@@ -11,10 +11,10 @@ from transformers import AutoModelForCausalLM
 
 from conftest import make_questions
 from peaks_and_gates import models, tails
-from peaks_and_gates.extraction import extract, hidden_states
 from peaks_and_gates.gate import attention, patching
 from peaks_and_gates.gate.patching import single_position
-from peaks_and_gates.questions import build_prompts
+from peaks_and_gates.landscape.extraction import extract, hidden_states
+from peaks_and_gates.landscape.questions import build_prompts
 from tiny_models import plain_loop
 from vlm_helpers import FAMILIES, encoded, generated, load, logits
 

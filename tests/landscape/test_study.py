@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from peaks_and_gates.landscape import study as studies
+from peaks_and_gates.landscape.questions import Prompt
 from peaks_and_gates.landscape.study import Study, accuracy_table, landscape_table, of_seeds
-from peaks_and_gates.questions import Prompt
 
 STUDY = Study("tiny-llama", "wordnet", [0, 5])
 

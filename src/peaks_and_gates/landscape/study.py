@@ -23,12 +23,12 @@ import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
-from .. import questions as question_sets
 from ..cache import SOURCE, cached, digest, file_sha256
-from ..extraction import StoredStates, hidden_states
-from ..questions import LETTERS, Prompt, QuestionSet, build_prompts
 from ..statistics import bootstrap_mean, over_seeds, row
+from . import questions as question_sets
 from .density_peaks import RECIPES, landscapes, subsample_intervals
+from .extraction import StoredStates, hidden_states
+from .questions import LETTERS, Prompt, QuestionSet, build_prompts
 
 # Neighbours of the label overlap, as a share of the class: the paper has 0.3 for subjects and plots 0.1 for letters.
 CLASS_FRACTION = {"subject": 0.3, "answer": 0.1}
