@@ -104,7 +104,7 @@ FAULTS = {
     ],
     "book/claims": [
         ("a bound is held against the value alone", "if at_least <= low and high <= at_most:",
-         "if at_least <= found.value <= at_most:", "book/claims", "whole_interval"),
+         "if at_least <= value.value <= at_most:", "book/claims", "whole_interval"),
     ],
     "vqa": [("one person is enough", "ENOUGH = 3", "ENOUGH = 1", "vqa", "scale")],
     "models": [

@@ -126,12 +126,12 @@ def lift(tables: Tables, part: Mapping[str, Any]) -> Estimate:
 def share_lost(tables: Tables, part: Mapping[str, Any]) -> Estimate:
     """Which part of a baseline's value, maybe of another table, a condition lacks; ends from the ends of the two."""
     rows = curve(tables, part)
-    found = estimate(rows, len(rows) - 1)
+    rest = estimate(rows, len(rows) - 1)
     rows = curve(tables, baseline(part))
     base = estimate(rows, len(rows) - 1)
     with np.errstate(divide="ignore", invalid="ignore"):  # nothing has no share
-        value, low, high = found.value / base.value, found.low / base.high, found.high / base.low
-    return Estimate(1 - value, 1 - high, 1 - low, min(found.n, base.n))
+        value, low, high = rest.value / base.value, rest.low / base.high, rest.high / base.low
+    return Estimate(1 - value, 1 - high, 1 - low, min(rest.n, base.n))
 
 
 def depth_of_maximum(tables: Tables, part: Mapping[str, Any]) -> Estimate:
@@ -172,8 +172,8 @@ def above_chance(tables: Tables, part: Mapping[str, Any]) -> Estimate:
     """The highest value minus what 97.5 % of shuffled labels stay below."""
     rows = curve(tables, part)
     top = rows["value"].idxmax()
-    found, chance = estimate(rows, top), rows.loc[top, "null_high"]
-    return Estimate(found.value - chance, found.low - chance, found.high - chance, found.n)
+    highest, chance = estimate(rows, top), rows.loc[top, "null_high"]
+    return Estimate(highest.value - chance, highest.low - chance, highest.high - chance, highest.n)
 
 
 MEASURES: dict[str, Callable[[Tables, Mapping[str, Any]], Estimate]] = {
@@ -199,17 +199,17 @@ def measure(part: Mapping[str, Any], tables: Tables) -> Part:
     compared = f" over {part['baseline']}" if "baseline" in part else ""
     rule = f"{part['measure']} of {part['metric']}, {part['condition']}{compared}: {' and '.join(bounds)}"
     try:
-        found = MEASURES[part["measure"]](tables, part)
+        value = MEASURES[part["measure"]](tables, part)
     except (KeyError, Untested):
+        value = None
+    if value is None or np.isnan(value.value):
         return Part(part["says"], rule, part["why"], None, "untested")
-    if np.isnan(found.value):
-        return Part(part["says"], rule, part["why"], None, "untested")
-    low, high = np.fmin(found.low, found.value), np.fmax(found.high, found.value)
+    low, high = np.fmin(value.low, value.value), np.fmax(value.high, value.value)
     if at_least <= low and high <= at_most:
         outcome = "met"
     else:
         outcome = "missed" if high < at_least or low > at_most else "unclear"
-    return Part(part["says"], rule, part["why"], found, outcome)
+    return Part(part["says"], rule, part["why"], value, outcome)
 
 
 def judge(claim: Mapping[str, Any], tables: Tables) -> Verdict:
@@ -243,14 +243,14 @@ def badge(verdict: str) -> str:
     return f'<span class="pg-verdict pg-{style}"><span aria-hidden="true">{SYMBOLS[verdict]}</span> {verdict}</span>'
 
 
-def number(found: Estimate | None) -> str:
+def number(value: Estimate | None) -> str:
     """A value with its interval, as text."""
-    if found is None:
+    if value is None:
         return "not measured"
-    if np.isnan(found.low) or found.low == found.high:
-        return f"{found.value:.2f}"
-    high = "∞" if np.isinf(found.high) else f"{found.high:.2f}"
-    return f"{found.value:.2f} [{found.low:.2f}, {high}]"
+    if np.isnan(value.low) or value.low == value.high:
+        return f"{value.value:.2f}"
+    high = "∞" if np.isinf(value.high) else f"{value.high:.2f}"
+    return f"{value.value:.2f} [{value.low:.2f}, {high}]"
 
 
 def as_html(verdict: Verdict) -> str:
@@ -280,7 +280,6 @@ def scorecard(verdicts: list[Verdict], about: Mapping[str, Any]) -> list[dict[st
             "high": first and finite(first.high),
             "n": first and first.n,
             "page": verdict.claim.get("page"),
-            "training_seeds": len(about.get("fine_tuned", [])) if trained(verdict.claim) else None,
             "parts": [
                 {"says": p.says, "rule": p.rule, "outcome": p.outcome, "found": p.found and number(p.found)}
                 for p in verdict.parts
@@ -290,11 +289,6 @@ def scorecard(verdicts: list[Verdict], about: Mapping[str, Any]) -> list[dict[st
     return rows
 
 
-def trained(claim: Mapping[str, Any]) -> bool:
-    """Whether a claim looks at models that were fine-tuned with several seeds."""
-    return any("fine" in part["table"] + part.get("group", "") for part in claim.get("parts", ()))
-
-
 def finite(value: float) -> float | None:
     """A number JSON can hold."""
     return float(value) if np.isfinite(value) else None
@@ -302,8 +296,7 @@ def finite(value: float) -> float | None:
 
 def count(verdicts: list[Verdict]) -> str:
     """How many claims hold, partly, fail, are not tested: the line a run ends with."""
-    found = [verdict.verdict for verdict in verdicts]
-    return ", ".join(f"{found.count(kind)} {kind}" for kind in VERDICTS)
+    return ", ".join(f"{sum(verdict.verdict == kind for verdict in verdicts)} {kind}" for kind in VERDICTS)
 
 
 def differences(before: Path, after: Path, tolerance: float) -> list[str]:

@@ -25,7 +25,7 @@ def cli() -> None:
 
 @cli.command()
 @preset_option
-@click.option("--only", multiple=True, metavar="NAME", help="A page to run; may be repeated.")
+@click.option("--only", "pages", multiple=True, metavar="NAME", help="A page to run; may be repeated.")
 @click.option("-p", "changes", multiple=True, metavar="KEY=VALUE", help="Change one of the preset's parameters.")
 @click.option("--model", help="A language model, or a vision-language model the book knows, to run the pages on.")
 @click.option("--force", is_flag=True, help="Run again what is done; stored hidden states are still reused.")
@@ -39,7 +39,7 @@ def cli() -> None:
 @click.option("--profile", metavar="FILE", help="Settings of the jobs (YAML), such as slurm_partition: gpu.")
 def run(
     preset: str,
-    only: tuple[str, ...],
+    pages: tuple[str, ...],
     changes: tuple[str, ...],
     model: str | None,
     force: bool,
@@ -49,7 +49,7 @@ def run(
     """Run the pages at one size and record their tables."""
     parameters = runner.model_parameters(model) if model else {}
     parameters |= dict(presets.parse_assignment(text) for text in changes)
-    jobs = runner.plan(preset, only, parameters)
+    jobs = runner.plan(preset, pages, parameters)
     failures = runner.run(jobs, force, executor, profile)
     folder = jobs[0].record.parent
     if folder.is_dir():

@@ -74,6 +74,6 @@ def read_yaml(text: str | bytes, called: str) -> Any:
         read = yaml.safe_load(text)
         json.dumps(read, ensure_ascii=False, allow_nan=False).encode()
     except Exception as error:  # PyYAML stumbles in many ways over what is no number, date or truth value
-        said = str(error).partition("\n")[0][:200]
-        raise BadParameter(f"{called} is no YAML of plain data: {said or type(error).__name__}.") from error
+        reason = str(error).partition("\n")[0][:200]
+        raise BadParameter(f"{called} is no YAML of plain data: {reason or type(error).__name__}.") from error
     return read

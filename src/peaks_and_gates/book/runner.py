@@ -108,22 +108,22 @@ def declared(path: Path) -> dict[str, Any]:
     return defaults
 
 
-def plan(preset: str, only: Iterable[str] = (), changes: dict[str, Any] | None = None) -> list[Job]:
-    """The jobs of a run.  only: names; empty for all.  changes: parameters put over the preset's.
+def plan(preset: str, names: Iterable[str] = (), changes: dict[str, Any] | None = None) -> list[Job]:
+    """The jobs of a run.  names: of pages; empty for all.  changes: parameters put over the preset's.
 
     Raises UnknownName (preset, page, parameter), BadParameter.
     """
     changes = changes or {}
     values = presets.override(presets.load(preset), changes)
     paths = notebooks()
-    for name in only:
+    for name in names:
         if name not in paths:
             raise UnknownName("notebook", name, paths)
     label = f"{preset}-{cache.digest(changes)[:8]}" if changes else preset
     # Only runs at a preset's own size are the book's record; the smoke preset's numbers mean nothing.
     results = (root() / "results" if not changes and preset != "smoke" else root() / "_build" / "results") / label
     jobs = []
-    for name in only or paths:
+    for name in names or paths:
         source = paths[name]
         parameters = {key: value for key, value in values.items() if key in declared(source)} | {"preset": preset}
         output = root() / "_build" / "notebooks" / label / source.parent.name / source.name
