@@ -266,7 +266,7 @@ def test_an_empty_tree_is_a_message():
         lambda: tree_figures.tanglegram(trees, "5-shot", steps),
         lambda: tree_figures.side_by_side(trees, ["5-shot"]),
     ):
-        assert b"</svg>" in figures.drawn(draw)
+        assert b"</svg>" in figures.as_svg(draw)
     assert "No peak has more than 1000 questions." in tree_figures.summary(trees, "5-shot")
     assert "Too few subjects" in tree_figures.agreement(trees, "5-shot")
     assert tree_figures.beside_paper(trees).iloc[-1]["peaks"] == 0

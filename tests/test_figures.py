@@ -43,10 +43,10 @@ def with_ink(calls):
 
 def test_a_figure_is_drawn_once_and_shown_in_both_themes():
     calls = []
-    shown = figures.show(lambda: with_ink(calls), 'a "title"', "all & more").data
+    page = figures.show(lambda: with_ink(calls), 'a "title"', "all & more").data
     pattern = r'class="pg-(\w+)" alt="a &quot;title&quot;" src="data:image/svg\+xml;base64,([^"]+)"'
-    light, dark = (base64.b64decode(dict(re.findall(pattern, shown))[theme]).decode() for theme in ("light", "dark"))
-    assert calls == [1] and "<figcaption>all &amp; more</figcaption>" in shown
+    light, dark = (base64.b64decode(dict(re.findall(pattern, page))[theme]).decode() for theme in ("light", "dark"))
+    assert calls == [1] and "<figcaption>all &amp; more</figcaption>" in page
     for picture in (light, dark):
         assert not any(mark in picture for mark in figures.MARKS)
     for own, other in zip(figures.THEMES["dark"], figures.THEMES["light"], strict=True):
@@ -56,7 +56,7 @@ def test_a_figure_is_drawn_once_and_shown_in_both_themes():
 
 def test_the_same_data_give_the_same_bytes():
     table = {"here": layers("ari_subject", {"0-shot": [0.1, 0.3], "fine-tuned, seed 0": [0.2, 0.2]}, null=0.0)}
-    first, second = (figures.drawn(lambda: figures.curves(table, "ari_subject")) for _ in range(2))
+    first, second = (figures.as_svg(lambda: figures.curves(table, "ari_subject")) for _ in range(2))
     assert first == second
 
 

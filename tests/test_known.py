@@ -41,7 +41,7 @@ def test_every_frame_can_be_drawn_and_says_something(cut_table):
     }
     for label, frames in sets.items():
         draw, said = frames[label]
-        assert said[0].isalnum() and said.endswith(".") and figures.drawn(draw).startswith(b"<?xml")
+        assert said[0].isalnum() and said.endswith(".") and figures.as_svg(draw).startswith(b"<?xml")
 
 
 def test_steps_hold_every_picture_twice_with_its_words():

@@ -114,7 +114,7 @@ def quoted(text: str) -> HTML:
 
 def pictures(draw: Callable[[], Figure], alt: str) -> str:
     """A picture for each theme, as HTML."""
-    text, svg = html.escape(alt, quote=True), drawn(draw)
+    text, svg = html.escape(alt, quote=True), as_svg(draw)
     images = []
     for theme in THEMES:
         data = base64.b64encode(in_theme(svg, theme)).decode()
@@ -144,7 +144,7 @@ def in_theme(svg: bytes, theme: str) -> bytes:
     return svg
 
 
-def drawn(draw: Callable[[], Figure]) -> bytes:
+def as_svg(draw: Callable[[], Figure]) -> bytes:
     """One picture as SVG, in no theme yet; the same data give the same bytes."""
     with sns.axes_style(rc=STYLE), matplotlib.rc_context(STYLE):
         figure = draw()

@@ -138,8 +138,8 @@ def landscape_table(
     tables = []
     about = {"code": [file_sha256(SOURCE / name) for name in CODE], "point": study.point}
     about["labels"] = digest({name: list(values) for name, values in (labels or {}).items()})
-    for condition, asked in prompts.items():
-        states = study.read(asked, condition)
+    for condition, of_condition in prompts.items():
+        states = study.read(of_condition, condition)
         by_name = {"subject": states.subject, "answer": states.answer.tolist(), **(labels or {})}
         codes = {name: np.unique(values, return_inverse=True)[1] for name, values in by_name.items()}  # (n,) each
         layers = range(1, states.n_layers + 1)
