@@ -98,6 +98,9 @@ def test_a_failing_page_stops_no_other_and_finished_pages_are_kept(checkout, cap
     (message,) = runner.run(runner.plan("smoke", ["first"]))
     assert "cell 3: ValueError: now this one fails. See " in message
     assert runner.plan("smoke", ["first"])[0].manifest == about  # the old record stays until a run has finished
+    write_page(job.source, "os.kill(os.getpid(), 9)")
+    (message,) = runner.run(runner.plan("smoke", ["first"]))
+    assert "Kernel" in message
     job.record.with_suffix(".json").write_text("{")
     assert states()["first"] == "stale"
     assert states(seed=1) == {"first": "missing", "broken": "missing", "last": "missing"}  # beside the record

@@ -195,6 +195,8 @@ def perform(job: Job, force: bool = True) -> str | None:
         cache.write_atomically(job.marker, lambda path: path.write_text(about["created"]))
     except BookError as error:
         return str(error)
+    except Exception as error:  # a kernel that was killed, for example: the other pages still run
+        return f"{type(error).__name__}: {error}"
     return None
 
 
