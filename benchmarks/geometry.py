@@ -31,8 +31,8 @@ def clusters(n: int, d: int, n_clusters: int = 57) -> np.ndarray:
 
 
 def ours(states: np.ndarray) -> tuple[np.ndarray, float]:
-    """Assignment and intrinsic dimension by `geometry.landscape`."""
-    from peaks_and_gates.geometry import landscape
+    """Assignment and intrinsic dimension by `density_peaks.landscape`."""
+    from peaks_and_gates.landscape.density_peaks import landscape
 
     found = landscape(states, {})
     return found.assignment, found.intrinsic_dimension[found.recipe.gride_scale]
@@ -42,8 +42,7 @@ def dadapy(states: np.ndarray) -> tuple[np.ndarray, float]:
     """The same from coordinates, without any code of ours."""
     from dadapy import Data
 
-    from peaks_and_gates.clustering import RECIPES
-    from peaks_and_gates.geometry import K_MAX
+    from peaks_and_gates.landscape.density_peaks import K_MAX, RECIPES
 
     recipe = RECIPES["released"]
     data = Data(states.astype(np.float64), maxk=K_MAX)
@@ -56,15 +55,13 @@ def dadapy(states: np.ndarray) -> tuple[np.ndarray, float]:
 
 def after_neighbours(states: np.ndarray) -> float:
     """Seconds of DADApy's share of ours: what is left to do once the neighbours are known, wherever they were found."""
-    from peaks_and_gates.clustering import RECIPES, by_recipe, dadapy_data, dimensions
-    from peaks_and_gates.geometry import K_MAX
-    from peaks_and_gates.neighbours import nearest_neighbours
+    from peaks_and_gates.landscape.density_peaks import K_MAX, RECIPES, by_recipe, dimensions
+    from peaks_and_gates.landscape.neighbours import nearest_neighbours
 
     known = nearest_neighbours(states, K_MAX)
 
     def share() -> None:
-        data = dadapy_data(*known)
-        by_recipe(data, dimensions(data)["intrinsic_dimension"], RECIPES["released"], "made points")
+        by_recipe(*known, dimensions(*known)[0], RECIPES["released"], "made points")
 
     share()  # what is imported and compiled only once
     return seconds(share, REPEATS)[0]

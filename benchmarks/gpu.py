@@ -21,8 +21,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
 
 from peaks_and_gates import models
 from peaks_and_gates.landscape.extraction import encode, extract, max_batch_tokens
+from peaks_and_gates.landscape.neighbours import nearest_neighbours
 from peaks_and_gates.landscape.questions import Prompt
-from peaks_and_gates.neighbours import nearest_neighbours
 
 MODEL = "llama-3-8b"
 N_SHOTS = 5

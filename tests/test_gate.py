@@ -11,8 +11,7 @@ from peaks_and_gates.errors import BadParameter
 from peaks_and_gates.gate import study as gate
 from peaks_and_gates.gate import vlm
 from peaks_and_gates.gate.study import Study
-from peaks_and_gates.statistics import over_seeds
-from peaks_and_gates.uncertainty import Estimate
+from peaks_and_gates.statistics import Estimate, over_seeds
 from tiny_vlms import tiny_vlm
 
 STUDY = Study(

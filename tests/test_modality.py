@@ -5,8 +5,8 @@ from dadapy import Data
 from sklearn.metrics import homogeneity_score
 
 from peaks_and_gates import modality
-from peaks_and_gates.clustering import Recipe
 from peaks_and_gates.errors import BadParameter, BadStates, TooFewPoints
+from peaks_and_gates.landscape.density_peaks import Recipe
 from peaks_and_gates.modality import class_overlap, cosine_gap, modality_homogeneity
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from peaks_and_gates.errors import BookError, MissingFile, TooFewPoints, UnknownName
-from peaks_and_gates.uncertainty import Estimate, mean_estimate
+from peaks_and_gates.statistics import Estimate, bootstrap_mean
 from peaks_and_gates.vqa import require_texts
 
 
@@ -74,7 +74,7 @@ def cider(
             "here have the same ones: every weight is zero. Give at least two examples with different references."
         )
     scores = Cider().compute_score(wanted, written)[1]
-    return scores, mean_estimate(scores, n_bootstrap=n_bootstrap, seed=seed)
+    return scores, bootstrap_mean(scores, n_bootstrap=n_bootstrap, seed=seed)
 
 
 def whitespace_tokens(texts: Sequence[str]) -> list[str]:

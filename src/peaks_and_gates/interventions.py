@@ -31,8 +31,8 @@ from .gate.tokens import TokenMap
 from .gate.vlm import Batch, VisionLanguageModel
 from .peaks import row
 from .pictures import Pair, Picture
+from .statistics import Estimate, bootstrap_mean
 from .tails import tail
-from .uncertainty import Estimate, mean_estimate
 
 CODE = (*gate.CODE, "interventions", "tails")
 CAPTIONED = {"scenes": ("scenes",), "paper": ("flickr30k", "coco")}
@@ -161,7 +161,7 @@ def knockout_rows(study: Study) -> pd.DataFrame:
     for condition, several in draws.items():
         right = [vqa.vqa_accuracy(answered[cut], [p.answers for p in asked]) for cut in several]
         scores = np.mean(right, 0)
-        rows.append(row(study, condition, 0, 0.0, "vqa", study.how, mean_estimate(scores)))
+        rows.append(row(study, condition, 0, 0.0, "vqa", study.how, bootstrap_mean(scores)))
         if condition == "none":
             whole = scores
         else:
@@ -171,7 +171,7 @@ def knockout_rows(study: Study) -> pd.DataFrame:
             references = [list(picture.captions) for picture in shown]
             for tokenizer in ("ptb", "whitespace"):
                 scores = np.mean([captions.cider(texts, references, tokenizer)[0] for texts in said], 0)
-                rows.append(row(study, condition, 0, 0.0, f"cider_{tokenizer}", data, mean_estimate(scores)))
+                rows.append(row(study, condition, 0, 0.0, f"cider_{tokenizer}", data, bootstrap_mean(scores)))
         overlap = averaged([output_overlap(study, cut) for cut in several])
         rows.append(row(study, condition, 0, 0.0, "class_overlap", study.how, overlap))
     return pd.DataFrame(rows)
@@ -267,7 +267,7 @@ def patching_rows(study: Study, step: int) -> pd.DataFrame:
     rows = []
     for (kind, layer), logits in patched_logits.items():
         depth = layer / model.n_layers
-        alike = mean_estimate(similarity.similarity(logits, target).numpy())
+        alike = bootstrap_mean(similarity.similarity(logits, target).numpy())
         rows.append(row(study, kind, layer, depth, "similarity", "", alike))
         flips = similarity.flips(untouched, logits, ids[:, 0], ids[:, 1])
         counted = {"flips": flips.of_all, "flips_of_right": flips.of_right, "sign_changes": flips.sign_changes}

@@ -16,7 +16,7 @@ import pandas as pd
 from . import interventions, record, vqa
 from .gate.study import Study
 from .interventions import CUTS
-from .uncertainty import mean_estimate
+from .statistics import bootstrap_mean
 
 SHOWN = ("none", "end → text", "image → text", "block → text")
 
@@ -34,7 +34,7 @@ def accuracies(study: Study, models: Sequence[str]) -> pd.DataFrame:
             cuts = [CUTS[name] for name in SHOWN]
             said = interventions.answers_by_cut(replace(study, model=model), "questions", asked, cuts)
             for name, texts in zip(SHOWN, said, strict=True):
-                estimate = mean_estimate(vqa.vqa_accuracy(texts, [picture.answers for picture in asked]))
+                estimate = bootstrap_mean(vqa.vqa_accuracy(texts, [picture.answers for picture in asked]))
                 row = {"model": model, "cut": name, "value": estimate.value, "low": estimate.low}
                 rows.append(row | {"high": estimate.high, "n": estimate.n})
         return pd.DataFrame(rows)

@@ -14,11 +14,10 @@ import numpy as np
 import torch
 from sklearn.metrics import homogeneity_score
 
-from peaks_and_gates.clustering import Recipe
 from peaks_and_gates.errors import BadParameter, BadStates, TooFewPoints
-from peaks_and_gates.geometry import clustered, first_of_identical, landscape
-from peaks_and_gates.neighbours import as_matrix, nearest_neighbours, neighbour_overlap
-from peaks_and_gates.uncertainty import PERCENTILES, Estimate, at_least, coded, mean_estimate, subsampled
+from peaks_and_gates.landscape.density_peaks import Recipe, clustered, first_of_identical, landscape
+from peaks_and_gates.landscape.neighbours import as_matrix, nearest_neighbours, neighbour_overlap
+from peaks_and_gates.statistics import PERCENTILES, Estimate, at_least, bootstrap_mean, coded, subsampled
 
 BINS = 2**20  # of |cos| in [0, 1]: medians are right to 5e-7
 LEAST_NORM = 1e-150  # squares of what is shorter lose digits
@@ -130,7 +129,7 @@ def modality_homogeneity(
     the intrinsic dimension and shifts the log density by a constant, so neighbours and peaks stay; and with a density
     of a fixed k, ADP needs no neighbour beyond it.  Hence one search with the Euclidean distance and 128 neighbours.
 
-    The interval searches for the peaks again on random parts of the vectors (`uncertainty.subsampled`), and ends at 0
+    The interval searches for the peaks again on random parts of the vectors (`statistics.subsampled`), and ends at 0
     and 1; the null shuffles the modality.
 
     Args:
@@ -239,7 +238,7 @@ def class_overlap(
             f"neighbours can share it, but k={k}. Give {k + 1} vectors of each class, or k <= {sizes.min() - 1}."
         )
     neighbours = nearest_neighbours(states, k, device=device, where=where)[1]
-    estimate = mean_estimate(neighbour_overlap(neighbours, codes, k), 1 / sizes[codes], n_bootstrap, seed)
+    estimate = bootstrap_mean(neighbour_overlap(neighbours, codes, k), 1 / sizes[codes], n_bootstrap, seed)
     rng, null = np.random.default_rng(seed), []
     for _ in range(n_shuffles):
         shuffled = rng.permutation(codes)

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from peaks_and_gates.errors import BadParameter, BadStates
-from peaks_and_gates.uncertainty import Estimate, mean_estimate
+from peaks_and_gates.statistics import Estimate, bootstrap_mean
 
 
 def similarity(p_logits: torch.Tensor, q_logits: torch.Tensor) -> torch.Tensor:
@@ -91,7 +91,7 @@ def flips(
     before = _differences(base_logits, base_answers, counterfactual_answers)
     after = _differences(patched_logits, base_answers, counterfactual_answers)
     right, flipped = before > 0, (before > 0) & (after < 0)
-    share = lambda values: mean_estimate(values, n_bootstrap=n_bootstrap, seed=seed)
+    share = lambda values: bootstrap_mean(values, n_bootstrap=n_bootstrap, seed=seed)
     return Flips(
         of_all=share(flipped),
         of_right=share(flipped[right]) if right.any() else None,

@@ -32,8 +32,8 @@ from .interventions import told_apart
 from .peaks import row
 from .pictures import Picture
 from .scene_words import plural
+from .statistics import bootstrap_mean
 from .tails import tail
-from .uncertainty import mean_estimate
 
 CODE = (*gate.CODE, "interventions", "tails", "steering")
 STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
@@ -101,7 +101,7 @@ def steering_rows(study: Study, strengths: Sequence[float], step: int) -> pd.Dat
             said = answers(study, task, reporting, way, strengths)
             for strength, texts in zip(strengths, said, strict=True):
                 for metric, found in named(task, texts, reporting).items():
-                    rows.append(row(study, condition, 0, 0.0, metric, f"{strength:g}", mean_estimate(found)))
+                    rows.append(row(study, condition, 0, 0.0, metric, f"{strength:g}", bootstrap_mean(found)))
     return pd.concat([sweep, pd.DataFrame(rows)], ignore_index=True)
 
 
@@ -113,7 +113,7 @@ def swept(study: Study, shown: Sequence[Trial], strengths: Sequence[float], step
         said = answers(study, "classes", shown, Way("other", (layer,)), strengths)
         for strength, texts in zip(strengths, said, strict=True):
             for metric, found in named("classes", texts, shown).items():
-                estimate = mean_estimate(found)
+                estimate = bootstrap_mean(found)
                 rows.append(row(study, "each layer", layer, layer / n_layers, metric, f"{strength:g}", estimate))
     return pd.DataFrame(rows)
 

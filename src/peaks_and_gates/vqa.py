@@ -51,7 +51,7 @@ def vqa_accuracy(answers: Sequence[str], references: Sequence[Sequence[str]]) ->
         references: (n,) lists of what people answered.
 
     Returns:
-        (n,) float64 in [0, 1]; `uncertainty.mean_estimate` gives their mean and its interval.
+        (n,) float64 in [0, 1]; `statistics.bootstrap_mean` gives their mean and its interval.
 
     Raises:
         BadParameter: not one list of references an answer, an empty list, or something that is not text.

@@ -28,8 +28,7 @@ from ..errors import BadParameter
 from ..models import dtype_named
 from ..peaks import row
 from ..pictures import Picture
-from ..statistics import over_seeds
-from ..uncertainty import Estimate, mean_estimate
+from ..statistics import Estimate, bootstrap_mean, over_seeds
 from . import vlm
 from .attention import attention_shares
 from .tokens import TokenMap
@@ -216,10 +215,10 @@ def cross_attention_table(study: Study) -> pd.DataFrame:
     for layer in range(n_layers):
         for setting, mass in heads_of(values[:, layer]):  # (N, G)
             block = mass.sum(1)
-            rows.append(row(study, "block", layer, layer / n_layers, "mass", setting, mean_estimate(block)))
+            rows.append(row(study, "block", layer, layer / n_layers, "mass", setting, bootstrap_mean(block)))
             for i, group in enumerate(shares.groups):
                 # Means of the shares' two parts: a picture that hardly draws attention must not count as one that does.
-                found = mean_estimate(mass[:, i] / block, weights=block, seed=study.seed)
+                found = bootstrap_mean(mass[:, i] / block, weights=block, seed=study.seed)
                 rows.append(row(study, group, layer, layer / n_layers, "share", setting, found))
     return pd.DataFrame(rows)
 
