@@ -1,12 +1,12 @@
-"""The whole way of the `paper` preset, on a small Llama saved to disk and a few questions laid out as MMLU."""
+"""Paper 1 with the settings of the `paper` preset, from training to figures, on a small Llama and questions as MMLU."""
 
 import datasets
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 
-from peaks_and_gates.book import runner as book
+from peaks_and_gates import record
+from peaks_and_gates.book import runner
 from training.adapters import train as finetune
 from training.tiny_llama import save
 
@@ -51,32 +51,17 @@ def folders(tmp_path_factory):
     return {"model": str(model), "questions": str(questions), "adapter": str(folder / "adapter")}
 
 
-def test_every_notebook_of_the_paper_preset_runs(folders, checkout):
-    changes = {
-        "model": folders["model"],
-        "pretrained": folders["model"],
-        "fine_tuned": [folders["adapter"]],
-        "checkpoints": folders["adapter"],
-        "questions": folders["questions"],
-        "n_subjects": len(SUBJECTS),
-        "n_per_subject": SIZES["test"],
-        "n_controls": 12,
-        "n_between": 12,
-        "n_control_subjects": len(SUBJECTS),
-        "n_order_subjects": 6,
-        "n_dynamics_subjects": len(SUBJECTS),
-        "dtype": "float32",
-        "native": [],  # the gate's pages have models, and tests, of their own
-        "adapted": [],
-    }
-    jobs = book.plan("paper", changes=changes)
-    assert book.run(jobs) == []
-    assert [job.name for job in jobs] == list(book.notebooks())
-    table = pd.read_parquet(jobs[0].record / "geometry.parquet")
-    assert set(table["condition"]) == {"0-shot", "1-shot", "2-shot", "5-shot"}
+def test_the_landscape_of_the_paper_preset_runs(folders, checkout):
+    changes = dict.fromkeys(("n_subjects", "n_dynamics_subjects"), len(SUBJECTS))
+    changes |= dict.fromkeys(("n_per_subject", "n_controls", "n_between"), SIZES["test"])
+    changes |= {"model": folders["model"], "pretrained": folders["model"], "fine_tuned": [folders["adapter"]]}
+    changes |= {"checkpoints": folders["adapter"], "questions": folders["questions"], "dtype": "float32"}
+    pages = ["accuracy", "subjects", "fine_tuning_dynamics", "probes", "landscape_map"]
+    jobs = runner.plan("paper", pages, changes)
+    assert runner.run(jobs) == []
+    table = record.read(next(job.record for job in jobs if job.name == "subjects"))["geometry"]
+    raw, tuned = (table[table["group"] == group] for group in ("raw model", "models that answer"))
+    assert set(raw["condition"]) == {"0-shot", "1-shot", "2-shot", "5-shot"}
     assert set(table["n"]) == {len(SUBJECTS) * SIZES["test"]}
-    tuned = pd.read_parquet(jobs[0].record / "geometry_fine_tuned.parquet")
-    before = pd.read_parquet(jobs[0].record / "geometry_pretrained.parquet")
-    at = lambda rows, condition: rows[(rows["condition"] == condition) & (rows["metric"] == "overlap_answer")]["value"]
-    assert (at(tuned, "fine-tuned").to_numpy() != at(before, "0-shot").to_numpy()).any()  # the adapter is in the model
-    assert "fine-tuned" in set(tuned["condition"])
+    overlap = tuned[tuned["metric"] == "overlap_answer"].set_index("condition")["value"]
+    assert (overlap["fine-tuned"].to_numpy() != overlap["0-shot"].to_numpy()).any()  # the adapter is in the model
