@@ -111,3 +111,32 @@ def test_seeds_are_asked_without_shots_and_their_mean_spans_them():
     mean = table.loc["fine-tuned"]
     assert (mean["value"], mean["low"], mean["high"], mean["model"]) == (3, 0, 7, "tuned (3 seeds)")
     assert table.loc["fine-tuned, seed 2", "value"] == 6 and len(table) == 4
+
+
+def test_models_are_read_by_group_behind_the_shots_they_need(monkeypatch):
+    def geometry_table(study):
+        about = {
+            "condition": "5-shot",
+            "layer": 1,
+            "depth": 1.0,
+            "metric": "n_peaks",
+            "setting": "figures",
+            "value": 1.0,
+        }
+        about |= {
+            "low": 1.0,
+            "high": 1.0,
+            "null": np.nan,
+            "null_high": np.nan,
+            "n": sum(study.shots),
+            "model": study.model,
+        }
+        return pd.DataFrame([about])
+
+    monkeypatch.setattr(studies, "geometry_table", geometry_table)
+    table = studies.geometry_of_models(replace(STUDY, shots=[0, 1, 5]), "formatted", ["tuned-0", "tuned-1"])
+    raw, formatted, mean, *seeds = table.itertuples()
+    assert (raw.model, raw.n, raw.group) == ("tiny-llama", 6, "raw model")  # n: here the sum of the shots
+    assert (formatted.model, formatted.n, formatted.group) == ("formatted", 5, "models that answer")
+    assert (mean.model, mean.condition, mean.group) == ("tuned (2 seeds)", "fine-tuned", "models that answer")
+    assert [seed.n for seed in seeds] == [0, 0]

@@ -179,3 +179,17 @@ def of_seeds(
     mean = over_seeds([table.assign(condition=condition) for table in tables])
     seeds = [table.assign(condition=f"{condition}, seed {i}") for i, table in enumerate(tables)]
     return pd.concat([mean, *seeds], ignore_index=True)
+
+
+def geometry_of_models(study: Study, pretrained: str, fine_tuned: Sequence[str]) -> pd.DataFrame:
+    """`geometry_table` of the study's model (group "raw model") and of those it became (group "models that answer").
+
+    pretrained: read without shots and with the most.  fine_tuned: seeds, as in `of_seeds`.
+    """
+    ends = [study.shots[0], study.shots[-1]]
+    tables = [
+        geometry_table(study).assign(group="raw model"),
+        geometry_table(replace(study, model=pretrained, shots=ends)).assign(group="models that answer"),
+        of_seeds(study, fine_tuned, geometry_table).assign(group="models that answer"),
+    ]
+    return pd.concat(tables, ignore_index=True)
