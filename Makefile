@@ -1,6 +1,6 @@
 # make book   run the notebooks at the laptop size and build the site     make site   build it from the record alone
 # make test   run the tests                                               make lab    open the notebooks
-# make test-faults   plant every fault of tests/faults in the code, one at a time: a test must fail for each
+# make test-faults   every planted fault; `make test` plants a few
 # make test-oldest   the tests at the oldest versions that pyproject.toml allows; make test-newest, at the newest
 # Everything is installed in .venv; a target that has nothing to do does nothing.
 
@@ -28,7 +28,7 @@ test: $(READY)
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest $(PARALLEL)
 
 test-faults: $(READY)
-	PG_FAULTS=full OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest tests/faults --durations=20 $(PARALLEL)
+	PG_FAULTS=full OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest tests/test_planted_faults.py --durations=20 $(PARALLEL)
 
 test-oldest test-newest: test-%:
 	rm -rf $(VENV)-$* && $(PYTHON) -m venv $(VENV)-$*

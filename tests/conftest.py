@@ -3,7 +3,6 @@
 `make test-faults` (PG_FAULTS=full) plants every fault; `make test` a few of them.
 """
 
-import os
 import shutil
 from pathlib import Path
 
@@ -14,7 +13,6 @@ from peaks_and_gates import cache, models, store
 from peaks_and_gates.landscape.questions import Question, QuestionSet
 
 ROOT = Path(__file__).parents[1]
-FULL = os.environ.get("PG_FAULTS") == "full"
 # Files that take minutes, longest first: they are begun first, so that none is left to one process at the end.
 LONG = ("test_book", "test_browser", "test_minis", "test_gate_study", "test_paper_size", "test_runner")
 WORDS = ["river", "stone", "music", "hammer", "planet", "oxygen", "lawyer", "finch", "engine", "violin", "cotton"]

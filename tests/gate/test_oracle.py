@@ -74,7 +74,8 @@ def test_states_patching_and_steering(model):
         theirs = residual[layer, end[0]]
         for strength in (1.0, 0.5, 2.0):
             goal = patching.steered(own[layer], theirs, strength)
-            expected = language_model(model, x, position=place, states={("residual", layer): goal})[0]
+            by_hand = (1 - strength) * own[layer] + strength * theirs
+            expected = language_model(model, x, position=place, states={("residual", layer): by_hand})[0]
             with patching.patched(model, goal[None], place, layer):
                 agree(model, batch, expected)
     for first in range(4):
