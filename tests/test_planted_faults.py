@@ -38,9 +38,11 @@ FAULTS = {
     ],
     "landscape/density_peaks": [
         ("a dimension of another scale", "intrinsic_dimension[recipe.gride_scale]", "intrinsic_dimension[0]", "landscape/density_peaks", "dadapys_own_route"),
+        ("labels of the rows before duplicates went", "[1][kept] for name", "[1][: len(kept)] for name", "landscape/density_peaks", "identical_rows"),
+    ],
+    "landscape/adp": [
         ("halo and core exchanged", "shifted >= highest", "shifted < highest", "landscape/density_peaks", "dadapys_own_route"),
         ("neighbours and their distances in another order", "np.hstack([own, neighbours])", "np.hstack([own, neighbours[:, ::-1]])", "landscape/density_peaks", "dadapys_own_route or far_clusters"),
-        ("labels of the rows before duplicates went", "[1][kept] for name", "[1][: len(kept)] for name", "landscape/density_peaks", "identical_rows"),
     ],
     "statistics": [
         ("the interval at half its width", "PERCENTILES = (2.5, 97.5)", "PERCENTILES = (25, 75)", "landscape/statistics", "covers or mean"),
@@ -136,7 +138,7 @@ FAULTS = {
         ("a bound is held against the value alone", "if at_least <= low and high <= at_most:",
          "if at_least <= value.value <= at_most:", "book/claims", "whole_interval"),
     ],
-    "gate/answers": [("one person is enough", "ENOUGH = 3", "ENOUGH = 1", "gate/measures", "vqa or people or scale")],
+    "gate/answers": [("one person is enough", "ENOUGH = 3", "ENOUGH = 1", "gate/measures", "published_scale")],
     "models": [
         ("adapters are forgotten", "network = merged(network, adapter_path, root)", "pass", "landscape/models", "adapter"),
         ("the last state is normalised already", "tie_last_hidden_states = False", "tie_last_hidden_states = True", "landscape/models", "normalised or saved"),
