@@ -3,6 +3,7 @@
 The pages' own code is run, not a copy of it.
 """
 
+from collections import Counter
 from dataclasses import replace
 
 import numpy as np
@@ -29,7 +30,7 @@ from peaks_and_gates.statistics import Estimate, row
 
 NATIVE = Experiment(
     "mini-native-0", n_gap=20, n_classes=4, n_per_class=4, n_questions=6, n_captions=6, n_per_pair=1, n_random=3,
-    n_repeats=2, batch_size=4, how="mask",
+    n_repeats=2, batch_size=4, how="mask", new_tokens=(2, 9),
 )  # fmt: skip
 ADAPTED, GATED, OPEN = (replace(NATIVE, model=f"mini-{name}") for name in ("adapted-0", "gated", "open"))
 # What is hidden from what, written out again.
@@ -100,7 +101,7 @@ def seeds_of(experiment, shown):
 
 
 def answers_by_hand(experiment, task, name, how, draw=0):
-    n_new, texts = {"questions": 20, "captions": 60}[task], []
+    n_new, texts = {"questions": 2, "captions": 9}[task], []
     shown, model = experiment.pictures(task), experiment.load()
     for picture, row_seed in zip(shown, seeds_of(experiment, shown), strict=True):
         batch = alone(experiment, picture, f"<image> {picture.question if task == 'questions' else 'describe it.'}")
@@ -287,6 +288,18 @@ def test_patching(experiment):
 
 
 # What they share
+
+
+def test_the_pictures_of_a_task():
+    shown = NATIVE.pictures("classes")
+    assert len(shown) == 16 and sorted(Counter(picture.label for picture in shown).values()) == [4, 4, 4, 4]
+    assert [len(NATIVE.pictures(task)) for task in ("questions", "captions", "gap")] == [6, 6, 20]
+    for task in ("classes", "questions", "captions"):
+        assert replace(NATIVE, seed=1).pictures(task) != NATIVE.pictures(task)
+    questions = NATIVE.pictures("questions")
+    (_, batch, _), *_ = NATIVE.batches("questions", questions)
+    assert [questions[i].question in batch.texts[i] for i in range(4)] == [True] * 4
+    assert Experiment("mini-native-0").k == 19 and replace(NATIVE, n_per_class=100).k == 30
 
 
 def test_what_is_drawn_depends_on_the_picture_and_the_seed_alone():
