@@ -14,11 +14,11 @@ from contextlib import nullcontext
 import torch
 from common import keep, side_by_side
 
-from peaks_and_gates import pictures, store
-from peaks_and_gates.gate import vlm
+from peaks_and_gates.cache import digest
+from peaks_and_gates.gate import pictures, vlm
+from peaks_and_gates.gate.experiment import KNOCKOUTS, PROMPTS, apply_knockout
 from peaks_and_gates.gate.patching import patched, patched_attention, read_states, single_position
-from peaks_and_gates.gate.study import PROMPTS
-from peaks_and_gates.interventions import CUTS, cutting, outputs, spoken
+from peaks_and_gates.gate.split import split_prompt
 
 MODEL = "mini-native-0"
 N, BATCH = 128, 64
@@ -38,27 +38,32 @@ def questions(model, shown):
 
 def seeds(shown):
     """What the random cuts of each picture are drawn with."""
-    return [int(store.digest(picture.key)[:8], 16) for picture in shown]
+    return [int(digest(picture.key)[:8], 16) for picture in shown]
 
 
+@torch.inference_mode()
 def knocked_out(model, shown, size):
     """What the model answers with every cut of the knockout table: by cut, a list of texts."""
-    said = [[] for _ in CUTS]
+    said = [[] for _ in KNOCKOUTS]
     for part in parts(shown, size):
-        found = spoken(model, questions(model, part), seeds(part), list(CUTS.values()), "zero", N_NEW)
-        for kept, new in zip(said, found, strict=True):
-            kept += new
+        batch = questions(model, part)
+        prompt = split_prompt(model, batch, single_position(batch.tokens.where("end")))
+        for texts, knockout in zip(said, KNOCKOUTS.values(), strict=True):
+            tokens, inputs = prompt.to_generate(knockout.targets)
+            with apply_knockout(model, tokens, seeds(part), knockout, "zero"):
+                ids = model.network.generate(**inputs, max_new_tokens=N_NEW, do_sample=False, num_beams=1)
+            texts += model.tokenizer.batch_decode(ids[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
     return said
 
 
 @torch.inference_mode()
 def plainly_knocked_out(model, shown, size):
     """The same by whole prompts, as one would write it."""
-    said = [[] for _ in CUTS]
+    said = [[] for _ in KNOCKOUTS]
     for part in parts(shown, size):
         batch = questions(model, part)
-        for kept, cut in zip(said, CUTS.values(), strict=True):
-            with cutting(model, batch.tokens, seeds(part), cut, "zero"):
+        for kept, cut in zip(said, KNOCKOUTS.values(), strict=True):
+            with apply_knockout(model, batch.tokens, seeds(part), cut, "zero"):
                 ids = model.network.generate(**batch.inputs, max_new_tokens=N_NEW, do_sample=False, num_beams=1)
             new = ids[:, batch.inputs["input_ids"].shape[1] :]
             kept += model.tokenizer.batch_decode(new, skip_special_tokens=True)
@@ -76,12 +81,31 @@ def sweep(model):
     return [("none", 0), *(("residual", i) for i in (*layers, model.n_layers)), *(("attention", i) for i in layers)]
 
 
+@torch.inference_mode()
+def patched_logits(model, source, inputs, position):
+    """Logits (B, steps, vocabulary) of prompts with others' end-of-image states.  inputs: called for each step."""
+    run = lambda inputs: model.network(**inputs, logits_to_keep=1).logits[:, -1]
+    with read_states(model, single_position(source.tokens.where("end"))) as states:
+        run(source.inputs | {"use_cache": False})
+    logits = []
+    for kind, layer in sweep(model):
+        context = nullcontext()
+        if kind == "residual":
+            context = patched(model, states.residual[:, layer], position, layer)
+        if kind == "attention":
+            context = patched_attention(model, states.attention_input, position, layer)
+        with context:
+            logits.append(run(inputs()))
+    return torch.stack(logits, 1)
+
+
 def patched_outputs(model, shown, size):
     """The logits (N, steps, vocabulary) of each picture, with the next one's end-of-image state at every step."""
     found = []
     for mine, theirs in zip(parts(shown, size), parts(shown[1:] + shown[:1], size), strict=True):
-        _, logits = outputs(model, prompts(model, mine), prompts(model, theirs), sweep(model))
-        found.append(torch.stack(list(logits.values()), 1))
+        base, source = prompts(model, mine), prompts(model, theirs)
+        prompt = split_prompt(model, base, single_position(base.tokens.where("end")))
+        found.append(patched_logits(model, source, prompt.inputs, prompt.position))
     return torch.cat(found)
 
 
@@ -91,22 +115,10 @@ def plainly_patched_outputs(model, shown, size):
     found = []
     for mine, theirs in zip(parts(shown, size), parts(shown[1:] + shown[:1], size), strict=True):
         base, source = prompts(model, mine), prompts(model, theirs)
-        end = single_position(base.tokens.where("end"))
-        run = lambda inputs: model.network(**inputs, logits_to_keep=1, use_cache=False).logits[:, -1]
-        with read_states(model, single_position(source.tokens.where("end"))) as states:
-            run(source.inputs)
-        logits = []
-        for kind, layer in sweep(model):
-            match kind:
-                case "none":
-                    context = nullcontext()
-                case "residual":
-                    context = patched(model, states.residual[:, layer], end, layer)
-                case _:
-                    context = patched_attention(model, states.attention_input, end, layer)
-            with context:
-                logits.append(run(base.inputs))
-        found.append(torch.stack(logits, 1))
+        inputs = base.inputs | {"use_cache": False}
+        found.append(
+            patched_logits(model, source, lambda inputs=inputs: inputs, single_position(base.tokens.where("end")))
+        )
     return torch.cat(found)
 
 

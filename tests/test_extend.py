@@ -34,6 +34,6 @@ def test_a_readers_own_model_and_questions(own_cache, tmp_path, monkeypatch, cap
 
 def test_a_readers_own_vision_language_model(own_cache, capsys):
     code = BLOCKS[1].replace("./my-vlm", "mini-native-0")
-    code = code.replace("n_questions=100, n_captions=100, n_per_class=20", "n_questions=4, n_captions=4, n_per_class=3")
+    code = code.replace("n_questions=100", "n_questions=4")
     exec(code, {})
     assert "end → text" in capsys.readouterr().out

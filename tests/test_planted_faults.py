@@ -15,6 +15,9 @@ import pytest
 
 from conftest import ROOT
 
+sys.path.insert(0, str(ROOT / "tests" / "gate"))
+import use_faults
+
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are forked here")
 
 # ruff: noqa: E501 - a table of code as it stands
@@ -144,7 +147,8 @@ FAULTS = {
         ("the last state is normalised already", "tie_last_hidden_states = False", "tie_last_hidden_states = True", "landscape/models", "normalised or saved"),
     ],
 }  # fmt: skip
-PLANTED = [(module, *fault) for module, faults in FAULTS.items() for fault in faults]
+TABLES = (FAULTS, use_faults.FAULTS)
+PLANTED = [(module, *fault) for table in TABLES for module, faults in table.items() for fault in faults]
 FULL = os.environ.get("PG_FAULTS") == "full"  # `make test-faults`; else the first fault of a few modules
 
 

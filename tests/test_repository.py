@@ -59,6 +59,6 @@ def test_the_map_of_the_modules_names_modules():
     drawn = (ROOT / "CONTRIBUTING.md").read_text().split("```")[3]
     names = set(re.findall(r"[a-z_]{4,}", drawn))
     known = {path.stem for path in (ROOT / "src" / "peaks_and_gates").rglob("*.py")}
-    assert {"extraction", "tails", "interventions", "neighbours"} <= names & known
+    assert {"extraction", "neighbours", "experiment", "patching"} <= names & known
     gone = {name for name in names if "_" in name} - known - {"_figures"}
     assert not gone

@@ -12,7 +12,7 @@ import importlib
 from typing import Any
 
 _PLACES = {"recorded": "record", "show_claims": "book.claims"}  # functions, and the modules that they stand in
-__all__ = ["claims", "figures", "gate", "landscape", "peaks", "recorded", "show_claims"]
+__all__ = ["claims", "figures", "gate", "landscape", "recorded", "show_claims"]
 
 
 def __getattr__(name: str) -> Any:

@@ -10,9 +10,10 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from conftest import make_questions
-from peaks_and_gates import models, tails
+from peaks_and_gates import models
 from peaks_and_gates.gate import attention, patching
 from peaks_and_gates.gate.patching import single_position
+from peaks_and_gates.gate.split import split_prompt
 from peaks_and_gates.landscape.extraction import extract, hidden_states
 from peaks_and_gates.landscape.questions import build_prompts
 from tiny_models import plain_loop
@@ -134,7 +135,7 @@ def test_interventions_that_change_nothing(family, equal):
     with patching.patched(model, states.residual[:, 2], place, 2):
         patched = logits(model, batch)
     equal(f"patched with its own state = untouched ({family})", patched[prompt], untouched[prompt], 1e-4)
-    rest = tails.tail(model, batch, place)
+    rest = split_prompt(model, batch, place)
     if rest.keys_values is not None:
         with torch.inference_mode():
             said = model.network(**rest.inputs()).logits[:, -1].float()

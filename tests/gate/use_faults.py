@@ -52,7 +52,7 @@ FAULTS = {
         ("attention from the first block on", "states.attention_input, prompt.position, layer)", "states.attention_input, prompt.position, 0)", PAGE, "test_patching"),
         ("compared with the unpatched output", "measures.similarity(patched_logits, target)", 'measures.similarity(patched_logits, logits["none", 0])', PAGE, "test_patching"),
         ("before and after exchanged", 'measures.flips(logits["none", 0], patched_logits', 'measures.flips(patched_logits, logits["none", 0]', PAGE, "test_patching"),
-        ("the state of another token", 'only(counterfactual.tokens.where("end"))', 'only(counterfactual.tokens.where("last image"))', PAGE, "test_patching"),
+        ("the state of another token", 'single_position(counterfactual.tokens.where("end"))', 'single_position(counterfactual.tokens.where("last image"))', PAGE, "test_patching"),
         ("pictures of one class for both", "for picture in pair.pictures[1]]", "for picture in pair.pictures[0][::-1]]", PAGE, "test_patching"),
     ],
     "gate/experiment": [

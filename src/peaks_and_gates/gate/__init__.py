@@ -1,19 +1,10 @@
 """Paper 2, *The narrow gate*: where image and text meet in a vision-language model.
 
 tokens       what each token of a prompt is
-vlm          load a model and write prompts for it
-attention    knockout, and the shares of attention
+vlm, inputs  load a model and write prompts for it
+attention    knockout, the shares of attention, and wirings
 patching     read, replace and steer states
-study        the paper's experiments
+measures     modality gap, class overlap, similarity of outputs, flips; `answers` scores texts
+pictures     what the models are shown
+experiment   several models on many pictures; `split` runs the common beginning of prompts once
 """
-
-_OF_STUDY = ("Study", "class_overlap", "cross_attention", "each", "modality_gap", "named", "roles")
-
-
-def __getattr__(name: str) -> object:
-    """The experiments, imported when they are asked for."""
-    if name in _OF_STUDY:
-        from . import study
-
-        return getattr(study, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,83 @@
+"""Prompts in two parts say what undivided ones say, in every family."""
+
+import pytest
+import torch
+
+from peaks_and_gates.gate import patching, vlm
+from peaks_and_gates.gate.experiment import KNOCKOUTS, apply_knockout
+from peaks_and_gates.gate.patching import single_position
+from peaks_and_gates.gate.split import split_prompt
+from vlm_helpers import FAMILIES, close, encoded, load, picture
+
+
+def end(batch):
+    return single_position(batch.tokens.where("end"))
+
+
+def states_of(model, batch):
+    with patching.read_states(model, end(batch)) as states, torch.inference_mode():
+        model.network(**batch.inputs)
+    return states
+
+
+def last_logits(model, batch, inputs):
+    with torch.inference_mode():
+        logits = model.network(**inputs).logits.float()
+    return logits[torch.arange(3), single_position(batch.tokens.where("last")) - batch.inputs["input_ids"].shape[1]]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_next_word_is_the_same(family):
+    """Twice, at every layer, with prompts of other lengths behind their images."""
+    model = load(family)
+    batch, states = encoded(model, side="right"), states_of(model, encoded(model, first=10))
+    prompt = split_prompt(model, batch, end(batch))
+    assert prompt.keys_values is not None and prompt.inputs()["input_ids"].shape[1] < 40
+    for layer in range(1, model.n_layers):
+        for _ in range(2):
+            with patching.patched(model, states.residual[:, layer], prompt.position, layer):
+                logits = last_logits(model, batch, prompt.inputs())
+        with patching.patched(model, states.residual[:, layer], end(batch), layer):
+            assert close(logits, last_logits(model, batch, batch.inputs))
+        with patching.patched_attention(model, states.attention_input, prompt.position, layer):
+            of_attention = last_logits(model, batch, prompt.inputs())
+        with patching.patched_attention(model, states.attention_input, end(batch), layer):
+            assert close(of_attention, last_logits(model, batch, batch.inputs))
+        assert not close(logits, last_logits(model, batch, batch.inputs), 1e-3)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_what_is_generated_is_the_same(family):
+    """With texts of other lengths before and behind the image, twice; and with the text blind to the image."""
+    model = load(family)
+    texts = ["<image> What is it?", "A longer one. <image> What is it?", "It. <image> How many are there of these?"]
+    batch = vlm.encode(model, [picture(i) for i in range(3)], texts)
+    prompt = split_prompt(model, batch, end(batch))
+    settings = {"max_new_tokens": 6, "min_new_tokens": 6, "do_sample": False, "return_dict_in_generate": True}
+    settings |= {"output_logits": True, "suppress_tokens": [model.network.config.image_token_id]}
+
+    def generate(tokens, inputs, name, how="zero"):
+        with apply_knockout(model, tokens, [0, 1, 2], KNOCKOUTS[name], how), torch.inference_mode():
+            return torch.stack(model.network.generate(**inputs, **settings).logits)
+
+    plain = generate(batch.tokens, batch.inputs, "none")
+    for _ in range(2):
+        assert close(generate(*prompt.to_generate(), "none"), plain)
+    for how in ("zero", "mask"):
+        blind = generate(*prompt.to_generate(), "image → text", how)
+        assert close(blind, generate(batch.tokens, batch.inputs, "image → text", how)) and not close(blind, plain, 1e-3)
+    assert prompt.to_generate(("image",))[0] is batch.tokens  # the image was run beforehand
+    for group in ("prompt", "after"):  # the tokens are told from padding
+        assert torch.equal(prompt.batch.tokens.where(group).sum(1), batch.tokens.where(group).sum(1))
+
+
+def test_what_cannot_be_split_is_run_undivided():
+    model = load("chameleon")
+    batch = encoded(model)
+    assert (
+        split_prompt(model, batch, single_position(batch.tokens.where("begin"))).keys_values is None
+    )  # the image is behind it
+    wired = vlm.load("mini-gated")
+    batch = vlm.encode(wired, [picture(0)], ["<image> what is it?"])
+    prompt = split_prompt(wired, batch, end(batch))
+    assert prompt.keys_values is None and prompt.inputs()["input_ids"] is batch.inputs["input_ids"]
