@@ -141,7 +141,6 @@ FAULTS = {
         ("a bound is held against the value alone", "if at_least <= low and high <= at_most:",
          "if at_least <= value.value <= at_most:", "book/claims", "whole_interval"),
     ],
-    "gate/answers": [("one person is enough", "ENOUGH = 3", "ENOUGH = 1", "gate/measures", "published_scale")],
     "models": [
         ("adapters are forgotten", "network = merged(network, adapter_path, root)", "pass", "landscape/models", "adapter"),
         ("the last state is normalised already", "tie_last_hidden_states = False", "tie_last_hidden_states = True", "landscape/models", "normalised or saved"),

@@ -5,7 +5,7 @@ the package or, with a slash in front of its name, a notebook.
 """
 
 # ruff: noqa: E501 - a table of code as it stands
-PAGE = "gate/test_experiments"
+PAGE = "gate/experiments"
 FAULTS = {
     "/gate/modality_gap": [
         ("one draw for all pictures", "tokens.random(group, 1, seeds)", "tokens.random(group, 1, 0)", PAGE, "modality_gap"),
@@ -68,7 +68,7 @@ FAULTS = {
         ("the same pictures for every seed", "n[task], self.seed, n_classes", "n[task], 0, n_classes", PAGE, "pictures_of_a_task"),
         ("the class asked for by the caption's prompt", '"classes": "<image> what is the largest thing?"', '"classes": "<image> describe it."', PAGE, "class_overlap"),
         ("the last prompt token for the end token", '"end": lambda tokens, seeds: tokens.where("end")', '"end": lambda tokens, seeds: tokens.where("last")', PAGE, "class_overlap"),
-        ("the first seed for the mean", "over_seeds(seeds) if len(seeds) > 1 else seeds[0]", "seeds[0]", PAGE, "one_group"),
+        ("the first seed for the mean", "over_seeds(seeds).assign", "seeds[0].assign", PAGE, "one_group"),
         ("pairs that begin alike stay", "!= first_token(model, pair.names[1])", "!= -1", PAGE, "begin_alike"),
     ],
     "gate/split": [
@@ -77,21 +77,21 @@ FAULTS = {
         ("one cache for all runs", "own.layers = [copy.copy(layer) for layer in self.keys_values.layers]", "pass", PAGE, "all_knockouts"),
         ("no knockout in what was run beforehand", "if changed or self.keys_values is None:", "if self.keys_values is None:", PAGE, "knockout_table"),
         ("another picture's image", "model.network(**inputs,", 'model.network(**(inputs | {"pixel_values": inputs["pixel_values"].flip(0)}),', PAGE, "knockout_table"),
-        ("the rest counted from the front", "n_tokens - start - behind + columns)", "position[:, None] - start + columns)", "gate/test_split", ""),
+        ("the rest counted from the front", "n_tokens - start - behind + columns)", "position[:, None] - start + columns)", "gate/split", ""),
     ],
     "gate/pictures": [
-        ("scenes of another seed", "scenes = _test_scenes(seed)", "scenes = _test_scenes(0)", "gate/test_pictures", "scenes"),
-        ("the classes that were not drawn", 'scenes["label"].isin(labels)', '~scenes["label"].isin(labels)', "gate/test_pictures", "scenes"),
-        ("rows by another seed", "random.Random(seed).sample(range(source.n_rows), n)", "random.Random(0).sample(range(source.n_rows), n)", "gate/test_pictures", "rows"),
+        ("scenes of another seed", "scenes = _test_scenes(seed)", "scenes = _test_scenes(0)", "gate/pictures", "scenes"),
+        ("the classes that were not drawn", 'scenes["label"].isin(labels)', '~scenes["label"].isin(labels)', "gate/pictures", "scenes"),
+        ("rows by another seed", "random.Random(seed).sample(range(source.n_rows), n)", "random.Random(0).sample(range(source.n_rows), n)", "gate/pictures", "rows"),
     ],
     "gate/answers": [
-        ("candidates not clipped", "min(ours[gram], theirs[gram]) * theirs[gram]", "ours[gram] * theirs[gram]", "gate/test_measures", "pycocoevalcap"),
-        ("a phrase counted in every reference", "for group in counts for gram in {gram for texts in group for gram in texts}", "for group in counts for texts in group for gram in texts", "gate/test_measures", "pycocoevalcap"),
-        ("one person is enough", "ENOUGH = 3", "ENOUGH = 1", "gate/test_measures", "scale"),
+        ("candidates not clipped", "min(ours[gram], theirs[gram]) * theirs[gram]", "ours[gram] * theirs[gram]", "gate/measures", "pycocoevalcap"),
+        ("a phrase counted in every reference", "for group in counts for gram in {gram for texts in group for gram in texts}", "for group in counts for texts in group for gram in texts", "gate/measures", "pycocoevalcap"),
+        ("one person is enough", "ENOUGH = 3", "ENOUGH = 1", "gate/measures", "scale"),
     ],
     "gate/measures": [
-        ("pairs of one example", "np.fill_diagonal(cosines, np.inf)", "pass", "gate/test_measures", "quantiles"),
-        ("one weight per picture", "1 / sizes[codes], n_bootstrap", "None, n_bootstrap", "gate/test_measures", "dadapys"),
-        ("a tie counts as a flip", "(before > 0) & (after < 0)", "(before > 0) & (after <= 0)", "gate/test_measures", "flips_by_hand"),
+        ("pairs of one example", "np.fill_diagonal(cosines, np.inf)", "pass", "gate/measures", "quantiles"),
+        ("one weight per picture", "1 / sizes[codes], n_bootstrap", "None, n_bootstrap", "gate/measures", "dadapys"),
+        ("a tie counts as a flip", "(before > 0) & (after < 0)", "(before > 0) & (after <= 0)", "gate/measures", "flips_by_hand"),
     ],
 }  # fmt: skip
