@@ -1,0 +1,304 @@
+"""What the site adds to Sphinx: pages as they were run, the verdicts, links to the glossary, pictures in files.
+
+Nothing is executed.  The size whose record is shown is that of PG_PRESET, or laptop; `pg site` sets it, after it has
+drawn the pages that are recorded and were not run here.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import html
+import os
+import re
+import shutil
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import nbformat
+from docutils import nodes
+from nbformat import NotebookNode
+from sphinx import addnodes
+from sphinx.application import Sphinx
+from sphinx.config import Config
+from sphinx.util.docutils import SphinxDirective
+
+from peaks_and_gates import record
+from peaks_and_gates.book import claims, runner
+from peaks_and_gates.book.runner import Job
+
+GLOSSARY = "book/glossary"
+# Words of the glossary that mean something else in running text as often as not.
+ORDINARY = {"control", "core", "eyes", "null", "order", "scale", "Z"}
+PARTS = {"landscape": "Part I: the representation landscape", "gate": "Part II: the narrow gate"}
+PARTS["control"] = "Controls: models whose wiring is known"
+PICTURE = re.compile(r'src="data:image/svg\+xml;base64,([^"]+)"')
+SIZE = re.compile(rb'<svg[^>]* width="([0-9.]+)pt" height="([0-9.]+)pt"')  # as matplotlib writes it
+
+
+@cache
+def jobs(preset: str) -> dict[str, Job]:
+    """The book's pages that are notebooks, by their name for Sphinx: `notebooks/landscape/subjects`."""
+    return {f"notebooks/{job.source.parent.name}/{job.name}": job for job in runner.plan(preset)}
+
+
+def newest(preset: str) -> str:
+    """The date of the newest recorded run; empty if there was none."""
+    return max((job.manifest["created"][:10] for job in jobs(preset).values() if job.manifest), default="")
+
+
+def set_footer(app: Sphinx, config: Config) -> None:
+    """Version of the book and date of its results, at the foot of every page."""
+    date = newest(config.pg_preset)
+    results = f", results of {date}" if date else ""
+    footer = f'<p class="pg-version">Version {version("peaks-and-gates")}{results}.</p>'
+    config.html_theme_options = {**config.html_theme_options, "extra_footer": footer}
+
+
+# ---- pages
+
+
+def show_run(app: Sphinx, docname: str, source: list[str]) -> None:
+    """Put the executed notebook in place of a page's source, which has no outputs."""
+    job = jobs(app.config.pg_preset).get(docname)
+    if job:
+        for path in (job.output, job.record.with_suffix(".json")):
+            if path.is_file():
+                app.env.note_dependency(str(path))
+        source[0] = nbformat.writes(page(job))
+
+
+def page(job: Job) -> NotebookNode:
+    """The notebook as the site shows it: run box under the title, parameters as used, no console output."""
+    run = job.state != "missing" and job.drawn
+    notebook = nbformat.read(job.output if run else job.source, as_version=4)
+    # Of the notebook's own parameters and those that papermill put in, the page shows the ones that say more: the
+    # first, with their comments, where the values are the same.
+    same = runner.declared(job.source) == job.parameters
+    hidden = "injected-parameters" if same else "parameters" if run else None
+    notebook.cells = [cell for cell in notebook.cells if hidden not in cell.metadata.get("tags", [])]
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.outputs = [output for output in cell.outputs if output.output_type != "stream"]
+        cell.metadata.pop("papermill", None)
+    notebook.metadata.pop("papermill", None)
+    box = run_box(job) if run else not_run(job)
+    notebook.cells.insert(1, nbformat.v4.new_markdown_cell(box, id="run-box"))
+    return notebook
+
+
+def not_run(job: Job) -> str:
+    """What a page without results says instead."""
+    command = f"<code>pg run --preset {job.preset} --only {job.name}</code>"
+    if not job.runnable:
+        command = f"<code>pg run --preset paper --model chameleon-7b --only {job.name}</code>, on a GPU"
+    return f'<aside class="pg-run-box"><p>Not run at this size. Run it with {command}.</p></aside>'
+
+
+def run_box(job: Job) -> str:
+    """Size, models, N, seed, date, time and the command that repeats the run, as HTML."""
+    manifest, parameters = job.manifest, job.manifest["parameters"]
+    machine, models = manifest["environment"], runner.models_of(parameters)
+    hardware = machine["gpu"] or f"{machine['cores']} cores, {machine['memory_gib']} GiB"
+    pictures = job.source.parent.name == "gate" or not parameters.keys().isdisjoint({"cards", "wired"})
+    kind = "pictures" if pictures else "questions" if models else "points"
+    count = f"up to {largest_n(job):,}" if models else "drawn scenes" if pictures else "synthetic"
+    facts = {
+        "size": manifest["preset"],
+        "models": ", ".join(models),
+        kind: count,
+        "seed": parameters.get("seed"),
+        "run": f"{manifest['created'][:10]}, {hardware}, {manifest['dtype']}",
+        "took": f"{manifest['seconds'] / 60:.1f} min, without what other pages had stored",
+        "repeat": f"<code>pg run --preset {manifest['preset']} --only {job.name}</code>",
+        "key": f"<code>{manifest['key']}</code>",
+    }
+    items = [f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in facts.items() if value not in (None, "")]
+    stale = "<p><strong>Stale:</strong> the code changed after this run.</p>" if job.state == "stale" else ""
+    return f'<aside class="pg-run-box" aria-label="How this page was made"><dl>{"".join(items)}</dl>{stale}</aside>'
+
+
+def largest_n(job: Job) -> int:
+    """The largest number of questions, or pictures, behind a number of a page."""
+    tables = record.read(job.record).values() if job.manifest else ()
+    return max((int(table["n"].max()) for table in tables if "n" in table and table["n"].notna().any()), default=0)
+
+
+# ---- verdicts
+
+
+class Verdicts(SphinxDirective):
+    """A directive that shows what the record says of the claims, as HTML."""
+
+    def run(self) -> list[nodes.Node]:
+        """What stands in the directive's place."""
+        book = jobs(self.config.pg_preset)
+        folder = next(iter(book.values())).record.parent
+        for job in book.values():
+            self.env.note_dependency(str(job.record.with_suffix(".json")))
+        return [nodes.raw("", self.content_html(book, claims.judge_all(folder)), format="html")]
+
+
+class RunSummary(Verdicts):
+    """`{run-summary}`: what the record behind this site is, in one paragraph."""
+
+    def content_html(self, book: dict[str, Job], verdicts: list[claims.Verdict]) -> str:
+        """The paragraph."""
+        run = [job for job in book.values() if job.manifest]
+        if not run:
+            return "<p>No notebook has been run at this size yet.</p>"
+        kinds = [verdict.verdict for verdict in verdicts]
+        counts = " · ".join(f"{claims.badge(kind)} {kinds.count(kind)}" for kind in claims.VERDICTS)
+        n = max((largest_n(job) for job in run if job.source.parent.name == "landscape"), default=0)
+        first, *others = dict.fromkeys(name for job in run for name in runner.models_of(job.parameters))
+        models = f"{first} and {len(others)} more models" if others else first
+        return (
+            f'<p class="pg-summary">The figures on this site are of size <em>{run[0].preset}</em>: {models}, {n:,} '
+            f"questions, last run on {newest(run[0].preset)}. Of {len(verdicts)} claims: {counts}.</p>"
+        )
+
+
+class Scorecard(Verdicts):
+    """`{scorecard}`: one table per paper, with claim, the paper's value, ours, verdict, and where to look."""
+
+    def content_html(self, book: dict[str, Job], verdicts: list[claims.Verdict]) -> str:
+        """The tables."""
+        head = "".join(f'<th scope="col">{name}</th>' for name in ("", "Claim", "The paper", "Here", "Verdict", "Page"))
+        tables = []
+        for paper, title in PARTS.items():
+            rows = "".join(scorecard_row(v, book) for v in verdicts if v.claim["paper"] == paper)
+            table = f"<table><caption>{title}</caption><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
+            tables.append(f'<div class="pg-scorecard" data-title="{title}">{table}</div>')
+        board = f'<div class="pg-scorecards"><div class="pg-scorecard-filter"></div>{"".join(tables)}</div>'
+        return f'{board}<script src="../_static/scorecard.js" defer></script>'
+
+
+def scorecard_row(verdict: claims.Verdict, book: dict[str, Job]) -> str:
+    """One claim as a table row, with what it is filtered and sorted by."""
+    claim = verdict.claim
+    names = [job.name for job in book.values()]
+    place, link = len(names), "planned"
+    if claim.get("page") in names:
+        place = names.index(claim["page"])
+        docname, job = list(book.items())[place]
+        title = nbformat.read(job.source, as_version=4).cells[0].source.splitlines()[0].lstrip("# ")
+        link = f'<a href="../{docname}.html">{html.escape(title)}</a>'
+        link += f"<br><code>pg run --preset {job.preset} --only {job.name}</code>"
+    lines = [f"{html.escape(part.says)}: {claims.number(part.found)} ({part.outcome})" for part in verdict.parts]
+    if sizes := [part.found.n for part in verdict.parts if part.found]:
+        n = " to ".join(f"{size:,}" for size in dict.fromkeys([min(sizes), max(sizes)]))
+        lines.append(f'<span class="pg-size">{next(iter(book.values())).preset}, N = {n}</span>')
+    cells = {
+        "Claim": html.escape(claim["claim"]),
+        "The paper": html.escape(f"{claim['paper_value']} ({claim['figure']})"),
+        "Here": "<br>".join(lines) or "not measured yet",
+        "Verdict": claims.badge(verdict.verdict),
+        "Page": link,
+    }
+    body = "".join(f'<td data-label="{name}">{value}</td>' for name, value in cells.items())
+    row = f'<tr data-verdict="{verdict.verdict}" data-page="{place}">'
+    return f'{row}<th scope="row">{claim["id"]}</th>{body}</tr>'
+
+
+# ---- the glossary
+
+
+def glossary_terms(text: str) -> dict[str, str]:
+    """The glossary's words with what it says of each, longest first.  text: the page, in MyST."""
+    entries = re.findall(r"^(\w[^\n]*)\n((?:[ ]+[^\n]+\n)+)", text.partition("```{glossary}")[2], re.M)
+    terms = {}
+    for name, says in sorted(entries, key=lambda entry: -len(entry[0])):
+        says = re.sub(r"\s*\{cite:p\}`[^`]*`|\s*See \[[^\]]*\]\([^)]*\)\.", "", " ".join(says.split()))
+        terms[name] = re.sub(r"\{term\}`([^`]*)`|[`*]", r"\1", says)
+    return {name: says for name, says in terms.items() if name not in ORDINARY}
+
+
+def link_terms(app: Sphinx, doctree: nodes.document) -> None:
+    """Link each word of the glossary where it first stands in a paragraph of a page, as the role `term` does."""
+    docname = app.env.docname
+    terms = glossary_terms((Path(app.srcdir) / f"{GLOSSARY}.md").read_text())
+    if docname.startswith((GLOSSARY, "book/api/")) or not terms:
+        return
+    names = [f"(?i:{re.escape(name)})" if name.islower() else re.escape(name) for name in terms]
+    pattern, by_name = re.compile(rf"(?<![\w-])({'|'.join(names)})s?(?![\w-])"), {name.lower(): name for name in terms}
+    for node in [*doctree.findall(nodes.Text)]:
+        if not isinstance(node.parent, nodes.paragraph):
+            continue
+        text, parts, end = node.astext(), [], 0
+        for match in pattern.finditer(text):
+            name = by_name.pop(match[1].lower(), None)
+            if name:
+                word = nodes.abbreviation(match[0], match[0], explanation=terms[name], classes=["pg-term"])
+                target = {"refdomain": "std", "reftype": "term", "reftarget": name, "refexplicit": True}
+                parts += [nodes.Text(text[end : match.start()]), addnodes.pending_xref("", word, refdoc=docname, **target)]
+                end = match.end()
+        if parts:
+            node.parent.replace(node, [*parts, nodes.Text(text[end:])])
+
+
+# ---- the reference
+
+
+def plain_docstring(app: Sphinx, what: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:
+    """Make reStructuredText of a docstring: what is indented is code, or else goes on with the line before it."""
+    paragraphs = []
+    for paragraph in re.split(r"\n\s*\n", "\n".join(lines).replace("|", r"\|")):
+        if paragraph.startswith(" "):
+            paragraph = "::\n\n" + paragraph.replace(r"\|", "|")
+        elif not re.match(r"(Args|Attributes|Returns|Raises|Yields):\n", paragraph):
+            paragraph = re.sub(r"\n +", "\n", paragraph)
+        paragraphs.append(paragraph)
+    lines[:] = "\n\n".join(paragraphs).splitlines() + [""]
+
+
+# ---- what is written
+
+
+def lighten(app: Sphinx, pagename: str, template: str, context: dict[str, Any], doctree: nodes.document | None) -> None:
+    """Write a page's pictures, which its notebook holds, into files that are loaded when they come into sight.
+
+    A page without formulas does without MathJax.
+    """
+
+    def picture(match: re.Match[str]) -> str:
+        svg = base64.b64decode(match[1])
+        name = f"_static/pictures/{hashlib.sha256(svg).hexdigest()[:16]}.svg"
+        path = Path(app.outdir) / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(svg)
+        attributes = f'src="{context["pathto"](name, 1)}" loading="lazy"'
+        if size := SIZE.search(svg):  # known beforehand, so that the text does not jump when the picture comes
+            width, height = (round(float(points) * 4 / 3) for points in size.groups())
+            attributes += f' width="{width}" height="{height}"'
+        return attributes
+
+    if 'class="math' not in context.get("body", ""):
+        scripts = context["script_files"]
+        scripts[:] = [script for script in scripts if "mathjax" not in f"{script.filename}{script.attributes}".lower()]
+    if "body" in context:
+        body = PICTURE.sub(picture, context["body"])
+        # Of the list of references: one role is deprecated, and a list may not hold the marks that links lead to.
+        context["body"] = re.sub(r' role="doc-biblioentry"|(?<=<div) role="list"(?= class="citation-list")', "", body)
+
+
+def add_data(app: Sphinx, error: Exception | None) -> None:
+    """The verdicts as data, for a machine to read."""
+    scorecard = next(iter(jobs(app.config.pg_preset).values())).record.with_name("scorecard.json")
+    if error is None and scorecard.is_file():
+        shutil.copy2(scorecard, Path(app.outdir) / "scorecard.json")
+
+
+def setup(app: Sphinx) -> dict[str, Any]:
+    """Register all of it with Sphinx."""
+    app.add_config_value("pg_preset", lambda config: os.environ.get("PG_PRESET", "laptop"), "env", str)
+    app.add_directive("run-summary", RunSummary)
+    app.add_directive("scorecard", Scorecard)
+    app.connect("config-inited", set_footer)
+    app.connect("source-read", show_run)
+    app.connect("doctree-read", link_terms)
+    app.connect("autodoc-process-docstring", plain_docstring, priority=400)  # before napoleon's
+    app.connect("html-page-context", lighten, priority=900)  # behind MathJax's own
+    app.connect("build-finished", add_data)
+    return {"version": version("peaks-and-gates"), "parallel_read_safe": True, "parallel_write_safe": True}
