@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from peaks_and_gates import cache, models, store
+from peaks_and_gates import cache, models
 from peaks_and_gates.landscape.questions import Question, QuestionSet
 
 ROOT = Path(__file__).parents[1]
@@ -73,7 +73,6 @@ def checkout(tmp_path_factory):
     """A copy of the checkout, so that a test run leaves no trace in the reader's own."""
     folder = copy_checkout(tmp_path_factory.mktemp("checkout"))
     patch = pytest.MonkeyPatch()
-    for module in (cache, store):
-        patch.setattr(module, "project_folder", lambda: folder)
+    patch.setattr(cache, "project_folder", lambda: folder)
     yield folder
     patch.undo()

@@ -64,9 +64,9 @@ def run(
 @preset_option
 def site(preset: str) -> None:
     """Build the website from what was run or recorded; computes nothing."""
-    from .. import site as builder
+    from .site import build
 
-    click.echo(f"The site is {builder.build(preset) / 'index.html'}")
+    click.echo(f"The site is {build(preset) / 'index.html'}")
 
 
 @cli.command()
