@@ -46,8 +46,18 @@ FAULTS = {
     "landscape/adp": [
         ("halo and core exchanged", "shifted >= highest", "shifted < highest", "landscape/density_peaks", "dadapys_own_route"),
         ("neighbours and their distances in another order", "np.hstack([own, neighbours])", "np.hstack([own, neighbours[:, ::-1]])", "landscape/density_peaks", "dadapys_own_route or far_clusters"),
+        ("DADApy's labels are believed", "if in_range and np.array_equal(np.bincount(assignment), sizes):", "if True:", "landscape/density_peaks", "bad_labels"),
+        ("a saddle where no point is nearest", "border = ~own.any(1) | (first == points)", "border = first == first", "landscape/density_peaks", "our_lines"),
+    ],
+    "landscape/dendrogram": [
+        ("small peaks are leaves", "counts.sum(1) > least", "counts.sum(1) >= 0", "landscape/dendrogram", "more_points"),
+        ("subjects of the rows before duplicates went", "np.asarray(subjects)[peaks.kept]", "np.asarray(subjects)[: peaks.n]", "landscape/dendrogram", "in_step"),
+        ("another linkage", '"weighted") if', '"average") if', "landscape/dendrogram", "height_of_the_saddle"),
+        ("a part with the bound of all questions", "round(tree.least * len(rows) / peaks.n)", "tree.least * 10", "landscape/dendrogram", "estimates_of_a_known"),
     ],
     "statistics": [
+        ("subsets that share points differ enough", "size / (n - size)", "1", "landscape/statistics", "subsampling"),
+        ("replicates not centred", "- resampled.mean()", "- value", "landscape/statistics", "centred"),
         ("the interval at half its width", "PERCENTILES = (2.5, 97.5)", "PERCENTILES = (25, 75)", "landscape/statistics", "covers or mean"),
         ("weights left out", "np.average(values, weights=weights)", "np.average(values)", "landscape/statistics", "mean"),
     ],

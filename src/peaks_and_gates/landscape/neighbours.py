@@ -201,7 +201,6 @@ def point_overlap(neighbours_a: np.ndarray, neighbours_b: np.ndarray, k: int) ->
     """
     if len(neighbours_a) != len(neighbours_b):
         raise BadParameter(f"Overlap needs the same points twice, got {len(neighbours_a)} and {len(neighbours_b)}.")
-    at_least(1, k=k)
     neighbours_a, neighbours_b = _as_neighbours(neighbours_a, k), _as_neighbours(neighbours_b, k)
     # (n, 2k) in ascending order, so that a shared neighbour stands beside its copy
     both = np.sort(np.hstack([neighbours_a[:, :k], neighbours_b[:, :k]]), axis=1)
@@ -229,11 +228,10 @@ def as_matrix(points: np.ndarray | torch.Tensor, where: str) -> torch.Tensor:
         points = torch.as_tensor(points).detach()
     except (TypeError, ValueError, RuntimeError) as error:  # ragged lists, names, dtypes and strides torch has not
         raise BadStates(f"{where}: not a matrix of floats ({error}). Give an array of numpy or torch.") from error
-    dense = points.layout == torch.strided and not points.is_meta
-    if points.ndim != 2 or points.dtype not in FLOATS or 0 in points.shape or not dense:
+    if points.ndim != 2 or points.dtype not in FLOATS or 0 in points.shape or points.layout != torch.strided:
         raise BadStates(
-            f"{where}: expected a matrix (points, dimensions) of floats, got shape {tuple(points.shape)} "
-            f"of {points.dtype}{'' if dense else ' without dense values'}. Give one layer at a time, one row a point."
+            f"{where}: expected a dense matrix (points, dimensions) of floats, got shape {tuple(points.shape)} of "
+            f"{points.dtype}. Give one layer at a time, one row per point."
         )
     largest = torch.linalg.vector_norm(points, torch.inf, dim=1)  # (n,), NaN where there is one
     bad = torch.nonzero(~torch.isfinite(largest)).flatten().tolist()
