@@ -1,5 +1,6 @@
 # make book   run the notebooks at the laptop size and build the site     make site   build it from the record alone
-# make test   run the tests                                               make lab    open the notebooks
+# make test   run the tests                                               make audit  look at every page of the site in a browser
+# make lab    open the notebooks
 # make test-faults   every planted fault; `make test` plants a few
 # make test-oldest   the tests at the oldest versions that pyproject.toml allows; make test-newest, at the newest
 # Everything is installed in .venv; a target that has nothing to do does nothing.
@@ -13,7 +14,7 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3; do \
 READY  := $(VENV)/ready
 PARALLEL := --numprocesses=logical --maxprocesses=4 --dist=loadfile --no-loadscope-reorder
 
-.PHONY: book site test test-faults test-oldest test-newest lab lint lock bench clean
+.PHONY: book site test audit test-faults test-oldest test-newest lab lint lock bench clean
 
 book: $(READY)
 	$(PG) run --preset $(PRESET) --executor local
@@ -26,6 +27,9 @@ test: $(READY)
 	$(VENV)/bin/ruff check src training tests notebooks benchmarks
 	$(VENV)/bin/ruff format --check src training tests benchmarks
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest $(PARALLEL)
+
+audit: site
+	PG_SITE=_build/html $(VENV)/bin/python -m pytest tests/audit
 
 test-faults: $(READY)
 	PG_FAULTS=full OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest tests/test_planted_faults.py --durations=20 $(PARALLEL)
