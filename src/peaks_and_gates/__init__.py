@@ -12,15 +12,13 @@ import importlib
 from typing import Any
 
 _PLACES = {"recorded": "record", "show_claims": "book.claims"}  # functions, and the modules that they stand in
-__all__ = ["claims", "figures", "gate", "landscape", "recorded", "show_claims"]
+__all__ = ["figures", "gate", "landscape", "recorded", "show_claims"]
 
 
 def __getattr__(name: str) -> Any:
     """Import a part when it is first used: `pg --help` needs none."""
     if name in _PLACES:
         return getattr(importlib.import_module(f".{_PLACES[name]}", __name__), name)
-    if name == "claims":  # of the pages that call `claims.bearing`
-        return importlib.import_module(".book.claims", __name__)
     if name in __all__:
         return importlib.import_module(f".{name}", __name__)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

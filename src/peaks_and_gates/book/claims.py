@@ -232,11 +232,6 @@ def show_claims(ids: list[str], tables: Tables) -> HTML:
     return HTML("".join(as_html(judge(claims[name], tables)) for name in ids))
 
 
-def bearing(ids: list[str], **tables: pd.DataFrame) -> HTML:
-    """As `show_claims`, for pages that name their tables alone."""
-    return show_claims(ids, tables)
-
-
 def badge(verdict: str) -> str:
     """A verdict as a badge: symbol and word, not colour alone."""
     style = verdict.replace(" ", "-")
