@@ -247,8 +247,10 @@ def plain_docstring(app: Sphinx, what: str, name: str, thing: Any, options: Any,
     for paragraph in re.split(r"\n\s*\n", "\n".join(lines).replace("|", r"\|")):
         if paragraph.startswith(" "):
             paragraph = "::\n\n" + paragraph.replace(r"\|", "|")
-        elif not re.match(r"(Args|Attributes|Returns|Raises|Yields):\n", paragraph):
-            paragraph = re.sub(r"\*\*|(?<=\w)_(?!\w)", r"\\\g<0>", re.sub(r"\n +", "\n", paragraph))
+        else:
+            paragraph = re.sub(r"\*\*|(?<=\w)_(?!\w)", r"\\\g<0>", paragraph)
+            if not re.match(r"(Args|Attributes|Returns|Raises|Yields):\n", paragraph):
+                paragraph = re.sub(r"\n +", "\n", paragraph)
         paragraphs.append(paragraph)
     lines[:] = "\n\n".join(paragraphs).splitlines() + [""]
 

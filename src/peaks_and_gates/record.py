@@ -117,7 +117,7 @@ def manifest(path: Path) -> dict[str, Any]:
         if not file.is_file():
             raise MissingFile(f"{file} is not in the record. Run `pg run` first, it computes and records it.")
     about = cache.read_json(path.with_suffix(".json"))
-    if about["sha256"] != cache.file_sha256(path):
+    if about.get("sha256") != cache.file_sha256(path) or "tables" not in about:
         raise HashMismatch(f"{path} is damaged or was changed by hand. Restore it, or run `pg run` again.")
     return about
 
