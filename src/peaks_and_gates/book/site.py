@@ -6,6 +6,7 @@ The pages themselves are made by Sphinx with book/_ext/peaks_book.py.
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import warnings
@@ -37,8 +38,10 @@ def build(preset: str) -> Path:
                 warnings.warn(f"{job.name} is shown without results: {error}", stacklevel=2)
     if folder.is_dir():
         runner.write_scorecard(jobs)
+    target = root() / "_build" / "html"
+    shutil.rmtree(target, ignore_errors=True)  # pages that are gone would stay
     builder = Path(sys.executable).with_name("jupyter-book")  # the script of this environment
-    command = [builder, "build", root(), "--path-output", root(), "--warningiserror", "--keep-going"]
+    command = [builder, "build", root(), "--path-output", root(), "--all", "--warningiserror", "--keep-going"]
     environment = os.environ | {"PG_PRESET": preset}
     finished = subprocess.run(command, cwd=root(), env=environment, capture_output=True, text=True, check=False)
     log = root() / "_build" / "site.log"
@@ -47,4 +50,4 @@ def build(preset: str) -> Path:
     if finished.returncode != 0:
         lines = [line for line in log.read_text().splitlines() if "WARNING" in line or "ERROR" in line]
         raise BookError("\n".join(["The site could not be built:", *lines[:10], f"The log is {log}."]))
-    return root() / "_build" / "html"
+    return target
