@@ -6,6 +6,7 @@ drawn the pages that are recorded and were not run here.
 
 from __future__ import annotations
 
+import ast
 import base64
 import hashlib
 import html
@@ -241,14 +242,23 @@ def link_terms(app: Sphinx, doctree: nodes.document) -> None:
 # ---- the reference
 
 
+def is_code(paragraph: str) -> bool:
+    """Whether it is indented, or Python at the margin: an example that ends its docstring."""
+    try:
+        ast.parse(paragraph)
+    except SyntaxError:
+        return paragraph.startswith(" ")
+    return True
+
+
 def plain_docstring(app: Sphinx, what: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:
-    """Make reStructuredText of a docstring: what is indented is code, or else goes on with the line before it."""
+    """Make reStructuredText of a docstring: see `is_code`; other indented lines go on with the line before them."""
     paragraphs = []
-    for paragraph in re.split(r"\n\s*\n", "\n".join(lines).replace("|", r"\|")):
-        if paragraph.startswith(" "):
-            paragraph = "::\n\n" + paragraph.replace(r"\|", "|")
+    for paragraph in re.split(r"\n\s*\n", "\n".join(lines)):
+        if paragraph.strip() and is_code(paragraph):
+            paragraph = "::\n\n" + re.sub("^(?=.)", " ", paragraph, flags=re.MULTILINE)
         else:
-            paragraph = re.sub(r"\*\*|(?<=\w)_(?!\w)", r"\\\g<0>", paragraph)
+            paragraph = re.sub(r"\*\*|\||(?<=\w)_(?!\w)", r"\\\g<0>", paragraph)
             if not re.match(r"(Args|Attributes|Returns|Raises|Yields):\n", paragraph):
                 paragraph = re.sub(r"\n +", "\n", paragraph)
         paragraphs.append(paragraph)
