@@ -24,8 +24,8 @@ site: $(READY)
 	$(PG) site --preset $(PRESET)
 
 test: $(READY)
-	$(VENV)/bin/ruff check src training tests notebooks benchmarks
-	$(VENV)/bin/ruff format --check src training tests benchmarks
+	$(VENV)/bin/ruff check src training tests notebooks benchmarks book/_ext
+	$(VENV)/bin/ruff format --check src training tests benchmarks book/_ext
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest $(PARALLEL)
 
 audit: site
@@ -41,8 +41,8 @@ test-oldest test-newest: test-%:
 	OMP_NUM_THREADS=1 $(VENV)-$*/bin/python -m pytest $(PARALLEL)
 
 lint: $(READY)
-	$(VENV)/bin/ruff check --fix src training tests notebooks benchmarks
-	$(VENV)/bin/ruff format src training tests benchmarks
+	$(VENV)/bin/ruff check --fix src training tests notebooks benchmarks book/_ext
+	$(VENV)/bin/ruff format src training tests benchmarks book/_ext book/_ext
 
 lab: $(READY)
 	$(VENV)/bin/jupyter lab notebooks

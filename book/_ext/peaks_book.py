@@ -233,7 +233,8 @@ def link_terms(app: Sphinx, doctree: nodes.document) -> None:
             if name:
                 word = nodes.abbreviation(match[0], match[0], explanation=terms[name], classes=["pg-term"])
                 target = {"refdomain": "std", "reftype": "term", "reftarget": name, "refexplicit": True}
-                parts += [nodes.Text(text[end : match.start()]), addnodes.pending_xref("", word, refdoc=docname, **target)]
+                link = addnodes.pending_xref("", word, refdoc=docname, **target)
+                parts += [nodes.Text(text[end : match.start()]), link]
                 end = match.end()
         if parts:
             node.parent.replace(node, [*parts, nodes.Text(text[end:])])
@@ -262,7 +263,7 @@ def plain_docstring(app: Sphinx, what: str, name: str, thing: Any, options: Any,
             if not re.match(r"(Args|Attributes|Returns|Raises|Yields):\n", paragraph):
                 paragraph = re.sub(r"\n +", "\n", paragraph)
         paragraphs.append(paragraph)
-    lines[:] = "\n\n".join(paragraphs).splitlines() + [""]
+    lines[:] = [*"\n\n".join(paragraphs).splitlines(), ""]
 
 
 # ---- what is written
