@@ -42,7 +42,7 @@ test-oldest test-newest: test-%:
 
 lint: $(READY)
 	$(VENV)/bin/ruff check --fix src training tests notebooks benchmarks book/_ext
-	$(VENV)/bin/ruff format src training tests benchmarks book/_ext book/_ext
+	$(VENV)/bin/ruff format src training tests benchmarks book/_ext
 
 lab: $(READY)
 	$(VENV)/bin/jupyter lab notebooks
