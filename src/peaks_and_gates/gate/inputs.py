@@ -8,6 +8,7 @@ Images are prepared by PIL alone, so a reader with torchvision and one without g
 from __future__ import annotations
 
 import hashlib
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -115,16 +116,15 @@ def _write(model: VisionLanguageModel, text: str, with_image: bool, row: int) ->
     return model.template.replace("{prompt}", text.replace(PLACEHOLDER, token))
 
 
-def open_image(image: Image.Image | str | Path, name: str = "The image") -> Image.Image:
-    """An image or the file of one as RGB: upright, grey and palettes spread to colours, what is transparent on white.
+def open_image(image: Image.Image | bytes | str | Path, name: str) -> Image.Image:
+    """An image, its bytes or file, as RGB: upright, grey and palettes spread to colours, what is transparent on white.
 
-    name: of an image without a file, for an error.
+    name: of the image, for an error.
     Raises BadImage: not there, not readable, animated, not of eight bits, a side below 4 pixels, above 89 megapixels.
     """
-    if not isinstance(image, Image.Image):
-        name = f"The image {image}"
     try:
-        opened = image if isinstance(image, Image.Image) else Image.open(image)
+        file = io.BytesIO(image) if isinstance(image, bytes) else image
+        opened = image if isinstance(image, Image.Image) else Image.open(file)
         # The size is in the header: look before the pixels are unpacked.
         if min(opened.size) < SMALLEST or opened.width * opened.height > LARGEST:
             raise BadImage(
@@ -140,7 +140,7 @@ def open_image(image: Image.Image | str | Path, name: str = "The image") -> Imag
     except BadImage:
         raise
     except Exception as error:  # of a damaged file, decoders raise whatever they stumble over
-        raise BadImage(f"{name} cannot be read: {error}. Check the path, or save it anew as PNG or JPEG.") from error
+        raise BadImage(f"{name} cannot be read ({error}). Check the path, or save it anew as PNG or JPEG.") from error
     if upright.has_transparency_data:
         upright = upright.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", upright.size, "white"), upright).convert("RGB")
