@@ -51,6 +51,7 @@ bench: $(READY)
 	$(VENV)/bin/python benchmarks/extraction.py
 	$(VENV)/bin/python benchmarks/geometry.py
 	$(VENV)/bin/python benchmarks/cutting.py
+	$(VENV)/bin/python benchmarks/tables.py
 
 # The lock pins everything; the project itself is installed on top without touching it. On Linux the CPU build of
 # torch is enough for the laptop preset; pip takes whichever build of the pinned version its index offers.

