@@ -25,11 +25,11 @@ FULL = os.environ.get("PG_FAULTS") == "full"  # `make test-faults`; else the fir
 
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory):
-    """The repository by links, with a source and notebooks of its own."""
+    """The repository by links, with a source, notebooks and training of its own."""
     folder = tmp_path_factory.mktemp("planted")
     for name in ("_config.yml", "_toc.yml", "requirements.lock", "benchmarks", "book", "data", "results", "weights"):
         (folder / name).symlink_to(ROOT / name)
-    for name in ("src", "notebooks"):
+    for name in ("src", "notebooks", "training"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
     return folder
 
@@ -45,7 +45,8 @@ def run(checkout, tmp_path_factory):
 
         def tested(file, tests):
             path = ROOT / "tests" / file
-            arguments = ["-x", "-q", "-p", "no:cacheprovider", f"{path.parent}/test_{path.name}.py", "-k", tests]
+            options = ["-x", "-q", "-p", "no:cacheprovider", "-o", f"pythonpath={checkout}"]
+            arguments = [*options, f"{path.parent}/test_{path.name}.py", "-k", tests]
             print(json.dumps([arguments, str(output)]), file=nursery.stdin, flush=True)
             return int(nursery.stdout.readline()), output.read_text()
 
@@ -55,10 +56,10 @@ def run(checkout, tmp_path_factory):
 
 @contextmanager
 def planted(checkout, module, old, new):
-    """A module of the copied source, or a notebook where its name begins with a slash, with a fault in it."""
-    notebook = module.startswith("/")
-    path = checkout / (f"notebooks{module}.ipynb" if notebook else f"src/peaks_and_gates/{module}.py")
-    if notebook:
+    """A module of the copied source or training, or a notebook where its name begins with a slash, with a fault."""
+    name = {"/": f"notebooks{module}.ipynb", "training/": f"{module}.py", "": f"src/peaks_and_gates/{module}.py"}
+    path = checkout / next(name[start] for start in name if module.startswith(start))
+    if path.suffix == ".ipynb":
         old, new = json.dumps(old)[1:-1], json.dumps(new)[1:-1]
     text = path.read_text()
     assert text.count(old) == 1, f"{old!r} is {text.count(old)} times in {module}"

@@ -1,4 +1,7 @@
-"""What every training shares: cards, the learning rate, the check of the loss, and a state to resume from."""
+"""What every training shares: cards, and a loop of steps that a killed run resumes.
+
+log = train_loop(network, optimizers, loss_of_step, settings, n_steps, work)
+"""
 
 from __future__ import annotations
 
@@ -18,11 +21,14 @@ import torch
 import yaml
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
+from tqdm import tqdm
 
-from peaks_and_gates.cache import environment, file_sha256, project_folder, read_json, write_atomically, write_json
-from peaks_and_gates.errors import HashMismatch, MissingFile, TrainingDiverged, UnknownName
+from peaks_and_gates.cache import check_files, environment, file_sha256, read_json, write_atomically, write_json
+from peaks_and_gates.errors import TrainingDiverged, UnknownName
+
+ROOT = Path(__file__).parents[1]  # the checkout
 
 SAVE_EVERY = 20  # steps between two states: what a killed run loses at most
 DIVERGED = 2.0  # times the first losses' mean
@@ -60,16 +66,19 @@ def command_line(prog: str, text: str) -> argparse.Namespace:
 
 def weights_folder(preset: str) -> Path:
     """`weights/` in the checkout for the book's own; a folder by preset in it for the others."""
-    root = (project_folder() or Path.cwd()) / "weights"
-    return root if preset == "laptop" else root / preset
+    return ROOT / "weights" if preset == "laptop" else ROOT / "weights" / preset
 
 
-def write_with_card(table: pd.DataFrame, path: Path, **card: Any) -> None:
-    """Write a table as Parquet, and beside it its card, a JSON file: hash, rows, versions and what `card` says.
-
-    The card is written last, so that a file with a fitting card is complete.  Raises StorageFull.
+def write_data(name: str, table: pd.DataFrame) -> None:
+    """Write a table into `data/` as Parquet or CSV, and then its card, a JSON file: what cards.yml says of it, hash,
+    rows and versions.  Raises StorageFull.
     """
-    write_atomically(path, lambda temporary: table.to_parquet(temporary, index=False, compression="zstd"))
+    path = ROOT / "data" / name
+    if path.suffix == ".csv":
+        table.to_csv(path, index=False)
+    else:
+        write_atomically(path, lambda temporary: table.to_parquet(temporary, index=False, compression="zstd"))
+    card = yaml.safe_load(Path(__file__).with_name("cards.yml").read_text())[name]
     about = {"sha256": file_sha256(path), "rows": len(table), "columns": list(table.columns)}
     write_json(path.with_suffix(".json"), card | about | {"environment": environment()})
 
@@ -79,31 +88,27 @@ def is_made_from(card: Path, made_from: Mapping[str, Any]) -> bool:
     return card.is_file() and read_json(card).get("made_from") == json.loads(json.dumps(made_from))
 
 
-def check_files(folder: Path, recorded: Mapping[str, str]) -> None:
-    """Raise MissingFile or HashMismatch if a file of a folder is not the one with the recorded SHA-256."""
-    for name, expected in recorded.items():
-        if not (folder / name).is_file():
-            raise MissingFile(f"{folder / name} is not there. Restore it, or make {folder} anew.")
-        if file_sha256(folder / name) != expected:
-            raise HashMismatch(f"{folder / name} is damaged or was changed. Restore it, or make {folder} anew.")
+def write_card(card: Path, made_from: Mapping[str, Any], **about: Any) -> None:
+    """Write the card of weights; after them, so that weights with a fitting card are complete."""
+    made = {"made_from": made_from, "code": source_hash(), "environment": environment()}
+    write_json(card, made | about)
 
 
 def load_or_train(
-    settings: Mapping[str, Any], path: Path, train: Callable[[], Mapping[str, Tensor]]
+    settings: Mapping[str, Any], path: Path, train: Callable[[Mapping[str, Any]], Mapping[str, Tensor]]
 ) -> dict[str, Tensor]:
-    """The weights in a safetensors file, float32; trained and written first, beside a card, unless they are there.
+    """The weights in a safetensors file, float32; trained by the settings and written first, unless they are there.
 
-    settings: what the weights are made from.  Weights are rounded to bfloat16 before anything is made with them: what
-    minis are trained on is what they read later.  Raises StorageFull, MissingFile, HashMismatch.
+    Weights are rounded to bfloat16 before anything is made with them: what minis are trained on is what they read
+    later.  Raises StorageFull, MissingFile, HashMismatch.
     """
     card = path.with_suffix(".json")
     if not is_made_from(card, settings):
         start = time.perf_counter()
-        weights = {name: tensor.bfloat16() for name, tensor in train().items()}
+        weights = {name: tensor.bfloat16() for name, tensor in train(settings).items()}
         card.unlink(missing_ok=True)
         write_atomically(path, lambda temporary: save_file(weights, temporary))
-        about = {"made_from": dict(settings), "code": source_hash(), "sha256": file_sha256(path)}
-        write_json(card, about | {"seconds": time.perf_counter() - start, "environment": environment()})
+        write_card(card, settings, sha256=file_sha256(path), seconds=time.perf_counter() - start)
     check_files(path.parent, {path.name: read_json(card)["sha256"]})
     return {name: tensor.float() for name, tensor in load_file(path).items()}
 
@@ -126,10 +131,10 @@ def learning_rate(step: int, n_steps: int, highest: float, warmup: float) -> flo
     return highest * 0.5 * (1 + math.cos(math.pi * (step - first) / max(1, n_steps - first)))
 
 
-def check_loss(losses: Sequence[float], uniform: float, checkpoint: Path | None = None) -> None:
+def check_loss(losses: Sequence[float], uniform: float, work: Path) -> None:
     """Raise TrainingDiverged if the loss is not finite, or its running mean far above where it began, or if it rose to
     `uniform`, the loss of a model that knows nothing, or stays there to the digit: huge steps end so, not at infinity,
-    because norms saturate.  checkpoint: the last good one, for the message.
+    because norms saturate.  work: the folder of checkpoints, the last of which the message names.
     """
     first, recent = losses[:WINDOW], losses[-WINDOW:]
     began, mean = sum(first) / len(first), sum(recent) / len(recent)
@@ -137,7 +142,8 @@ def check_loss(losses: Sequence[float], uniform: float, checkpoint: Path | None 
     dead = len(losses) > WINDOW and all(abs(loss - uniform) < 1e-4 * uniform for loss in recent)
     if math.isfinite(losses[-1]) and not (rose or dead or mean > DIVERGED * began):
         return
-    where = f"The last good checkpoint is {checkpoint}." if checkpoint else "There is no checkpoint yet."
+    kept = sorted(work.glob("step-*"), key=lambda path: int(path.name.removeprefix("step-")))
+    where = f"The last good checkpoint is {kept[-1]}." if kept else "There is no checkpoint yet."
     raise TrainingDiverged(
         f"The loss became {losses[-1]:.3g} at step {len(losses)}, it began at {losses[0]:.3g}. {where} "
         "Lower `learning_rate` in the recipe and run the same command again."
@@ -166,6 +172,49 @@ def take_step(optimizers: Sequence[Optimizer], rate: float) -> None:
         optimizer.param_groups[0]["lr"] = rate
         optimizer.step()
         optimizer.zero_grad()
+
+
+def train_loop(
+    network: nn.Module,
+    optimizers: Sequence[Optimizer],
+    loss_of_step: Callable[[int], tuple[Tensor, float]],
+    settings: Mapping[str, Any],
+    n_steps: int,
+    work: Path,
+    *,
+    vocabulary: int,
+    clip: float = math.inf,
+    knows: float = 0.0,
+    after_step: Callable[[int, Log], None] = lambda done, log: None,
+) -> Log:
+    """All steps, from the state in the folder `work` on if there is one.  Returns what was measured.
+
+    loss_of_step: the loss of a step, from 0, and the number that stands for it in the log; what it shows must depend on
+    the step alone.  vocabulary: tokens among which the loss is taken.  clip: the longest gradient.  knows: a loss below
+    this share of that of a model that knows nothing counts as this share where it is judged.  after_step: called with
+    the number of steps done, and the log, before the state is stored.  Raises TrainingDiverged, StorageFull.
+    """
+    weights = {name: p for name, p in network.named_parameters() if p.requires_grad}
+    log, done = restore_state(weights, optimizers, work / "state.safetensors")
+    uniform = math.log(vocabulary)
+    with tqdm(total=n_steps, initial=done, desc="training", unit="step") as progress:
+        for step in range(done, n_steps):
+            start = time.perf_counter()
+            network.train()
+            loss, measured = loss_of_step(step)
+            loss.backward()
+            nn.utils.clip_grad_norm_(weights.values(), clip)
+            log.loss.append(measured)
+            check_loss([max(loss, knows * uniform) for loss in log.loss], uniform, work)
+            take_step(optimizers, learning_rate(step, n_steps, settings["learning_rate"], settings["warmup"]))
+            network.eval()
+            after_step(step + 1, log)
+            log.seconds += time.perf_counter() - start
+            progress.update()
+            progress.set_postfix(loss=f"{sum(log.loss[-20:]) / len(log.loss[-20:]):.3f}")
+            if (step + 1) % SAVE_EVERY == 0 or step + 1 == n_steps:
+                save_state(weights, optimizers, log, step + 1, work / "state.safetensors")
+    return log
 
 
 # A state to resume from: one file, complete or not there

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 
 from conftest import ROOT, make_questions
 from peaks_and_gates import models
-from peaks_and_gates.cache import read_json
+from peaks_and_gates.cache import check_files, read_json
 from peaks_and_gates.errors import BadParameter, BadQuestions, TrainingDiverged
 from peaks_and_gates.landscape import questions
 from peaks_and_gates.models import ADAPTER
@@ -18,10 +18,8 @@ from training.adapters import data
 from training.adapters import train as adapters
 from training.adapters.data import in_a_row
 
-SETTINGS = {
-    "base": "tiny-llama", "data": "answers", "questions": "mmlu", "n_subjects": None, "splits": ["train"],
-    "per_subject": None, "rank": 2, "alpha": 4, "dropout": 0.1, "learning_rate": 0.01, "warmup": 0.05, "batch": 4,
-    "epochs": 4, "checkpoints": 3, "validate_every": 5, "keep": "last", "seed": 0,
+SETTINGS = adapters.recipe("smoke", "fine-tuned", questions="mmlu", per_subject=None, dropout=0.1, seed=0) | {
+    "batch": 4, "epochs": 4, "checkpoints": 3, "validate_every": 5,
 }  # fmt: skip
 
 
@@ -30,7 +28,7 @@ def few(monkeypatch, own_cache):
     """A small question set in place of MMLU; eight training questions, so eight steps in four epochs."""
     few = make_questions(n_subjects=3, n=6)
     monkeypatch.setattr(questions, "load", lambda *a, **k: few)
-    monkeypatch.setattr(adapters, "SAVE_EVERY", 4)
+    monkeypatch.setattr(common, "SAVE_EVERY", 4)
     return few
 
 
@@ -65,7 +63,7 @@ def test_a_training_lowers_the_loss_and_moves_the_adapter_alone(tmp_path, few, t
     assert {name.split(".")[-3] for name in tensors} == set(adapters.PROJECTIONS)
     assert all(tensor.dtype == torch.bfloat16 for tensor in tensors.values())
     card = read_json(tmp_path / "adapter" / "card.json")
-    common.check_files(tmp_path / "adapter", card["files"])
+    check_files(tmp_path / "adapter", card["files"])
     assert len(list((tmp_path / "adapter" / "checkpoints").iterdir())) == 3
     merged = models.load("tiny-llama", str(tmp_path / "adapter"), torch.float64)
     network = adapters.with_lora(models.load("tiny-llama", dtype=torch.float64), SETTINGS)
@@ -80,7 +78,7 @@ def test_a_training_lowers_the_loss_and_moves_the_adapter_alone(tmp_path, few, t
 def test_a_resumed_training_ends_like_an_uninterrupted_one(tmp_path, few, monkeypatch):
     uninterrupted = train(tmp_path / "uninterrupted")
     monkeypatch.setenv("PG_CACHE", str(tmp_path / "second cache"))
-    check, steps = adapters.check_loss, []
+    check, steps = common.check_loss, []
 
     def killed(losses, *rest):
         steps.append(len(losses))
@@ -88,7 +86,7 @@ def test_a_resumed_training_ends_like_an_uninterrupted_one(tmp_path, few, monkey
             raise KeyboardInterrupt
         check(losses, *rest)
 
-    monkeypatch.setattr(adapters, "check_loss", killed)
+    monkeypatch.setattr(common, "check_loss", killed)
     with pytest.raises(KeyboardInterrupt):
         train(tmp_path / "resumed")
     assert not (tmp_path / "resumed" / "card.json").exists()
@@ -115,11 +113,11 @@ def test_a_diverging_training_stops_and_names_the_last_good_checkpoint(tmp_path,
         train(tmp_path / "adapter", learning_rate=1e6, epochs=12)
     assert "Lower `learning_rate`" in str(caught.value)
     assert not (tmp_path / "adapter" / "card.json").exists()
-    common.check_loss([1.0] * 10 + [3.0], 9.0)
-    common.check_loss([9.2] * 10 + [9.1, 9.0] * 5, 9.0)  # began without knowledge
+    common.check_loss([1.0] * 10 + [3.0], 9.0, tmp_path)
+    common.check_loss([9.2] * 10 + [9.1, 9.0] * 5, 9.0, tmp_path)  # began without knowledge
     for losses in ([1.0, float("nan")], [1.0] * 10 + [5.0] * 10, [9.0] * 11, [7.0] * 10 + [9.0] * 10):
         with pytest.raises(TrainingDiverged):
-            common.check_loss(losses, 9.0)
+            common.check_loss(losses, 9.0, tmp_path)
 
 
 def test_no_test_question_and_no_held_out_word_is_trained_on(few):

@@ -21,11 +21,11 @@ def words():
 
 def test_a_fresh_build_is_the_same_under_another_hash_seed():
     program = (
-        "import pandas as pd; from training.wordnet import __main__ as main\n"
-        "shipped = pd.read_parquet(main.DATA / 'wordnet-questions.parquet')\n"
+        "import pandas as pd; from training.common import ROOT; from training.wordnet import __main__ as main\n"
+        "shipped = pd.read_parquet(ROOT / 'data/wordnet-questions.parquet')\n"
         "shipped['choices'] = shipped['choices'].map(list)\n"
         "pd.testing.assert_frame_equal(main.questions(), shipped)\n"
-        "pd.testing.assert_frame_equal(main.distances(), pd.read_csv(main.DATA / 'wordnet-distances.csv'))"
+        "pd.testing.assert_frame_equal(main.distances(), pd.read_csv(ROOT / 'data/wordnet-distances.csv'))"
     )
     subprocess.run([sys.executable, "-c", program], env=os.environ | {"PYTHONHASHSEED": "7"}, cwd=ROOT, check=True)
 

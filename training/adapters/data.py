@@ -17,7 +17,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from peaks_and_gates.errors import BadParameter, BadQuestions
+from peaks_and_gates.errors import BadQuestions
 from peaks_and_gates.landscape import questions as question_sets
 from peaks_and_gates.landscape.questions import LETTERS, Question, QuestionSet, block, generator, header
 from training.wordnet import build as wordnet
@@ -63,13 +63,9 @@ def in_a_row(questions: Sequence[Question], begin: str = "") -> Text:
 
 
 def build(recipe: Mapping) -> TrainingSet:
-    """The training set of a recipe (see recipes.yml).  Raises BadParameter, BadQuestions."""
+    """The training set of a recipe (see recipes.yml).  Raises BadQuestions."""
     questions = question_sets.load(recipe["questions"], recipe["n_subjects"])
-    if recipe["data"] == "format":
-        return _format(recipe, questions)
-    if recipe["data"] == "answers":
-        return _answers(recipe, questions)
-    raise BadParameter(f"data={recipe['data']!r} in the recipe; it is 'format' or 'answers'.")
+    return {"format": _format, "answers": _answers}[recipe["data"]](recipe, questions)
 
 
 def words_of(questions: QuestionSet, splits: Sequence[str]) -> set[str]:

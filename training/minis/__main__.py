@@ -4,13 +4,13 @@ NAME: native, words, adapted, gated, ... (all, if none is named), or `pictures` 
 A killed run resumes where it stopped; what has a card is not trained again.
 """
 
-from training.common import command_line
+from training.common import command_line, write_data
 
-from .pictures import export
+from .pictures import pictures
 from .train import train_all
 
 arguments = command_line("minis", __doc__)
 if arguments.names != ["pictures"]:
     train_all(arguments.preset, [name for name in arguments.names if name != "pictures"], arguments.seed)
 if "pictures" in arguments.names or not arguments.names:
-    export()
+    write_data("mini-pictures.parquet", pictures())

@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,8 +22,7 @@ from tqdm import tqdm
 from transformers import ChameleonVQVAEConfig
 from transformers.models.chameleon.modeling_chameleon import ChameleonVQVAE
 
-from peaks_and_gates.errors import BadParameter
-from training.common import learning_rate, load_or_train
+from training.common import learning_rate, take_step
 from training.scenes.drawing import draw
 from training.scenes.scene import VALUES, Scene, sample
 
@@ -37,15 +35,11 @@ SETTLED = 0.7  # share of the steps after which no code is moved
 
 
 def side_of(n_image: int) -> int:
-    """Pixels a side of a picture that becomes so many image tokens.
+    """Pixels a side of a picture that becomes so many image tokens, a square number.
 
     The image tokenizer is made of convolutions, so it describes a picture of any size, a token for 8 x 8 pixels.
-    Raises BadParameter for no square of a whole number.
     """
-    side = math.isqrt(n_image)
-    if side < 1 or side**2 != n_image:
-        raise BadParameter(f"n_image={n_image}: image tokens stand in a square, so take 16, 64 or 256.")
-    return PATCH * side
+    return PATCH * math.isqrt(n_image)
 
 
 class Decoder(nn.Sequential):
@@ -138,13 +132,11 @@ def vq_settings(codebook: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def codebook(settings: Mapping[str, Any], path: Path) -> dict[str, Tensor]:
-    """The weights of the image tokenizer and of its decoder ("vq.", "decoder."), float32; see `load_or_train`."""
-    return load_or_train(settings, path, lambda: train(settings))
-
-
 def train(settings: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Train an image tokenizer to describe scenes so that they can be drawn again; see `codebook`."""
+    """Train an image tokenizer to describe scenes so that they can be drawn again.
+
+    Returns the weights of the tokenizer and of its decoder ("vq.", "decoder.").
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings["seed"])
         vq = ChameleonVQVAE(ChameleonVQVAEConfig(**vq_settings(settings))).train()
@@ -158,8 +150,6 @@ def train(settings: Mapping[str, Any]) -> dict[str, Tensor]:
         used = torch.zeros(settings["n_codes"])
         steps = settings["steps"]
         for step in tqdm(range(steps), desc="image tokenizer", unit="step"):
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate(step, steps, settings["learning_rate"], 0.02)
             batch = torch.randint(len(images), (settings["batch"],))
             x = scaled(images[batch])  # (B, 3, 64, 64)
             z = vq.quant_conv(vq.encoder(x))  # (B, D, 8, 8)
@@ -169,10 +159,9 @@ def train(settings: Mapping[str, Any]) -> dict[str, Tensor]:
             y = decoder(vq.post_quant_conv(quantized))  # (B, 3, 64, 64)
             read = reading_loss(reader(quantized), contents[batch])
             loss = loss + drawing_loss(y, x, settings["objects"]) + settings["reading"] * read
-            optimizer.zero_grad()
             loss.backward()
             nn.utils.clip_grad_norm_(learning, 1.0)
-            optimizer.step()
+            take_step([optimizer], learning_rate(step, steps, settings["learning_rate"], 0.02))
             if codes is not None:
                 used = 0.98 * used + torch.bincount(codes, minlength=len(used))
                 if step % MOVE_EVERY == 0 and step < SETTLED * steps:

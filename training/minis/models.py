@@ -13,24 +13,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import transformers
 from tokenizers import Regex, Tokenizer, decoders, normalizers, pre_tokenizers, processors
 from tokenizers import models as tokenizer_models
-from transformers import (
-    ChameleonConfig,
-    ChameleonForConditionalGeneration,
-    ChameleonImageProcessorPil,
-    ChameleonProcessor,
-    CLIPImageProcessorPil,
-    CLIPVisionConfig,
-    LlamaConfig,
-    LlamaForCausalLM,
-    LlavaConfig,
-    LlavaForConditionalGeneration,
-    LlavaProcessor,
-    PreTrainedModel,
-    PreTrainedTokenizerFast,
-    ProcessorMixin,
-)
+from transformers import PreTrainedModel, PreTrainedTokenizerFast, ProcessorMixin
 
 from peaks_and_gates.errors import UnknownName
 from training.common import read_recipes, weights_folder
@@ -46,23 +32,22 @@ def recipes(preset: str) -> dict[str, Any]:
     return read_recipes(Path(__file__).with_name("recipes.yml"), preset)
 
 
-def recipe(preset: str, name: str, seed: int | None = None, **changes: Any) -> dict[str, Any]:
-    """All that one mini is made from, with changes put in.  Raises UnknownName.
-
-    seed: one of the recipe's; None for the first.
-    """
+def settings_of(preset: str, name: str) -> dict[str, Any]:
+    """A mini's own settings, put into the defaults.  Raises UnknownName."""
     known = recipes(preset)
     if name not in known["minis"]:
         raise UnknownName("mini", name, known["minis"])
-    settings = known["defaults"] | known["minis"][name]
-    for key in changes:
-        if key not in settings:
-            raise UnknownName("setting of a mini", key, settings)
-    seeds = settings.pop("seeds")
-    own = {"seed": seeds[0] if seed is None else seed, "shape": known["shape"], "codebook": known["codebook"]}
+    return known["defaults"] | known["minis"][name]
+
+
+def recipe(preset: str, name: str, seed: int = 0) -> dict[str, Any]:
+    """All that one mini is made from.  Raises UnknownName."""
+    known, settings = recipes(preset), settings_of(preset, name)
+    del settings["seeds"]
+    own = {"seed": seed, "shape": known["shape"], "codebook": known["codebook"]}
     if settings["kind"] == "adapted":
         own["eyes"] = known["eyes"] | {"shape": known["shape"]}
-    return settings | own | changes
+    return settings | own
 
 
 def minis_folder(preset: str) -> Path:
@@ -82,20 +67,12 @@ def tokenizer(n_codes: int) -> PreTrainedTokenizerFast:
     by_word.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Split(" ", "removed"), pre_tokenizers.Split(Regex("[^A-Za-z]"), "isolated")]
     )
-    by_word.decoder = decoders.WordPiece(
-        prefix="##", cleanup=True
-    )  # words with spaces between, none before a full stop
+    by_word.decoder = decoders.WordPiece("##", cleanup=True)  # spaces between words, none before a full stop
     by_word.add_special_tokens([*special, *code_names(n_codes)])
     by_word.post_processor = processors.TemplateProcessing("<s> $A", special_tokens=[("<s>", 1)])
-    return PreTrainedTokenizerFast(
-        tokenizer_object=by_word,
-        pad_token="<pad>",
-        bos_token="<s>",
-        eos_token="</s>",
-        unk_token="<unk>",
-        sep_token="</s>",
-        extra_special_tokens=MARKS,
-    )
+    names = {"pad": "<pad>", "bos": "<s>", "eos": "</s>", "unk": "<unk>", "sep": "</s>"}
+    named = {f"{name}_token": token for name, token in names.items()}
+    return PreTrainedTokenizerFast(tokenizer_object=by_word, **named, extra_special_tokens=MARKS)
 
 
 def code_names(n: int) -> list[str]:
@@ -126,27 +103,27 @@ def native(
     """A Chameleon with random weights: images are codes in the vocabulary of its words, n_image of them."""
     side = side_of(n_image)
     words = tokenizer(codebook["n_codes"])
-    config = ChameleonConfig(
+    config = transformers.ChameleonConfig(
         **text_settings(shape, words), vocabulary_map=words.get_vocab(), vq_config=vq_settings(codebook)
     )
-    images = ChameleonImageProcessorPil(
+    images = transformers.ChameleonImageProcessorPil(
         size={"shortest_edge": side}, crop_size={"height": side, "width": side}, rescale_factor=1 / 127.5
     )  # pixels from -1 to 1
-    processor = ChameleonProcessor(images, words, image_seq_length=n_image)
-    return _quiet(ChameleonForConditionalGeneration(config), processor)
+    processor = transformers.ChameleonProcessor(images, words, image_seq_length=n_image)
+    return _quiet(transformers.ChameleonForConditionalGeneration(config), processor)
 
 
 def language_model(shape: Mapping[str, Any]) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
     """A Llama with random weights: what an adapted mini is before it gets a vision tower."""
     words = tokenizer(0)
-    return LlamaForCausalLM(LlamaConfig(**text_settings(shape, words))), words
+    return transformers.LlamaForCausalLM(transformers.LlamaConfig(**text_settings(shape, words))), words
 
 
 def adapted(shape: Mapping[str, Any], n_image: int = N_IMAGE) -> tuple[PreTrainedModel, ProcessorMixin]:
     """A LLaVA with random weights: a language model, a vision tower and a projector; an image is n_image patches."""
     side = side_of(n_image)
     words = tokenizer(0)
-    vision = CLIPVisionConfig(
+    vision = transformers.CLIPVisionConfig(
         hidden_size=shape["eye_width"],
         intermediate_size=4 * shape["eye_width"],
         num_hidden_layers=shape["eye_layers"],
@@ -154,22 +131,20 @@ def adapted(shape: Mapping[str, Any], n_image: int = N_IMAGE) -> tuple[PreTraine
         image_size=side,
         patch_size=PATCH,
     )
-    config = LlavaConfig(
-        text_config=LlamaConfig(**text_settings(shape, words)),
+    config = transformers.LlavaConfig(
+        text_config=transformers.LlamaConfig(**text_settings(shape, words)),
         vision_config=vision,
         image_token_index=words.convert_tokens_to_ids("<image>"),
         image_seq_length=n_image,
         vision_feature_layer=-1,
         tie_word_embeddings=True,
     )
-    images = CLIPImageProcessorPil(
-        size={"shortest_edge": side},
-        crop_size={"height": side, "width": side},
-        image_mean=[0.5] * 3,
-        image_std=[0.5] * 3,
-    )
+    size = {"size": {"shortest_edge": side}, "crop_size": {"height": side, "width": side}}
+    images = transformers.CLIPImageProcessorPil(**size, image_mean=[0.5] * 3, image_std=[0.5] * 3)
     settings = {"patch_size": PATCH, "vision_feature_select_strategy": "default", "num_additional_image_tokens": 1}
-    return _quiet(LlavaForConditionalGeneration(config), LlavaProcessor(images, words, **settings))
+    return _quiet(
+        transformers.LlavaForConditionalGeneration(config), transformers.LlavaProcessor(images, words, **settings)
+    )
 
 
 def _quiet(network: PreTrainedModel, processor: ProcessorMixin) -> tuple[PreTrainedModel, ProcessorMixin]:

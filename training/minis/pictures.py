@@ -10,19 +10,13 @@ from PIL import Image
 from torch import Tensor
 
 from peaks_and_gates.gate import vlm
-from training.common import weights_folder, write_with_card
+from training.common import load_or_train
 from training.scenes.build import png
 from training.scenes.drawing import draw
 from training.scenes.scene import sample
 from training.scenes.words import caption
 
 from . import image_tokenizer, models
-
-MEANING = {
-    "kind": "a test scene as it is drawn, as seen (through image tokens and back), or imagined from its caption",
-    "caption": "of the scene",
-    "png": "RGB, 64 x 64",
-}
 
 
 def pictures(name: str = "mini-native-0", n: int = 7, seed: int = 0) -> pd.DataFrame:
@@ -73,18 +67,5 @@ def imagined(model: vlm.VisionLanguageModel, texts: Sequence[str], seed: int = 0
 def from_codes(codes: Tensor) -> list[Image.Image]:
     """Pictures of codes (N, 64) by the decoder of the book's image tokenizer."""
     settings = models.recipes("laptop")["codebook"]
-    weights = image_tokenizer.codebook(settings, models.minis_folder("laptop") / "codebook.safetensors")
+    weights = load_or_train(settings, models.minis_folder("laptop") / "codebook.safetensors", image_tokenizer.train)
     return image_tokenizer.decoded(weights, settings, codes)
-
-
-def export() -> None:
-    """Write what the page on the minis shows."""
-    write_with_card(
-        pictures(),
-        weights_folder("laptop").parent / "data" / "mini-pictures.parquet",
-        command="python -m training.minis pictures",
-        seed=0,
-        source="Drawn by training/scenes; through weights/minis/codebook.safetensors; by weights/minis/native-0.",
-        licence="MIT, as the book",
-        meaning=MEANING,
-    )

@@ -8,7 +8,6 @@ in its cell of the grid, and which cell that is.  The image tokenizer of the nat
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,7 +16,7 @@ from torch.nn.functional import cross_entropy
 from tqdm import tqdm
 from transformers import PreTrainedModel
 
-from training.common import build_optimizers, learning_rate, load_or_train, take_step
+from training.common import build_optimizers, learning_rate, take_step
 from training.scenes.scene import sample
 
 from . import image_tokenizer, models
@@ -26,13 +25,8 @@ from .image_tokenizer import ATTRIBUTES
 N_CELLS = 9  # of the grid that things stand in
 
 
-def vision_tower(settings: Mapping[str, Any], path: Path) -> dict[str, Tensor]:
-    """The weights of the vision tower, float32; see `load_or_train`."""
-    return load_or_train(settings, path, lambda: train(settings))
-
-
 def train(settings: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Train a tower of the shape in the settings; see `vision_tower`."""
+    """The weights of a tower of the shape in the settings, trained on scenes."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings["seed"])
         tower = models.adapted(settings["shape"])[0].model.vision_tower.train()

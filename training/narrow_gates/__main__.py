@@ -4,12 +4,12 @@
 resumes where it stopped; what has a card is not trained again.
 """
 
-from training.common import command_line
+from training.common import command_line, write_data
 
-from .grid import export
+from .grid import rows
 from .train import run
 
 arguments = command_line("narrow_gates", __doc__)
 run(arguments.preset, arguments.names, arguments.seed)
 if arguments.preset == "laptop":
-    export()
+    write_data("narrow-gates.parquet", rows("laptop"))

@@ -1,6 +1,6 @@
 """The grid of small models around one base, as grid.yml plans it, and what the cards of its models say.
 
-export()     # writes data/narrow-gates.parquet, one row per model and number, from weights/study
+rows("laptop")     # data/narrow-gates.parquet: one row per model and number, from weights/study
 """
 
 from __future__ import annotations
@@ -13,21 +13,9 @@ from typing import Any
 import pandas as pd
 
 from peaks_and_gates.cache import read_json
-from training.common import read_recipes, weights_folder, write_with_card
+from training.common import read_recipes, weights_folder
 
 BASE = "base"
-MEANING = {
-    "factor": 'what the cell changes of the base, "base" if nothing',
-    "cell": "its name",
-    "base, label": "what the base has, and to what it is changed",
-    "seed": "of the model",
-    "metric": (
-        '"accuracy" without a cut; "guess", of a guesser who sees no picture; "lost without end" and "lost without '
-        'image", the shares of the accuracy that are lost when the text cannot read the end-of-image token, or the '
-        'image; "strength", the first less the second; "loss" on text at the end; "minutes"'
-    ),
-    "value, low, high, n": "with the 95 % interval over questions",
-}
 
 
 @dataclass(frozen=True)
@@ -82,16 +70,3 @@ def rows(preset: str) -> pd.DataFrame:
             lines += [(cell.factor, cell.name, base, cell.label, seed, *number) for number in numbers]
     columns = ["factor", "cell", "base", "label", "seed", "metric", "value", "low", "high", "n"]
     return pd.DataFrame(lines, columns=columns).astype({"value": float, "low": float, "high": float})
-
-
-def export() -> None:
-    """Write what the book's page reads."""
-    write_with_card(
-        rows("laptop"),
-        weights_folder("laptop").parent / "data" / "narrow-gates.parquet",
-        command="python -m training.narrow_gates",
-        seed=[0, 1, 2],
-        source="The cards in weights/study, of models trained on training/scenes alone.",
-        licence="MIT, as the book",
-        meaning=MEANING,
-    )

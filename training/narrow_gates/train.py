@@ -17,13 +17,13 @@ from typing import Any
 
 import numpy as np
 
-from peaks_and_gates.cache import cache_folder, digest, environment, made_once, read_json, write_json
+from peaks_and_gates.cache import cache_folder, digest, made_once, read_json, write_json
 from peaks_and_gates.errors import UnknownName
 from peaks_and_gates.gate.answers import vqa_accuracy
 from peaks_and_gates.gate.experiment import KNOCKOUTS, Experiment, generate_answers
 from peaks_and_gates.gate.pictures import Picture
 from peaks_and_gates.statistics import Estimate, bootstrap_mean, share_lost
-from training.common import Log, is_made_from, source_hash
+from training.common import Log, is_made_from, source_hash, write_card
 from training.minis import models
 from training.minis.image_tokenizer import side_of
 from training.minis.train import build, save, train_loop
@@ -80,22 +80,21 @@ def train(preset: str, cell: Cell, seed: int) -> Path:
         return path
     folder, log = trained(preset, settings)
     pictures = ask_scenes(settings["n_image"], settings["most_things"], made_from["n_questions"], made_from["kinds"])
-    about = {
-        "made_from": made_from,
-        "cell": cell.name,
-        "seed": seed,
-        "command": f"python -m training.narrow_gates {cell.name} --seed {seed} --preset {preset}",
-        "code": source_hash(),
-        "scores": {name: numbers(score) for name, score in scores(pictures, answers(folder, pictures)).items()},
-        "log": {
+    found = scores(pictures, answers(folder, pictures))
+    write_card(
+        path,
+        made_from,
+        cell=cell.name,
+        seed=seed,
+        command=f"python -m training.narrow_gates {cell.name} --seed {seed} --preset {preset}",
+        scores={name: numbers(score) for name, score in found.items()},
+        log={
             "loss": [float(np.mean(log.loss[i : i + EVERY])) for i in range(0, len(log.loss), EVERY)],
             "every": EVERY,
             "seconds": log.seconds,
         },
-        "environment": environment(),
-    }
-    write_json(path, about)
-    print(f"{path}: {log.seconds / 60:.1f} minutes, accuracy {about['scores']['accuracy']['value']:.2f}", flush=True)
+    )
+    print(f"{path}: {log.seconds / 60:.1f} minutes, accuracy {found['accuracy'].value:.2f}", flush=True)
     return path
 
 

@@ -1,19 +1,18 @@
 """Write what the book's pages need of the scenes.
 
-`data/scenes.parquet`, `data/scene-twins.parquet` and `data/scene-combinations.parquet`; CARDS says what is in each.
+`data/scenes.parquet`, `data/scene-twins.parquet` and `data/scene-combinations.parquet`: their cards say what they hold.
 """
 
 from __future__ import annotations
 
 import hashlib
 import io
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
 from PIL import Image
 
-from training.common import write_with_card
+from training.common import write_data
 
 from . import scene, words
 from .drawing import draw
@@ -23,26 +22,6 @@ N_TEST = {0: 2400, 1: 1200, 2: 1200}  # by seed; of 24 classes, so 100 or 50 of 
 N_TRAIN = 4000  # questions about training scenes, that a guesser reads
 N_ASKED = 100  # scenes whose questions are all kept
 TILE = 48  # pixels of a single object
-CARDS = {
-    "scenes": {
-        "split, seed, i": "which scene of scene.sample(split, n, seed); a shorter sample begins a longer one",
-        "label_id, label": "its class: the number in scene.labels(split), and the name",
-        "captions": "five sentences; null in train",
-        "kind, question, answer": "the question that words.ask(sample, seed) asks",
-        "questions": f"all questions (kind, text, answer) of the first {N_ASKED} test scenes, else null",
-        "key, png": "a name with a hash of the pixels, and the picture, RGB, 64 x 64; null in train",
-    },
-    "scene-twins": {
-        "seed, i": "which test scene",
-        "attribute, change": "what was changed, and how; empty in the scene itself",
-        "caption, questions, png": "as in scenes",
-    },
-    "scene-combinations": {
-        "colour, shape, texture": "every combination",
-        "split": "the split that owns it",
-        "png": f"one large such object on white, RGB, {TILE} x {TILE}",
-    },
-}
 
 
 def png(picture: Image.Image) -> bytes:
@@ -116,22 +95,10 @@ def combination_rows() -> list[dict[str, Any]]:
     return rows
 
 
-def build(folder: Path = Path("data")) -> None:
+def build() -> None:
     """Write the three files, each with its card."""
     parts = [scene_rows("test", n, seed) for seed, n in N_TEST.items()]
     parts += [scene_rows("train", N_TRAIN, seed) for seed in N_TEST]
-    tables = {
-        "scenes": pd.concat(parts, ignore_index=True),
-        "scene-twins": pd.DataFrame([row for seed in N_TEST for row in twin_rows(seed)]),
-        "scene-combinations": pd.DataFrame(combination_rows()),
-    }
-    for name, table in tables.items():
-        write_with_card(
-            table,
-            folder / f"{name}.parquet",
-            command="python -m training.scenes",
-            seed=list(N_TEST),
-            source="Drawn by training/scenes from the seed; no file is read.",
-            licence="MIT, as the book",
-            meaning=CARDS[name],
-        )
+    write_data("scenes.parquet", pd.concat(parts, ignore_index=True))
+    write_data("scene-twins.parquet", pd.DataFrame([row for seed in N_TEST for row in twin_rows(seed)]))
+    write_data("scene-combinations.parquet", pd.DataFrame(combination_rows()))

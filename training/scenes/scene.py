@@ -16,8 +16,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from peaks_and_gates.errors import BadParameter, UnknownName
-
 # Chosen by a search for the largest smallest distance between any two of colours and backgrounds, in CIELAB, as seen
 # with normal vision and without red, green or blue cones (Machado et al. 2009); a test checks the distances.
 COLOURS = {
@@ -84,12 +82,6 @@ class Scene:
     background: str
 
 
-def _check_name(kind: str, value: str, values: Sequence[str]) -> None:
-    """Raise UnknownName unless a value is one of the names there are."""
-    if value not in values:
-        raise UnknownName(kind, value, values)
-
-
 def split_of(colour: str, shape: str, texture: str) -> str:
     """The split that owns a combination: three quarters train, an eighth each validation and test.
 
@@ -103,8 +95,7 @@ def split_of(colour: str, shape: str, texture: str) -> str:
 
 
 def combinations(split: str) -> list[tuple[str, str, str]]:
-    """All (colour, shape, texture) of a split.  Raises UnknownName."""
-    _check_name("split", split, SPLITS)
+    """All (colour, shape, texture) of a split."""
     return [kind for kind in itertools.product(COLOURS, SHAPES, TEXTURES) if split_of(*kind) == split]
 
 
@@ -114,7 +105,7 @@ def label(scene: Scene) -> str:
 
 
 def labels(split: str) -> list[str]:
-    """The classes of a split's scenes: 48 in training, 24 in validation, the other 24 in test.  Raises UnknownName."""
+    """The classes of a split's scenes: 48 in training, 24 in validation, the other 24 in test."""
     return list(dict.fromkeys(f"{colour} {shape}" for colour, shape, _ in combinations(split)))
 
 
@@ -122,10 +113,7 @@ def sample(split: str, n: int, seed: int, most_things: int = MOST_THINGS) -> lis
     """`n` scenes of a split; scene i depends on split, seed and i alone, so a longer sample begins with a shorter.
 
     Every class of the split occurs once in each run of as many scenes.  most_things: scenes with more are left out.
-    Raises UnknownName, BadParameter.
     """
-    if n < 1 or seed < 0 or most_things < 1:
-        raise BadParameter(f"n={n!r}, seed={seed!r}, most_things={most_things}: need n, most_things >= 1, seed >= 0.")
     kinds = combinations(split)
     classes = list(dict.fromkeys(kind[:2] for kind in kinds))
     scenes: list[Scene] = []

