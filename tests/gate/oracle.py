@@ -7,10 +7,10 @@ import torch
 from torch.nn.functional import layer_norm, silu
 
 
-def language_model(model, x, closed=None, how="zero", layers=(), heads=(), position=None, states=None):
+def language_model(model, x, closed=None, how="zero", layers=(), position=None, states=None):
     """Logits (T, V), attention weights (L, H, T, T), residual streams (L + 1, T, D) and attention inputs (L, T, D).
 
-    x: (T, D), what block 0 reads.  closed: (T, T) bool, query by key, cut in some layers and heads.  states: what is
+    x: (T, D), what block 0 reads.  closed: (T, T) bool, query by key, cut in some layers.  states: what is
     put at a position, by ("residual" or "attention", layer).
     """
     config, states = model.text_config, states or {}
@@ -37,9 +37,7 @@ def language_model(model, x, closed=None, how="zero", layers=(), heads=(), posit
             query, key = scale(part.q_norm, query), scale(part.k_norm, key)
         key, value = (turn(key).repeat_interleave(group, 0), value.repeat_interleave(group, 0))
         scores = (turn(query) @ key.mT / size**0.5).masked_fill(later, -torch.inf)  # (H, T, T)
-        cut = torch.zeros_like(scores, dtype=torch.bool)
-        if i in layers:
-            cut[list(heads)] = closed
+        cut = closed if i in layers else torch.zeros_like(later)
         pattern = scores.masked_fill(cut & (how == "mask"), -torch.inf).softmax(-1)
         weights.append(pattern)
         pattern = pattern.masked_fill(cut & (how == "zero"), 0)

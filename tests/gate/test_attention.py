@@ -8,9 +8,9 @@ import pytest
 import torch
 from transformers import DynamicCache
 
-from peaks_and_gates.errors import BadParameter, ModelUnavailable, UnknownName
+from peaks_and_gates.errors import BadParameter, ModelUnavailable
 from peaks_and_gates.gate import attention, vlm
-from vlm_helpers import FAMILIES, TEXTS, close, encoded, generated, load, logits, picture
+from tiny_vlms import FAMILIES, TEXTS, close, encoded, generated, load, logits, picture
 
 HOW = pytest.mark.parametrize("how", ["zero", "mask"])
 
@@ -25,14 +25,6 @@ def cut(model, batch, sources, targets, how="mask", run=logits, **settings):
         return run(model, batch)
 
 
-@HOW
-def test_nothing_masked_is_untouched(model, how):
-    batch = encoded(model)
-    before, real = logits(model, batch), batch.tokens.where("prompt")
-    assert close(cut(model, batch, None, batch.tokens.where("after"), how)[real], before[real])
-    assert torch.equal(logits(model, batch), before)
-
-
 def test_text_is_blind_behind_a_wall(model):
     one, other = encoded(model), encoded(model, first=10)
     after, block = one.tokens.where("after"), one.tokens.where("block")
@@ -41,14 +33,6 @@ def test_text_is_blind_behind_a_wall(model):
     for left_open in ("end", "last image"):
         difference = apart(block & ~one.tokens.where(left_open))
         assert all(row[chosen].abs().max() > 1e-3 for row, chosen in zip(difference, after, strict=True))
-
-
-@HOW
-def test_sdpa_is_eager(model, how):
-    batch, eager = encoded(model), load(next(f for f in FAMILIES if load(f) is model), "eager")
-    sources, targets = batch.tokens.where("image"), batch.tokens.where("after")
-    results = [cut(each, batch, sources, targets, how, heads=[0, 1])[targets] for each in (model, eager)]
-    assert close(*results)
 
 
 @HOW
@@ -81,10 +65,8 @@ def test_nothing_is_left_behind(implementation):
     model = load("chameleon", implementation)
     batch = encoded(model)
     before = logits(model, batch)
-    with (
-        pytest.raises(KeyError),
-        attention.knockout(model, batch.tokens.where("image"), batch.tokens.where("after")),
-    ):
+    sets = batch.tokens.where("image"), batch.tokens.where("after")
+    with pytest.raises(KeyError), attention.knockout(model, *sets):
         logits(model, batch)
         raise KeyError("an error of the caller's")
     assert model.text_config._attn_implementation == implementation and not attention._running
@@ -99,13 +81,11 @@ def test_bad_input():
     run = partial(cut, model, batch)
     for wrong, message in [
         (lambda: run(end, after, "delete"), "how='delete'"),
-        (lambda: run(end, after, layers=[0, 99]), r"layers=\[0, 99\]: .* has layers 0 … 3"),
-        (lambda: run(end, after, layers=[]), "at least one"),
-        (lambda: run(end, after, heads=[-1, 2]), r"heads=\[-1, 2\]: .* has heads 0 … 3"),
+        (lambda: run(end, after, layers=[0, 4]), r"Blocks \[4\] of .* blocks, 0 … 3"),
+        (lambda: run(end, after, layers=[]), "nothing was changed"),
         (lambda: run(end & second, after), r"sources is empty in rows \[0, 2\].*prompt without an image"),
         (lambda: run(end, after & False), r"targets is empty in rows \[0, 1, 2\]"),
-        (lambda: run(end[:, 1:], after), "sources must be"),
-        (lambda: run(end.int(), after), "sources must be"),
+        (lambda: run(end[:1], after), r"\[\(3, 55\), \(1, 55\)\]"),
         (lambda: run(end[:1], after[:1]), "have 1 rows of 55 tokens, the model runs 3 of 55"),
         (lambda: run(end[:, 1:], after[:, 1:]), "have 3 rows of 54 tokens, the model runs 3 of 55"),
         (lambda: run(prompt, prompt), "nothing left to read"),
@@ -115,17 +95,11 @@ def test_bad_input():
         with pytest.raises(BadParameter, match=message):
             wrong()
     generate = torch.inference_mode()(partial(model.network.generate, **batch.inputs, max_new_tokens=2))
-    with pytest.raises(BadParameter, match="static or sliding"), attention.knockout(model, end, after):
-        generate(cache_implementation="static")
-    with pytest.raises(BadParameter, match="generate greedily"), attention.knockout(model, end, after):
-        generate(num_beams=2)
-    for groups, queries, use, message in [
-        ({str(i): end for i in range(99)}, after, lambda: logits(model, batch), "in parts"),
-        ({"end": end}, after, generate, "one pass"),
-        ({"end": end}, second & after, lambda: logits(model, batch), r"queries is empty in rows \[0, 2\]"),
-        ({"end": end[:, 1:]}, after, lambda: logits(model, batch), "end must be"),
-    ]:
-        with pytest.raises(BadParameter, match=message), attention.attention_shares(model, groups, queries):
+    for wrong in ({"cache_implementation": "static"}, {"num_beams": 2}):
+        with pytest.raises(BadParameter, match="generate greedily"), attention.knockout(model, end, after):
+            generate(**wrong)
+    for queries, use, message in [(after, generate, "one pass"), (second & after, None, r"empty in rows \[0, 2\]")]:
+        with pytest.raises(BadParameter, match=message), attention.attention_shares(model, {"end": end}, queries):
             use()
 
 
@@ -138,7 +112,7 @@ def test_an_attention_that_cannot_be_replaced(monkeypatch):
     for mask in (None, batch.inputs["attention_mask"]):
         skip = lambda *args, attention_mask, mask=mask, **rest: right(*args, attention_mask=mask, **rest)
         monkeypatch.setattr(model.layers[1], "forward", skip)
-        with pytest.raises(ModelUnavailable, match=r"Block 1 got no mask.*create_causal_mask"):
+        with pytest.raises(ModelUnavailable, match="Block 1 got no mask"):
             cut(model, batch, *sets)
     monkeypatch.setattr(model.text_config, "_attn_implementation_internal", "flash_attention_2")
     with pytest.raises(ModelUnavailable, match=r"flash_attention_2.*attention='sdpa'"):
@@ -161,9 +135,8 @@ def wired(wiring, implementation="sdpa"):
 
 def closed(batch, wiring):
     """The sets of a wiring, written out."""
-    return batch.tokens.where("begin", "image", "special"), batch.tokens.where(
-        {"gated": "after", "open": "end"}[wiring]
-    )
+    targets = {"gated": "after", "open": "end"}[wiring]
+    return batch.tokens.where("begin", "image", "special"), batch.tokens.where(targets)
 
 
 @pytest.mark.parametrize("wiring", WIRED)
@@ -242,6 +215,3 @@ def test_a_wiring_is_carried_in_the_config_and_forgotten_with_its_model(tmp_path
     del loaded
     gc.collect()
     assert key not in attention._closed
-    model.network.config.wiring = "gate"
-    with pytest.raises(UnknownName, match="Did you mean 'gated'"):
-        attention.wire(model.network, model.processor, model.family)

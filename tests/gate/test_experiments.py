@@ -13,26 +13,18 @@ import torch
 
 from page_code import page_code
 from peaks_and_gates.errors import BadParameter
+from peaks_and_gates.gate import experiment as gate
 from peaks_and_gates.gate import pictures, vlm
 from peaks_and_gates.gate.answers import cider, vqa_accuracy
 from peaks_and_gates.gate.attention import knockout as knockout_attention
-from peaks_and_gates.gate.experiment import (
-    KNOCKOUTS,
-    Experiment,
-    Knockout,
-    first_token,
-    generate_answers,
-    group_models,
-    mean_of_draws,
-    run_models,
-)  # fmt: skip
+from peaks_and_gates.gate.experiment import KNOCKOUTS, Experiment, Knockout, first_token, generate_answers
 from peaks_and_gates.statistics import Estimate, row
 
 NATIVE = Experiment(
     "mini-native-0", n_gap=20, n_classes=4, n_per_class=4, n_questions=6, n_captions=6, n_per_pair=1, n_random=3,
     n_repeats=2, batch_size=4, how="mask", new_tokens=(2, 9),
 )  # fmt: skip
-ADAPTED, GATED, OPEN = (replace(NATIVE, model=f"mini-{name}") for name in ("adapted-0", "gated", "open"))
+ADAPTED, GATED = (replace(NATIVE, model=f"mini-{name}") for name in ("adapted-0", "gated"))
 # What is hidden from what, written out again.
 HIDDEN = {
     "none": (None, "after"),
@@ -56,17 +48,25 @@ def class_prompt(experiment, picture):
     return alone(experiment, picture, "<image> what is the largest thing?")
 
 
-def residual(model, batch, position=-1):
-    """(L + 1, D): what each block reads at a position, and what the final norm reads."""
-    reads = []
-    read = lambda module, args, kwargs: reads.append((args[0] if args else kwargs["hidden_states"])[0, position])
-    modules = [*model.layers, model.final_norm]
-    hooks = [module.register_forward_pre_hook(read, with_kwargs=True) for module in modules]
+def run(model, batch, position=-1, change=()):
+    """Logits of the next word; and what each block and the final norm read at a position, (L + 1, D).
+
+    change: {module: the state that it is given there}.
+    """
+    readers, change, reads = [*model.layers, model.final_norm], dict(change), []
+
+    def hook(module, args, kwargs):
+        states = (args[0] if args else kwargs["hidden_states"]).clone()
+        states[0, position] = change.get(module, states[0, position])
+        reads.extend([states[0, position]] * (module in readers))
+        return ((states, *args[1:]), kwargs) if args else (args, kwargs | {"hidden_states": states})
+
+    hooks = [module.register_forward_pre_hook(hook, with_kwargs=True) for module in {*readers, *change}]
     with torch.inference_mode():
-        model.network(**batch.inputs, use_cache=False)
-    for hook in hooks:
-        hook.remove()
-    return torch.stack(reads)
+        logits = model.network(**batch.inputs, use_cache=False).logits[0, -1]
+    for handle in hooks:
+        handle.remove()
+    return logits, torch.stack(reads)
 
 
 def hide(experiment, batch, name, seeds, how, first=0):
@@ -90,7 +90,7 @@ def output_overlap_by_hand(experiment, name, how, first=0, draw=0):
     for picture, row_seed in zip(shown, seeds_of(experiment, shown), strict=True):
         batch = class_prompt(experiment, picture)
         with hide(experiment, batch, name, [row_seed + draw], how, first):
-            states.append(residual(experiment.load(), batch)[-1])
+            states.append(run(experiment.load(), batch)[1][-1])
     return overlap(torch.stack(states), shown)
 
 
@@ -122,9 +122,8 @@ def values(rows):
 def test_modality_gap(monkeypatch):
     page, given = page_code("gate/modality_gap"), []
     real = page["cosine_gap"]
-    monkeypatch.setitem(
-        page, "cosine_gap", lambda *states, **settings: given.append(states) or real(*states, **settings)
-    )
+    measured = lambda *states, **settings: given.append(states) or real(*states, **settings)
+    monkeypatch.setitem(page, "cosine_gap", measured)
     table = values(page["modality_gap"](NATIVE))
     assert set(table.index.get_level_values("layer")) == set(range(7))
     assert table.loc[:, 1:, "homogeneity"].index.get_level_values("setting").unique().tolist() == ["clean", "main"]
@@ -134,7 +133,7 @@ def test_modality_gap(monkeypatch):
         text_first = alone(NATIVE, picture, f"{picture.captions[0]}<image>\n")
         for batch, group, side in ((image_first, "after", 0), (text_first, "image", 1)):
             position = int(batch.tokens.random(group, 1, [seed]).int().argmax())
-            states = residual(model, batch, position)
+            _, states = run(model, batch, position)
             mine = torch.stack([layer[side][i] for layer in given])
             torch.testing.assert_close(mine, states, atol=1e-4, rtol=1e-4)
     cosines = torch.nn.functional.cosine_similarity(given[3][0][:, None], given[3][1][None], dim=-1).abs()
@@ -157,10 +156,8 @@ def test_cross_attention(experiment):
         kinds = {kind: tokens.where(kind)[0].clone() for kind in ("begin", "end", "special", "image")}
         kinds["image"][last] = False
         kinds["last image"] = torch.arange(len(text)) == last
-        by_kind = [
-            torch.stack([w[0][:, text][:, :, kind].sum(-1).mean(-1) for w in weights]) for kind in kinds.values()
-        ]
-        attention.append(torch.stack(by_kind, -1))  # (L, H, kinds)
+        of_text = torch.stack(weights)[:, 0, :, text].mean(2)  # (L, H, T)
+        attention.append(torch.stack([of_text[..., kind].sum(-1) for kind in kinds.values()], -1))  # (L, H, kinds)
     attention = torch.stack(attention).double().numpy()  # (N, L, H, kinds)
     for layer in (0, 3, attention.shape[1] - 1):
         for setting, mass in (("all heads", attention[:, layer].mean(1)), ("head 1", attention[:, layer, 1])):
@@ -172,17 +169,12 @@ def test_cross_attention(experiment):
 def test_class_overlap():
     table = values(page_code("gate/class_overlap")["overlap_rows"](NATIVE))
     shown = NATIVE.pictures("classes")
-    positions = {
-        "end": lambda tokens, seed: tokens.where("end"),
-        "last image": lambda tokens, seed: tokens.where("last image"),
-        "random image": lambda tokens, seed: tokens.random("image", 1, [seed]),
-        "last text": lambda tokens, seed: tokens.where("last"),
-    }
-    for token, choose in positions.items():
+    groups = {"end": "end", "last image": "last image", "random image": "image", "last text": "last"}
+    for token, group in groups.items():  # all but one have a single token, and draw it
         states = []
         for picture, seed in zip(shown, seeds_of(NATIVE, shown), strict=True):
             batch = class_prompt(NATIVE, picture)
-            states.append(residual(NATIVE.load(), batch, int(choose(batch.tokens, seed).int().argmax())))
+            states.append(run(NATIVE.load(), batch, int(batch.tokens.random(group, 1, [seed]).int().argmax()))[1])
         for layer in range(1, 7):  # before the first block many states are alike, and ties have no order
             expected = overlap(torch.stack(states)[:, layer], shown)
             assert table[token, layer, "class_overlap", "k = 3"] == pytest.approx(expected, abs=1e-9), (token, layer)
@@ -233,24 +225,6 @@ def test_progressive_knockout(how):
     assert len(set(expected.values())) > 2
 
 
-def patched_by_hand(model, batch, position, change):
-    """Logits of the next word when `change` replaces what some modules read at a position: {module: state}."""
-    hooks = []
-    for module, state in change.items():
-
-        def replace_state(module, args, kwargs, state=state):
-            read = (args[0] if args else kwargs["hidden_states"]).clone()
-            read[0, position] = state
-            return ((read, *args[1:]), kwargs) if args else (args, kwargs | {"hidden_states": read})
-
-        hooks.append(module.register_forward_pre_hook(replace_state, with_kwargs=True))
-    with torch.inference_mode():
-        logits = model.network(**batch.inputs, use_cache=False).logits[0, -1]
-    for hook in hooks:
-        hook.remove()
-    return logits
-
-
 @pytest.mark.parametrize("experiment", [GATED, NATIVE], ids=lambda experiment: experiment.model)
 def test_patching(experiment):
     table = values(page_code("gate/patching")["patching_rows"](experiment, 1))
@@ -262,18 +236,15 @@ def test_patching(experiment):
         if own == other:
             continue
         base, counterfactual = (class_prompt(experiment, shown[0]) for shown in pair.pictures)
-        states, target = (
-            residual(model, counterfactual, end(counterfactual)),
-            patched_by_hand(model, counterfactual, 0, {}),
-        )
+        target, states = run(model, counterfactual, end(counterfactual))
         norms = [block.input_layernorm(state) for block, state in zip(model.layers, states, strict=False)]
         attentions = [block.self_attn for block in model.layers]
         changes = {("none", 0): {}}
         changes |= {("residual", i): {module: states[i]} for i, module in enumerate([*model.layers, model.final_norm])}
         changes |= {("attention", i): dict(zip(attentions[i:], norms[i:], strict=True)) for i in range(model.n_layers)}
-        untouched = patched_by_hand(model, base, end(base), {})
+        untouched, _ = run(model, base)
         for step, change in changes.items():
-            logits = patched_by_hand(model, base, end(base), change)
+            logits, _ = run(model, base, end(base), change)
             alike = torch.minimum(logits.softmax(-1), target.softmax(-1)).sum().item()
             right, turned = untouched[own] > untouched[other], logits[own] < logits[other]
             results.setdefault(step, []).append((alike, float(right & turned), float(right)))
@@ -325,47 +296,27 @@ def test_all_knockouts_of_one_run_are_those_of_single_runs():
     assert page_code("gate/knockout_table", n_random=10)["KNOCKOUTS"] == KNOCKOUTS
 
 
-@pytest.mark.parametrize("how", ["zero", "mask"])
-def test_heads_of_a_block_are_knocked_out_each_by_itself(how):
-    """A block's attention is a sum over heads: changing head 0, and all others, changes it by as much as all heads."""
-    model, attention, outputs = NATIVE.load(), NATIVE.load().layers[2].self_attn, {}
-    batch = class_prompt(NATIVE, NATIVE.pictures("classes")[0])
-    sources, targets = batch.tokens.where("image"), batch.tokens.where("after")
-    for heads in ([], [0], list(range(1, model.n_heads)), list(range(model.n_heads))):
-        hook = attention.register_forward_hook(
-            lambda module, args, output, heads=heads: outputs.update({len(heads): output[0]})
-        )
-        hidden = sources if heads else None
-        with knockout_attention(model, hidden, targets, how, layers=[2], heads=heads or None), torch.inference_mode():
-            model.network(**batch.inputs, use_cache=False)
-        hook.remove()
-    none, one, others, every = (outputs[n] for n in (0, 1, model.n_heads - 1, model.n_heads))
-    torch.testing.assert_close(one + others, every + none, atol=1e-5, rtol=1e-4)
-    assert (one - every).abs().max() > 1e-3 < (one - none).abs().max()
-
-
 def test_several_models_are_one_group():
     """The group is the mean over its models, its interval spans theirs, and each one's rows are kept."""
     estimates = {"mini-a-0": Estimate(0.2, 0.1, 0.3, 9), "mini-a-1": Estimate(0.4, 0.35, 0.45, 9)}
     measure = lambda experiment: [row("end", experiment.model, 1, 0.5, "share", "", estimates[experiment.model])]
-    table = run_models(measure, {"native": list(estimates), "gated": ["mini-a-0"]}, {"n_gap": 5})
+    table = gate.run_models(measure, {"native": list(estimates), "gated": ["mini-a-0"]}, {"n_gap": 5})
     assert table["group"].tolist() == ["native", "native, seed 0", "native, seed 1", "gated"]
     assert table.loc[0, ["value", "low", "high"]].tolist() == pytest.approx([0.3, 0.1, 0.45])
     assert table["model"].tolist() == ["mini-a (2 seeds)", "mini-a-0", "mini-a-1", "mini-a-0"]
-    assert group_models(["a", "b"], [], ["mini-gated"]) == {"native": ["a", "b"], "gated": ["mini-gated"]}
-    with pytest.raises(BadParameter, match=r"native=\[NAME\]"):
-        group_models("mini-a-0", [])
+    assert gate.group_models(["a", "b"], [], ["mini-gated"]) == {"native": ["a", "b"], "gated": ["mini-gated"]}
     with pytest.raises(BadParameter, match="--model"):
-        group_models([], [])
-    draws = mean_of_draws([Estimate(0.2, 0.1, 0.3, 9, 0.1, 0.2), Estimate(0.4, 0.3, 0.7, 9, 0.1, 0.2)])
+        gate.group_models([], [])
+    draws = gate.mean_of_draws([Estimate(0.2, 0.1, 0.3, 9, 0.1, 0.2), Estimate(0.4, 0.3, 0.7, 9, 0.1, 0.2)])
     assert (draws.value, draws.low, draws.high, draws.n) == pytest.approx((0.3, 0.2, 0.5, 9))
 
 
 def test_names_that_begin_alike_are_left_out(monkeypatch):
-    assert {pair.names for pair in NATIVE.pairs()} < {pair.names for pair in pictures.pairs("scenes", 1)} or len(
-        NATIVE.pairs()
-    ) == 10
-    monkeypatch.setattr("peaks_and_gates.gate.experiment.first_token", lambda model, word: 7)
+    names = [pair.names for pair in pictures.pairs("scenes", 1)]
+    assert [pair.names for pair in NATIVE.pairs()] == [
+        pair for pair in names if len({first_token(NATIVE.load(), name) for name in pair}) == 2
+    ]
+    monkeypatch.setattr(gate, "first_token", lambda model, word: 7)
     with pytest.raises(BadParameter, match="nothing flips"):
         NATIVE.pairs()
 

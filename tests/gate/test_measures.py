@@ -1,4 +1,4 @@
-"""Measures by hand, by brute force, and by the released scripts; each check also fails for a planted fault."""
+"""Measures by hand, by brute force, and by the released scripts."""
 
 import hashlib
 import json
@@ -10,8 +10,8 @@ import torch
 from dadapy import Data
 from sklearn.metrics import homogeneity_score
 
-from peaks_and_gates.errors import BadParameter, BadStates, TooFewPoints, UnknownName
-from peaks_and_gates.gate import answers, measures, pictures
+from peaks_and_gates.errors import BadParameter, BadStates, TooFewPoints
+from peaks_and_gates.gate import measures, pictures
 from peaks_and_gates.gate.answers import cider, normalised, ptb_tokens, vqa_accuracy
 from peaks_and_gates.gate.measures import class_overlap, cosine_gap, flips, modality_homogeneity, similarity
 from peaks_and_gates.landscape.density_peaks import Recipe
@@ -38,37 +38,13 @@ def with_telling_pairs_of_one_example(n=7):
     return near, (text - image * (text * image).sum(1, keepdims=True) / (image**2).sum(1, keepdims=True), image)
 
 
-def check_the_quantiles():
+def test_quantiles_over_all_pairs_of_different_examples():
     for text, image in with_telling_pairs_of_one_example():
         pairs = np.sort(absolute_cosines(text, image)[~np.eye(7, dtype=bool)])
         expected = [pairs[int(np.ceil(q * 42)) - 1] for q in (0.25, 0.5, 0.75)]
         gap = cosine_gap(text, image)
         np.testing.assert_allclose([gap.lower_quartile, gap.median.value, gap.upper_quartile], expected, atol=1e-6)
-        assert gap.n_pairs == 42 and gap.median.n == 7
-
-
-def test_quantiles_over_all_pairs_of_different_examples():
-    check_the_quantiles()
-
-
-def without_absolute_value(patch):
-    patch.setattr(torch.Tensor, "abs", lambda self: self.clamp(min=0))
-
-
-def with_pairs_of_one_example(patch):
-    patch.setattr(np, "fill_diagonal", lambda cosines, value: None)
-
-
-def without_length_one(patch):
-    right = torch.linalg.vector_norm
-    patch.setattr(torch.linalg, "vector_norm", lambda *args, **options: torch.full_like(right(*args, **options), 30.0))
-
-
-@pytest.mark.parametrize("fault", [without_absolute_value, with_pairs_of_one_example, without_length_one])
-def test_the_quantiles_fail_with_a_planted_fault(monkeypatch, fault):
-    fault(monkeypatch)
-    with pytest.raises(AssertionError):
-        check_the_quantiles()
+        assert gap.median.n == 7
 
 
 def test_the_interval_is_that_of_a_bootstrap_with_all_pairs():
@@ -122,22 +98,13 @@ def published(text, image, setting):
 CLOUDS = [clouds(shift=0.9, seed=1), clouds(shift=1), clouds(shift=1, seed=2)]
 
 
-def check_the_published_scripts():
+def test_homogeneity_equals_that_of_the_published_scripts():
+    # On few points another k or scale may give the same peaks, so the numbers themselves are held fast.
+    assert {"clean": Recipe(3, 1.65, 16), "main": Recipe(3, 1.2, 15)} == measures.SETTINGS
     for text, image in CLOUDS:
         homogeneity = modality_homogeneity(text, image, n_repeats=2)
         for setting in ("clean", "main"):
             assert homogeneity[setting].value == pytest.approx(published(text, image, setting))
-
-
-def test_homogeneity_equals_that_of_the_published_scripts(monkeypatch):
-    # On few points another k or scale may give the same peaks, so the numbers themselves are held fast.
-    assert {"clean": Recipe(3, 1.65, 16), "main": Recipe(3, 1.2, 15)} == measures.SETTINGS
-    check_the_published_scripts()
-    swapped = {"clean": measures.SETTINGS["main"], "main": measures.SETTINGS["clean"]}
-    for settings in (swapped, {"clean": Recipe(3, 0.2, 16), "main": Recipe(3, 0.2, 15)}):
-        monkeypatch.setattr(measures, "SETTINGS", settings)
-        with pytest.raises(AssertionError):
-            check_the_published_scripts()
 
 
 def test_apart_and_mixed():
@@ -148,21 +115,14 @@ def test_apart_and_mixed():
         assert 0 <= mixed[setting].low <= mixed[setting].high <= apart[setting].high <= 1 and mixed[setting].n == 300
 
 
-def test_copies_count_once_and_length_is_no_matter(monkeypatch):
+def test_copies_count_once_and_length_is_no_matter():
     text, image = CLOUDS[0]
-    again = np.vstack([text[:40], text]), np.vstack([image[:40], image])
+    again = np.vstack([text[:40], text]), 50 * np.vstack([image[:40], image])
     homogeneity = modality_homogeneity(*again, n_repeats=2)["main"]
     assert homogeneity.n == 300 and homogeneity.value == pytest.approx(published(text, image, "main"))
-    text, image = clouds()
-    assert modality_homogeneity(text, 50 * image, n_repeats=2)["clean"].value < 0.1
-    without_length_one(monkeypatch)
-    assert modality_homogeneity(text, 50 * image, n_repeats=2)["clean"].value > 0.1
-
-
-def test_too_few_or_shared_vectors_are_refused():
     text, image = clouds(16)
     assert set(modality_homogeneity(text, image)) == {"clean", "main"}
-    with pytest.raises(TooFewPoints, match="18 different vectors"):
+    with pytest.raises(TooFewPoints):
         modality_homogeneity(text[:9], image[:9])
     image[4] = 3 * text[9]
     with pytest.raises(BadStates, match="share a direction"):
@@ -179,8 +139,6 @@ def test_vectors_that_do_not_belong_together_are_refused(measure):
         image[5] = value
         with pytest.raises(BadStates, match=message):
             measure(text, image, where="toy, layer 3")
-    with pytest.raises(TooFewPoints, match="two examples"):
-        measure(text[:1], image[:1])
 
 
 # Class overlap
@@ -188,17 +146,9 @@ def test_vectors_that_do_not_belong_together_are_refused(measure):
 LINE, HALVES = np.arange(6.0)[:, None], np.array(["a", "a", "a", "b", "b", "b"])
 
 
-def test_overlap_by_hand(monkeypatch):
+def test_overlap_by_hand():
     """Neighbours on a line, ties to the lower index: all agree but one of two at either side of the border."""
     assert class_overlap(LINE, HALVES, k=2).value == pytest.approx(5 / 6)
-    right = measures.nearest_neighbours
-
-    def with_itself(states, k, **options):
-        distances, neighbours = right(states, k, **options)
-        return distances, np.hstack([np.arange(len(neighbours))[:, None], neighbours[:, :-1]])
-
-    monkeypatch.setattr(measures, "nearest_neighbours", with_itself)
-    assert class_overlap(LINE, HALVES, k=2).value != pytest.approx(5 / 6)
 
 
 def test_overlap_equals_dadapys_with_classes_of_any_size():
@@ -219,7 +169,7 @@ def test_identical_states_tell_nothing_of_the_class_and_small_classes_are_named(
     assert overlap.value == pytest.approx(0.25, abs=0.01)
     with pytest.raises(TooFewPoints, match="class 'a' has 3 vectors, so at most 2"):
         class_overlap(LINE, HALVES, 3)
-    for labels, k in ((HALVES, 0), (HALVES[:5], 2), (HALVES[:, None], 2)):
+    for labels, k in ((HALVES, 0), (HALVES[:5], 2)):
         with pytest.raises(BadParameter):
             class_overlap(LINE, labels, k)
 
@@ -230,29 +180,18 @@ P = torch.tensor([[0.5, 0.3, 0.2], [1.0, 0.0, 0.0], [0.2, 0.2, 0.6], [0.1, 0.8, 
 Q = torch.tensor([[0.2, 0.3, 0.5], [0.0, 0.5, 0.5], [0.2, 0.2, 0.6], [0.3, 0.3, 0.4]])
 
 
-def check_the_similarity():
+def test_similarity_by_hand():
     """Each row has its own offset, which a softmax over the vocabulary takes out."""
     offset = torch.tensor([[0.0], [5.0], [-7.0], [100.0]])
     torch.testing.assert_close(similarity(P.log() + offset, Q.log() - offset), torch.tensor([0.7, 0.0, 1.0, 0.5]))
-
-
-def test_similarity_by_hand(monkeypatch):
-    check_the_similarity()
-    right = torch.Tensor.softmax
-    for fault in (lambda self, dim: right(self, 0), lambda self, dim: self):
-        monkeypatch.setattr(torch.Tensor, "softmax", fault)
-        with pytest.raises((AssertionError, BadStates)):
-            check_the_similarity()
-
-
-def test_half_precision_is_widened_first():
-    logits = torch.randn(3, 50_000, generator=torch.Generator().manual_seed(0)).bfloat16()
+    logits = torch.randn(3, 50_000, generator=torch.Generator().manual_seed(0)).bfloat16()  # widened first
     torch.testing.assert_close(similarity(logits, logits), torch.ones(3))
 
 
 # Logits of tokens 0, 1, 2 before and after patching; answers 0 (base) and 1 (counterfactual).
 BEFORE = torch.tensor([[3.0, 1, 9], [2, 1, 9], [1, 2, 9], [1, 3, 9], [2, 1, 9], [1, 1, 9]])
 AFTER = torch.tensor([[1.0, 3, 0], [2, 1, 9], [2, 1, 9], [1, 4, 9], [2, 2, 0], [1, 2, 9]])
+FORBIDDEN = BEFORE.where(torch.arange(3) == 2, -torch.inf)  # either answer
 FIRST, SECOND = torch.zeros(6, dtype=torch.int64), torch.ones(6, dtype=torch.int64)
 
 
@@ -268,45 +207,20 @@ def test_flips_by_hand():
     assert flips(AFTER[:1], BEFORE[:1], FIRST[:1], SECOND[:1]).of_right is None  # no pair was right
 
 
-def test_each_pair_has_its_own_answers():
-    before = torch.eye(3)[[0, 1, 2]] * 4
-    counts = flips(before, before[[1, 2, 0]], torch.tensor([0, 1, 2]), torch.tensor([1, 2, 0]))
-    assert counts.of_all.value == counts.of_right.value == 1
-
-
 @pytest.mark.parametrize(
-    ("p", "q", "error", "message"),
+    ("measure", "arguments", "error", "message"),
     [
-        (P.log(), Q.log()[:2], BadParameter, "shapes"),
-        (P.log()[0], Q.log()[0], BadParameter, "examples, vocabulary"),
-        (P, Q, BadParameter, "probabilities already"),
-        (P.log() * torch.nan, Q.log(), BadStates, "4 of 4 rows"),
+        (similarity, (P.log(), Q.log()[:1]), BadParameter, "shapes"),
+        (similarity, (P, Q), BadParameter, "probabilities already"),
+        (similarity, (P.log() * torch.nan, Q.log()), BadStates, "4 of 4 rows"),
+        (flips, (BEFORE, AFTER, FIRST, FIRST), BadParameter, "same token"),
+        (flips, (BEFORE, AFTER, FIRST[:2], SECOND[:2]), BadParameter, "6 pairs need"),
+        (flips, (FORBIDDEN, AFTER, FIRST, SECOND), BadStates, "kept from giving either"),
     ],
 )
-def test_what_is_no_logits_is_refused(p, q, error, message):
+def test_what_is_no_logits_or_tells_nothing_apart_is_refused(measure, arguments, error, message):
     with pytest.raises(error, match=message):
-        similarity(p, q)
-
-
-@pytest.mark.parametrize(
-    ("first", "second", "message"),
-    [
-        (FIRST, FIRST, "same token"),
-        (FIRST - 1, SECOND, "0 … 2"),
-        (FIRST[:2], SECOND, "6 integer token ids"),
-        (FIRST.float(), SECOND, "6 integer token ids"),
-    ],
-)
-def test_answers_that_no_logit_tells_apart_are_refused(first, second, message):
-    with pytest.raises(BadParameter, match=message):
-        flips(BEFORE, AFTER, first, second)
-
-
-def test_a_difference_of_two_forbidden_tokens_is_refused():
-    forbidden = BEFORE.clone()
-    forbidden[2, :2] = -torch.inf
-    with pytest.raises(BadStates, match="kept from giving either"):
-        flips(forbidden, AFTER, FIRST, SECOND)
+        measure(*arguments)
 
 
 # Answers
@@ -316,18 +230,10 @@ def people(matches):
     return ["red"] * matches + [f"other {index}" for index in range(10 - matches)]
 
 
-def check_the_published_scale():
+def test_the_published_scale():
     """Ten choose nine by hand: two matches leave 1/3 in the two subsets that lack one of them and 2/3 in eight."""
     scores = vqa_accuracy(["red"] * 6, [people(matches) for matches in (0, 1, 2, 3, 4, 10)])
     np.testing.assert_allclose(scores, [0, 0.3, 0.6, 0.9, 1, 1])
-
-
-def test_the_published_scale(monkeypatch):
-    check_the_published_scale()
-    nobody_left_out = lambda answer, references: min(1.0, sum(text == answer for text in references) / 3)
-    monkeypatch.setattr(answers, "_accuracy", nobody_left_out)
-    with pytest.raises(AssertionError):
-        check_the_published_scale()
 
 
 NORMALISED = {
@@ -349,20 +255,11 @@ def test_fewer_than_ten_references_are_matched_exactly_each_answer_with_its_own(
     assert scores.tolist() == [1, 0, 1] and vqa_accuracy(["red", "blue"], [["blue"], ["red"]]).tolist() == [0, 0]
 
 
-@pytest.mark.parametrize(
-    ("texts", "references", "message"),
-    [
-        ([["red"]], ["red"], "references given first"),
-        (["red"], ["red"], "example 0 must be a list"),
-        (["red", "blue"], [["red"], []], "example 1 must be a list"),
-        (["red", "blue"], [["red"]], "2 answers for 1 lists"),
-        ([], [], "0 answers"),
-    ],
-)
-def test_what_cannot_be_compared_is_refused(texts, references, message):
+@pytest.mark.parametrize("references", [["red", ["blue"]], [["red"], []]])
+def test_what_cannot_be_compared_is_refused(references):
     for score in (vqa_accuracy, cider):
-        with pytest.raises(BadParameter, match=message):
-            score(texts, references)
+        with pytest.raises(BadParameter, match="must be a list of one text or more"):
+            score(["red", "blue"], references)
 
 
 # Captions
@@ -375,21 +272,12 @@ def test_tokens_are_those_of_the_penn_treebank():
     assert hashlib.sha256(tokens.encode()).hexdigest() == GOLDEN["scene_tokens_sha256"]
 
 
-def check_the_scores():
+def test_scores_are_those_of_pycocoevalcap():
     for corpus in GOLDEN["corpora"]:
         for tokenizer in ("ptb", "whitespace"):
             scores, mean = cider(corpus["candidates"], corpus["references"], tokenizer)
             np.testing.assert_allclose(scores, corpus[tokenizer], rtol=1e-9, atol=1e-12)
             assert mean.low < mean.value < mean.high and mean.value == pytest.approx(np.mean(corpus[tokenizer]))
-
-
-def test_scores_are_those_of_pycocoevalcap(monkeypatch):
-    check_the_scores()
-    n_grams = answers._n_grams
-    bigrams_at_most = lambda text: type(n_grams(text))({k: v for k, v in n_grams(text).items() if len(k) < 3})
-    monkeypatch.setattr(answers, "_n_grams", bigrams_at_most)
-    with pytest.raises(AssertionError):
-        check_the_scores()
 
 
 def test_a_score_computed_by_hand():
@@ -403,7 +291,5 @@ def test_case_and_punctuation_count_only_for_whitespace():
     candidates, references = ["A Red square.", "two circles"], [["a red square"], ["two circles"]]
     assert cider(candidates, references, "ptb")[0][0] == pytest.approx(7.5)  # three words have no n-gram of four
     assert cider(candidates, references, "whitespace")[0][0] == 0
-    with pytest.raises(UnknownName, match="tokenizer"):
-        cider(candidates, references, "words")
     with pytest.raises(TooFewPoints, match="every weight is zero"):
         cider(["a", "b"], [["a"], ["a"]])

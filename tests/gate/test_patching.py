@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from peaks_and_gates.errors import BadParameter, BadStates
-from peaks_and_gates.gate import patching, vlm
-from vlm_helpers import FAMILIES, TEXTS, close, encoded, generated, load, logits
+from peaks_and_gates.gate import patching
+from tiny_vlms import FAMILIES, close, encoded, generated, load, logits
 
 
 @pytest.fixture(params=FAMILIES)
@@ -49,8 +49,6 @@ def test_a_tokens_own_state_changes_nothing_and_anothers_does(model):
         if 0 < layer < model.n_layers:  # before block 0 the token is the same in both; after the last, no one reads it
             moved = patch(model, batch, theirs, layer) - before
             assert all(moved[i][after[i]].abs().max() > 1e-4 for i in range(3))
-    with patching.patched_attention(model, own.attention_input, position(batch), 1):
-        assert close(logits(model, batch), before, 1e-5)
 
 
 def test_the_last_state_is_the_output(model):
@@ -62,12 +60,11 @@ def test_the_last_state_is_the_output(model):
 
 
 def test_padding_changes_nothing(model):
-    """Patched rows of other lengths, padded on either side, say what each would alone."""
+    """Patched rows of other lengths, padded on either side, say the same."""
     last = []
     for side in ("left", "right"):
         batch, other = encoded(model, side=side), encoded(model, side=side, first=10)
-        patched = patch(model, batch, read(model, other)[0], 2)
-        last.append(patched[torch.arange(3), position(batch, "last")])
+        last.append(patch(model, batch, read(model, other)[0], 2)[batch.tokens.where("last")])
     assert close(*last)
 
 
@@ -84,7 +81,6 @@ def test_bad_input():
     batch = encoded(model)
     states, before = read(model, batch)
     good, end = states.residual[:, 1], position(batch)
-    padded = vlm.encode(model, None, [text.removeprefix("<image> ") for text in TEXTS])
     patched = lambda *args: patching.patched(model, *args)
     for context, kind, message in [
         (lambda: patched(good, end, 5), BadParameter, "layer=5.*0 … 4"),
@@ -94,8 +90,6 @@ def test_bad_input():
         (lambda: patched(good[:2], end[:2], 1), BadParameter, "2 positions for a batch of 3"),
         (lambda: patched(good, end + 99, 1), BadParameter, "outside its prompt"),
         (lambda: patched(good, end * 0, 1), BadParameter, "on padding"),
-        (lambda: patched(good, end.float(), 1), BadParameter, r"must be \(B,\) int"),
-        (lambda: patched(good, batch.tokens.where("end"), 1), BadParameter, r"must be \(B,\) int"),
         (lambda: patching.patched_attention(model, states.attention_input, end, 4), BadParameter, "first=4.*0 … 3"),
         (lambda: patching.patched_attention(model, good, end, 0), BadStates, r"\(3, 4, 64\)"),
     ]:
@@ -104,8 +98,6 @@ def test_bad_input():
     for context in (patched(good, end, 1), patching.read_states(model, end)):
         with pytest.raises(BadParameter, match="were not run"), context:
             pass
-    with pytest.raises(BadParameter, match=r"Row 0 has 0 tokens in the set.*prompt without an image"):
-        position(padded)
     with pytest.raises(BadParameter, match=r"Row 0 has \d+ tokens in the set"):
         position(batch, "block")
     assert torch.equal(logits(model, batch), before)  # nothing is left behind

@@ -142,7 +142,7 @@ def test_only_animals_and_as_many_as_there_are(hub, monkeypatch):
 @pytest.mark.parametrize(
     ("error", "message"),
     [
-        (ValueError("Dataset 'x' is a gated dataset on the Hub."), "is gated and .*Accept"),
+        (ValueError("Dataset 'x' is a gated dataset on the Hub."), "is gated.*Accept"),
         (ConnectionError("Couldn't reach 'x' on the Hub"), "Couldn't reach.*Connect to the network"),
     ],
 )

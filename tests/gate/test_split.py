@@ -7,7 +7,7 @@ from peaks_and_gates.gate import patching, vlm
 from peaks_and_gates.gate.experiment import KNOCKOUTS, apply_knockout
 from peaks_and_gates.gate.patching import single_position
 from peaks_and_gates.gate.split import split_prompt
-from vlm_helpers import FAMILIES, close, encoded, load, picture
+from tiny_vlms import FAMILIES, close, encoded, generated, load, picture
 
 
 def end(batch):
@@ -53,12 +53,10 @@ def test_what_is_generated_is_the_same(family):
     texts = ["<image> What is it?", "A longer one. <image> What is it?", "It. <image> How many are there of these?"]
     batch = vlm.encode(model, [picture(i) for i in range(3)], texts)
     prompt = split_prompt(model, batch, end(batch))
-    settings = {"max_new_tokens": 6, "min_new_tokens": 6, "do_sample": False, "return_dict_in_generate": True}
-    settings |= {"output_logits": True, "suppress_tokens": [model.network.config.image_token_id]}
 
     def generate(tokens, inputs, name, how="zero"):
-        with apply_knockout(model, tokens, [0, 1, 2], KNOCKOUTS[name], how), torch.inference_mode():
-            return torch.stack(model.network.generate(**inputs, **settings).logits)
+        with apply_knockout(model, tokens, [0, 1, 2], KNOCKOUTS[name], how):
+            return generated(model, batch, inputs=inputs)
 
     plain = generate(batch.tokens, batch.inputs, "none")
     for _ in range(2):
@@ -74,9 +72,8 @@ def test_what_is_generated_is_the_same(family):
 def test_what_cannot_be_split_is_run_undivided():
     model = load("chameleon")
     batch = encoded(model)
-    assert (
-        split_prompt(model, batch, single_position(batch.tokens.where("begin"))).keys_values is None
-    )  # the image is behind it
+    begin = single_position(batch.tokens.where("begin"))  # the image is behind it
+    assert split_prompt(model, batch, begin).keys_values is None
     wired = vlm.load("mini-gated")
     batch = vlm.encode(wired, [picture(0)], ["<image> what is it?"])
     prompt = split_prompt(wired, batch, end(batch))

@@ -1,6 +1,7 @@
 """Loading vision-language models, checking them, and prompts as batches; all seven families."""
 
 import dataclasses
+import io
 import json
 import re
 import shutil
@@ -12,21 +13,16 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import nn
 
+from peaks_and_gates import models
 from peaks_and_gates.errors import BadImage, BadParameter, MissingFile, ModelUnavailable, UnknownName
 from peaks_and_gates.gate import inputs, vlm
-from peaks_and_gates.gate.inputs import EIGHT_BITS, LARGEST, open_image
-from peaks_and_gates.gate.tokens import FAMILIES as FAMILY
+from peaks_and_gates.gate.inputs import EIGHT_BITS, open_image
 from peaks_and_gates.gate.tokens import family_of
-from tiny_vlms import tiny_vlm
-from vlm_helpers import FAMILIES, close, load, logits, picture
+from tiny_vlms import FAMILIES, close, load, logits, picture, tiny_vlm
 
 TEXTS = ["<image> What is this?", "Well, <image> is it red, or rather a dark green?", "<image> n"]
 UNOPENED = {"llava_onevision", "idefics3"}  # with no token before the text
 PICTURES = [picture(i, size) for i, size in enumerate([(64, 64), (64, 32), (20, 50)])]
-
-
-def fresh(family, **settings):
-    return vlm.load(str(tiny_vlm(family)), torch.float32, "cpu", **settings)
 
 
 @pytest.fixture(params=FAMILIES)
@@ -52,14 +48,6 @@ def alone(model, images, texts):
 # --- loading ---
 
 
-def test_a_model_and_its_parts(model, family):
-    assert (model.n_layers, model.n_heads, model.hidden_size) == (4, 4, 64)
-    assert all(block.self_attn.config is model.text_config for block in model.layers)
-    assert (model.dtype, model.device.type, model.text_config._attn_implementation) == (torch.float32, "cpu", "sdpa")
-    assert model.tokenizer is model.processor.tokenizer and model.family is FAMILY[family]
-    assert not model.network.training and not any(p.requires_grad for p in model.network.parameters())
-
-
 def test_a_folder_laid_out_as_on_the_hub(model, family, tmp_path):
     """Most repositories keep the image processor in a file of its own."""
     folder = shutil.copytree(tiny_vlm(family), tmp_path / "model")
@@ -73,22 +61,11 @@ def test_a_folder_laid_out_as_on_the_hub(model, family, tmp_path):
         assert torch.equal(own[name], value), name
 
 
-def test_eager_attention_and_bfloat16(model, family):
-    batch = vlm.encode(model, PICTURES, TEXTS)
-    assert close(last_logits(load(family, "eager"), batch), last_logits(model, batch))
+def test_bfloat16(family):
     narrow = load(family, dtype=torch.bfloat16)
     given = vlm.encode(narrow, PICTURES[:2], TEXTS[:2]).inputs
     assert {value.dtype for value in given.values() if value.is_floating_point()} <= {torch.bfloat16}
     assert narrow.network(**given).logits.dtype == torch.bfloat16
-
-
-def test_unusable_settings_are_refused():
-    with pytest.raises(BadParameter, match="sdpa, eager"):
-        vlm.load("mini-gated", attention="flash_attention_2")
-    with pytest.raises(UnknownName, match="Did you mean 'mini-gated'"):
-        vlm.load("mini-gate")
-    with pytest.raises(MissingFile, match="no model folder"):
-        vlm.load("some/where/else")
 
 
 @pytest.mark.parametrize(
@@ -110,16 +87,6 @@ def test_a_folder_whose_parts_do_not_fit_is_refused(file, changes, message, tmp_
         vlm.load(str(path.parent), torch.float32, "cpu")
 
 
-def test_the_processor_of_another_family_is_refused_with_every_prompt(model, family):
-    other = FAMILIES[FAMILIES.index(family) - 1]
-    mixed = dataclasses.replace(model, processor=load(other).processor)
-    for images, texts in ((PICTURES[:1], TEXTS[:1]), (None, ["What is this?"])):
-        with pytest.raises(
-            ModelUnavailable, match=f"{FAMILY[family].processor} prepares, but .* {FAMILY[other].processor}"
-        ):
-            vlm.encode(mixed, images, texts)
-
-
 def test_weights_that_could_run_code_are_not_read(tmp_path):
     target = shutil.copytree(tiny_vlm("llava"), tmp_path / "model")
     torch.save(load_file(target / "model.safetensors"), target / "pytorch_model.bin")
@@ -131,33 +98,9 @@ def test_weights_that_could_run_code_are_not_read(tmp_path):
         vlm.load(str(target), torch.float32, "cpu")
 
 
-def no_blocks(model):
-    model.network.get_decoder().layers = None
-
-
 def own_config(model):
     attention = model.layers[2].self_attn
     attention.config = type(attention.config).from_dict(attention.config.to_dict())
-
-
-def fewer_layers(model):
-    model.text_config.num_hidden_layers = 3
-
-
-def other_attention(model):
-    model.text_config._attn_implementation = "flex_attention"
-
-
-def not_finite(model):
-    model.layers[1].mlp.up_proj.weight[0, 0] = torch.nan
-
-
-def skipped_block(model):
-    model.layers[2].forward = lambda hidden_states, **_: hidden_states
-
-
-def norm_runs_twice(model):
-    model.layers[3].mlp.register_forward_hook(lambda module, inputs, output: model.final_norm(output))
 
 
 def own_attention(model):
@@ -166,27 +109,32 @@ def own_attention(model):
     attention.forward = lambda hidden_states, **_: (attention.o_proj(attention.q_proj(hidden_states)), None)
 
 
-def other_head(model):
-    head = nn.Linear(64, model.network.get_output_embeddings().out_features, bias=False)
-    model.network.get_output_embeddings = lambda: head
+def norm_runs_twice(model):
+    model.layers[3].mlp.register_forward_hook(lambda module, inputs, output: model.final_norm(output))
+
+
+HEAD = nn.Linear(64, 260, bias=False)
 
 
 @pytest.mark.parametrize(
     ("fault", "message"),
     [
-        (no_blocks, "blocks are not at"),
-        (own_config, "do not share one config"),
-        (fewer_layers, "do not share one config"),
-        (other_attention, "attention is 'flex_attention'"),
-        (not_finite, "not finite in torch.float32"),
-        (skipped_block, "3 attention modules ran for 4 blocks"),
-        (norm_runs_twice, "final norm ran 2 times"),
+        (lambda model: setattr(model.network.get_decoder(), "layers", None), "blocks are not at"),
+        (own_config, "share one config"),
+        (lambda model: setattr(model.text_config, "num_hidden_layers", 3), "share one config"),
+        (lambda model: setattr(model.text_config, "_attn_implementation", "flex_attention"), "'flex_attention'"),
+        (lambda model: model.layers[1].mlp.up_proj.weight.fill_(torch.nan), "not finite in torch.float32"),
+        (
+            lambda model: setattr(model.layers[2], "forward", lambda states, **_: states),
+            "3 attention modules ran for 4",
+        ),
+        (norm_runs_twice, "final norm 2 times"),
         (own_attention, r"ALL_ATTENTION_FUNCTIONS.* Blocks \[2\] of .* never asked for attention"),
-        (other_head, "does not read the output of its final norm"),
+        (lambda model: setattr(model.network, "get_output_embeddings", lambda: HEAD), "does not read the output"),
     ],
 )
 def test_a_model_the_tools_cannot_take_hold_of_is_refused(fault, message):
-    model = fresh("llava")
+    model = vlm.load(str(tiny_vlm("llava")), torch.float32, "cpu")
     fault(model)
     hooks = []
     for _ in range(2):
@@ -201,28 +149,27 @@ def test_a_model_the_tools_cannot_take_hold_of_is_refused(fault, message):
 
 @pytest.fixture
 def offline(monkeypatch):
-    monkeypatch.setattr(vlm, "hub_revision", lambda repo: "f" * 40)
-    vlm._described.cache_clear()
+    monkeypatch.setattr("peaks_and_gates.models.hub_revision", lambda repo: "f" * 40)
+    for describe in (vlm.describe, models.describe):
+        describe.cache_clear()
     yield
-    vlm._described.cache_clear()
+    for describe in (vlm.describe, models.describe):
+        describe.cache_clear()
 
 
 def test_every_name_in_the_list_can_be_described(offline):
-    for name in vlm.VLMS:
+    for name in [name for name, entry in models.MODELS.items() if "family" in entry]:
         described = vlm.describe(name)
         assert described["family"] in FAMILIES and described.get("template", "{prompt}").count("{prompt}") == 1
         if described["provider"] == "hub":
             assert re.fullmatch("[0-9a-f]{40}", described["revision"]) and described["repo"].count("/") == 1
         else:
             assert re.fullmatch("[0-9a-f]{16}", described["sha256"])
-    vlm.describe("mini-gated")["provider"] = "changed by a caller"
-    assert vlm.describe("mini-gated")["provider"] == "mini"
-
-
-def test_a_repository_is_read_with_its_own_template(offline):
-    described = vlm.describe("llava-hf/llava-1.5-7b-hf@" + "b" * 40)
-    assert described == vlm.describe("llava-1.5-7b") | {"revision": "b" * 40}
+    at_commit = vlm.describe("llava-hf/llava-1.5-7b-hf@" + "b" * 40)
+    assert at_commit == vlm.describe("llava-1.5-7b") | {"revision": "b" * 40}
     assert vlm.describe("one/two") == {"provider": "hub", "repo": "one/two", "revision": "f" * 40}
+    with pytest.raises(UnknownName, match="Did you mean 'mini-gated'"):
+        vlm.load("mini-gate")
 
 
 def test_the_parts_of_a_hub_model_are_asked_for_at_one_commit(monkeypatch):
@@ -241,14 +188,11 @@ def test_the_parts_of_a_hub_model_are_asked_for_at_one_commit(monkeypatch):
     for kind in (vlm.AutoConfig, vlm.AutoModelForImageTextToText, inputs.AutoImageProcessor, inputs.AutoTokenizer):
         record(kind)
     settings = {"patch_size": 8, "vision_feature_select_strategy": "default", "num_additional_image_tokens": 1}
-    monkeypatch.setattr(
-        inputs.processor_class("llava"),
-        "get_processor_dict",
-        lambda source, revision: calls.append((source, revision, False)) or (settings, {}),
-    )
+    stored = lambda source, revision: calls.append((source, revision, False)) or (settings, {})
+    monkeypatch.setattr(inputs.processor_class("llava"), "get_processor_dict", stored)
     model = vlm.load("llava-1.5-7b", torch.float32, "cpu")
     assert len(calls) == 5
-    assert set(calls) == {("llava-hf/llava-1.5-7b-hf", vlm.VLMS["llava-1.5-7b"]["revision"], False)}
+    assert set(calls) == {("llava-hf/llava-1.5-7b-hf", models.MODELS["llava-1.5-7b"]["revision"], False)}
     assert vlm.encode(model, PICTURES[:1], ["<image> What?"]).texts == ("USER: <image> What? ASSISTANT:",)
 
 
@@ -278,16 +222,18 @@ def test_neither_padding_nor_batch_mates_change_a_prompt(model, side):
 
 @pytest.mark.parametrize("family", ["chameleon", "emu3"])
 def test_an_image_is_encoded_once_and_alone(family, monkeypatch):
-    images = [picture(0), picture(1), picture(0), picture(2)]
+    images, fresh = (
+        [picture(0), picture(1), picture(0), picture(2)],
+        lambda: vlm.load(str(tiny_vlm(family)), torch.float32),
+    )
     monkeypatch.setattr(vlm, "encode_once", lambda network: None)
-    plain = fresh(family)  # images of one size: nothing is padded
+    plain = fresh()  # images of one size: nothing is padded
     expected = last_logits(plain, vlm.encode(plain, images, TEXTS[:1] * 4))
     monkeypatch.undo()
-    model, n_encoded = fresh(family), []
-    tokenizer = model.network.model.vqmodel
-    encode = tokenizer.encode
+    model, n_encoded = fresh(), []
+    encode = model.network.model.vqmodel.encode
     count = lambda pixels, *rest, **more: n_encoded.append(len(pixels)) or encode(pixels, *rest, **more)
-    monkeypatch.setattr(tokenizer, "encode", count)
+    monkeypatch.setattr(model.network.model.vqmodel, "encode", count)
     for _ in range(2):
         assert close(last_logits(model, vlm.encode(model, images, TEXTS[:1] * 4)), expected)
     assert n_encoded == [1, 1, 1]
@@ -333,19 +279,8 @@ def test_a_template_goes_around_the_prompt(model):
         (PICTURES[:1], ["What is this?"], BadImage, "Text 0 has 0 <image> and an image"),
         (PICTURES[:2], ["<image> What?", "<image><image> And?"], BadImage, "Text 1 has 2 <image>"),
         (None, ["What?", "<image> What?"], BadImage, "Text 1 has 1 <image> and no image"),
-        ([PICTURES[0], None], ["<image> What?"] * 2, BadImage, "The image None cannot be read"),
-        ([PICTURES[0], Image.new("F", (8, 8))], ["<image> What?"] * 2, BadImage, "Image 1 has pixels of the kind F"),
-        (
-            [PICTURES[0], Image.new("RGB", (2000, 4))],
-            ["<image> What?"] * 2,
-            BadImage,
-            "pixels: 64 x 64, 2000 x 4. .*cut",
-        ),
+        ([PICTURES[0], Image.new("F", (8, 8))], ["<image> What?"] * 2, BadImage, "Image 1 has .* of the kind F"),
         (PICTURES[:1], ["<image> What?"] * 2, BadParameter, "as many images as texts"),
-        (PICTURES[0], ["<image> What?"], BadParameter, "as many images as texts"),
-        (None, [], BadParameter, "at least one text"),
-        (PICTURES[:1], "<image> What?", BadParameter, "at least one text"),
-        (PICTURES[:1], ["<image> [IMG]"], BadParameter, "write <image> for the image"),
         (PICTURES[:1], ["<image> and [IMG_END]"], BadImage, "2 images, or such a token"),
     ],
 )
@@ -358,7 +293,7 @@ def test_refused_prompts(images, texts, error, message):
 
 
 def pixels(image):
-    return np.asarray(open_image(image)).tolist()
+    return np.asarray(open_image(image, "it")).tolist()
 
 
 def test_every_kind_of_pixel_becomes_rgb():
@@ -374,7 +309,7 @@ def test_every_kind_of_pixel_becomes_rgb():
     assert pixels(Image.new("L", (4, 4), 90)) == [[[90] * 3] * 4] * 4
     assert pixels(Image.new("CMYK", (4, 4), (0, 255, 255, 0))) == [[[255, 0, 0]] * 4] * 4
     for mode in EIGHT_BITS:
-        image = open_image(Image.new(mode, (8, 8)))
+        image = open_image(Image.new(mode, (8, 8)), "it")
         assert (image.mode, image.size) == ("RGB", (8, 8))
 
 
@@ -384,37 +319,27 @@ def test_a_photograph_is_turned_upright(tmp_path):
     turned = Image.Exif()
     turned[0x0112] = 6  # the camera was held on its side
     image.save(tmp_path / "a.png", exif=turned)
-    upright = open_image(tmp_path / "a.png")
+    upright = open_image((tmp_path / "a.png").read_bytes(), "it")
     assert upright.size == (6, 8) and upright.getpixel((5, 0)) == (0, 0, 0)
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "TIFF", "WEBP", "BMP"])
-def test_a_truncated_file_is_refused(kind, tmp_path):
+def test_a_truncated_file_is_refused(kind):
     """Wherever it is cut: decoders stumble in many ways."""
-    path, noise = tmp_path / "cut", np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
-    Image.fromarray(noise).save(path, kind)
-    content = path.read_bytes()
+    noise, file = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8), io.BytesIO()
+    Image.fromarray(noise).save(file, kind)
     for share in np.linspace(0, 0.95, 30):
-        path.write_bytes(content[: int(share * len(content))])
-        with pytest.raises(BadImage, match=str(path)):
-            open_image(path)
+        with pytest.raises(BadImage, match="it cannot be read"):
+            open_image(file.getvalue()[: int(share * len(file.getvalue()))], "it")
 
 
 def test_refused_images(tmp_path):
     picture(0).save(tmp_path / "moving.gif", save_all=True, append_images=[picture(1)])
-    (tmp_path / "text.png").write_text("no image")
-    large = Image.new("1", (9435, 9435))
-    assert 9435**2 > LARGEST > 9433**2
     for image, message in [
-        (tmp_path / "nothing.png", "nothing.png cannot be read.*Check the path"),
-        (tmp_path / "text.png", "text.png cannot be read"),
-        (tmp_path, "cannot be read"),
-        (tmp_path / "moving.gif", "2 frames. Save the one that is meant"),
-        (Image.new("I;16", (8, 8)), "pixels of the kind I;16; save it as RGB of 8 bits a channel"),
-        (Image.new("RGB", (3, 50)), "3 x 50 pixels; each side must be at least 4"),
-        (Image.new("RGB", (0, 50)), "0 x 50 pixels; each side must be at least 4"),
-        (large, "at most 89 megapixels"),
-        (np.zeros((8, 8, 3), np.uint8), "cannot be read"),
+        (tmp_path / "nothing.png", "cannot be read.*nothing.png.*Check the path"),
+        (tmp_path / "moving.gif", "2 frames: save it as one frame"),
+        (Image.new("I;16", (8, 8)), "pixels of the kind I;16.*RGB of 8 bits a channel"),
+        (Image.new("RGB", (3, 50)), "3 x 50 pixels .*at least 4 pixels a side"),
     ]:
         with pytest.raises(BadImage, match=message):
-            open_image(image)
+            open_image(image, "it")

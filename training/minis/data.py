@@ -21,7 +21,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from peaks_and_gates.cache import digest
-from peaks_and_gates.gate.tokens import FIRST_AFTER, KINDS, TokenMap
+from peaks_and_gates.gate.tokens import KINDS, TokenMap
 from training.scenes import words as scene_words
 from training.scenes.scene import MOST_THINGS, Scene, label, sample
 
@@ -178,4 +178,4 @@ def pack(
         if predicted
         else (torch.zeros(3, 0, dtype=torch.long))
     )
-    return Packed(ids, positions, alike & earlier, where, places, targets, scenes, TokenMap(kinds, FIRST_AFTER, None))
+    return Packed(ids, positions, alike & earlier, where, places, targets, scenes, TokenMap(kinds))

@@ -297,8 +297,10 @@ def write_scorecard(jobs: Sequence[Job]) -> list[Any]:
 
 def model_parameters(name: str) -> dict[str, Any]:
     """The parameters by which the pages are given a model: a vision-language model the book knows, or another."""
-    from ..gate import vlm
+    from ..gate.tokens import FAMILIES
+    from ..models import MODELS
 
-    if name not in vlm.VLMS:
+    family = MODELS.get(name, {}).get("family")
+    if family is None:
         return {"model": name}
-    return {"native": [], "adapted": [], "controls": []} | {"native" if vlm.is_native(name) else "adapted": [name]}
+    return {"native": [], "adapted": [], "controls": []} | {"native" if FAMILIES[family].native else "adapted": [name]}

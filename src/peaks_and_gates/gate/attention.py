@@ -27,7 +27,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, Cache, PreT
 from transformers.masking_utils import eager_mask, sdpa_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from ..errors import BadParameter, ModelUnavailable, UnknownName
+from ..errors import BadParameter, ModelUnavailable
 from .tokens import Family, TokenMap, token_map
 
 if TYPE_CHECKING:
@@ -49,15 +49,13 @@ WIRINGS = {
 class Run:
     """An intervention under way.
 
-    n_rows, n_tokens: of the token sets.  layers: the blocks it is for.  fired: those that called it.
-    seen: keys so far, by block.
+    n_rows, n_tokens: of the token sets.  layers: the blocks it is for.  seen: keys so far, by block that was run.
     """
 
     act: Callable[..., Tensor]
     n_rows: int
     n_tokens: int
     layers: set[int]
-    fired: set[int] = field(default_factory=set)
     seen: dict[int, int] = field(default_factory=dict)
 
 
@@ -86,7 +84,6 @@ def knockout(
     targets: Tensor,
     how: str = "zero",
     layers: Iterable[int] | None = None,
-    heads: Iterable[int] | None = None,
     generated: bool = True,
 ) -> Iterator[None]:
     """Let some tokens not read some others while the model runs inside the context.
@@ -98,11 +95,10 @@ def knockout(
         how: "zero" sets the weights to 0 after the softmax and does not share them out again, as the paper's code
             does; "mask" leaves the sources out of the softmax.
         layers: blocks, 0 … L - 1; None for all.
-        heads: query heads, 0 … H - 1; None for all.
         generated: whether tokens after the first T, generated later, are targets too. They never are sources.
 
     Raises:
-        BadParameter: a set of the wrong shape, or empty in a row; a layer or head out of range; an unknown `how`;
+        BadParameter: sets of two shapes, or one empty in a row; a layer out of range, or none; an unknown `how`;
             a token left with nothing to read; a batch of other rows (beam search repeats them) or of other length; a
             cache whose length is not its content (static or sliding); the model was not run inside the context.
         ModelUnavailable: the model's attention is neither SDPA nor eager, or its masks are not made by transformers.
@@ -111,32 +107,26 @@ def knockout(
     """
     if how not in ("zero", "mask"):
         raise BadParameter(f"how='{how}': give 'zero' (after the softmax) or 'mask' (before it).")
-    _check_set("targets", targets, targets.shape)
-    if sources is None:
-        sources = torch.zeros_like(targets)
-    else:
-        _check_set("sources", sources, targets.shape)
-    sources, targets = sources.to(model.device), targets.to(model.device)
-    chosen = torch.zeros(model.n_heads, dtype=torch.bool, device=model.device)  # (H,)
-    chosen[_indices("heads", heads, model.n_heads, model.name)] = True
+    _check_sets({"targets": targets} if sources is None else {"targets": targets, "sources": sources})
+    sources = torch.zeros_like(targets) if sources is None else sources
 
     def act(attend: Callable[..., Tensor], module, query, key, value, mask, seen: int) -> Tensor:
         n_keys = key.shape[2]
         reading = _extend(targets, n_keys, generated)[:, seen:]  # (B, Q)
         blocked = _extend(sources, n_keys, False)  # (B, K)
         if how == "mask":
-            pairs = reading[:, None, :, None] & blocked[:, None, None, :] & chosen[:, None, None]  # (B, H, Q, K)
+            pairs = reading[:, None, :, None] & blocked[:, None, None, :]  # (B, 1, Q, K)
             return attend(query, key, value, _mask_pairs(mask, pairs, check=True))
         output = attend(query, key, value, mask)  # (B, Q, H, D)
         rows = reading.any(0).nonzero().flatten()  # of any example; the others keep what they have
         if len(rows):
             silent = value.masked_fill(blocked[:, None, :, None], 0)  # (B, KV, K, D)
             changed = attend(query[:, :, rows], key, silent, mask[:, :, rows])  # (B, Q', H, D)
-            taken = reading[:, rows, None, None] & chosen[:, None]  # (B, Q', H, 1)
+            taken = reading[:, rows, None, None]  # (B, Q', 1, 1)
             output = output.index_copy(1, rows, torch.where(taken, changed, output[:, rows]))
         return output
 
-    with _intervening(model, act, targets.shape, _indices("layers", layers, model.n_layers, model.name)):
+    with _intervening(model, act, targets.shape, range(model.n_layers) if layers is None else layers):
         yield
 
 
@@ -157,19 +147,14 @@ def attention_shares(model: VisionLanguageModel, groups: Mapping[str, Tensor], q
 
     Source: Serra et al. 2025, fig. 3, which shows text queries, means over heads, and shares of the image's part.
     """
-    _check_set("queries", queries, queries.shape)
-    for name, group in groups.items():
-        _check_set(name, group, queries.shape, empty=True)
-    queries = queries.to(model.device)
-    ones = torch.stack([group.to(model.device) for group in groups.values()], -1).float()  # (B, T, G)
+    _check_sets({"queries": queries})
+    ones = torch.stack([*groups.values()], -1).float()  # (B, T, G)
     shares = Shares(tuple(groups), torch.full((len(queries), model.n_layers, model.n_heads, len(groups)), torch.nan))
 
     def act(attend: Callable[..., Tensor], module, query, key, value, mask, seen: int) -> Tensor:
         size = value.shape[3]
         if seen or key.shape[2] != queries.shape[1]:
             raise BadParameter("Attention shares are measured in one pass over the prompt, not while generating.")
-        if len(groups) > size:
-            raise BadParameter(f"{len(groups)} groups, but a head has {size} dimensions: measure them in parts.")
         rows = queries.any(0).nonzero().flatten()
         # As wide as the values are, so that the kernel that never stores a pattern is used here, too.
         indicators = torch.nn.functional.pad(ones, (0, size - len(groups)))  # (B, K, D)
@@ -185,9 +170,7 @@ def attention_shares(model: VisionLanguageModel, groups: Mapping[str, Tensor], q
 
 
 def closed_pairs(tokens: TokenMap, wiring: str) -> Tensor:
-    """(B, T, T) bool: whether a wiring keeps a query (row) from reading a key (column).  Raises UnknownName."""
-    if wiring not in WIRINGS:
-        raise UnknownName("wiring", wiring, WIRINGS)
+    """(B, T, T) bool: whether a wiring keeps a query (row) from reading a key (column).  wiring: a key of WIRINGS."""
     sources, targets = WIRINGS[wiring]
     return tokens.where(targets)[:, :, None] & tokens.where(*sources)[:, None, :]
 
@@ -195,13 +178,11 @@ def closed_pairs(tokens: TokenMap, wiring: str) -> Tensor:
 def wire(network: PreTrainedModel, processor: ProcessorMixin, family: Family) -> None:
     """Make the wiring named in a network's config part of every forward pass, cached or not.
 
-    Raises UnknownName.  A prompt without an image is not touched.
+    A prompt without an image is not touched.
     """
-    wiring, image = network.config.wiring, processor.tokenizer.convert_tokens_to_ids(processor.image_token)
+    image = processor.tokenizer.convert_tokens_to_ids(processor.image_token)
     config = network.get_decoder().layers[0].self_attn.config
-    if wiring not in WIRINGS:
-        raise UnknownName("wiring", wiring, WIRINGS)
-    sources, targets = WIRINGS[wiring]
+    sources, targets = WIRINGS[network.config.wiring]
 
     def look(module, args, inputs) -> None:
         """Before a forward pass: see where the image and the text are, or that the text grows."""
@@ -240,10 +221,7 @@ def _intervening(model: VisionLanguageModel, act: Callable[..., Tensor], shape: 
     if id(config) in _running:
         raise BadParameter("Interventions on attention do not nest: leave one context before entering the next.")
     if base not in (*OURS, *OURS.values()):
-        raise ModelUnavailable(
-            f"The attention of {model.name} is '{base}', which keeps its weights to itself. Load the model with "
-            "attention='sdpa' or 'eager'."
-        )
+        raise ModelUnavailable(f"The attention of {model.name} is '{base}': load it with attention='sdpa' or 'eager'.")
     run = _running[id(config)] = Run(act, *shape, set(layers))
     config._attn_implementation_internal = OURS.get(base, base)  # of the language model alone
     try:
@@ -251,10 +229,10 @@ def _intervening(model: VisionLanguageModel, act: Callable[..., Tensor], shape: 
     finally:
         config._attn_implementation_internal = base
         del _running[id(config)]
-    if silent := run.layers - run.fired:
+    if (silent := run.layers - run.seen.keys()) or not run.layers:
         raise BadParameter(
             f"Blocks {sorted(silent)} of {model.name} never asked for attention, so nothing was changed or measured: "
-            "run the model inside the context."
+            f"run the model inside the context, and give some of its blocks, 0 … {model.n_layers - 1}."
         )
 
 
@@ -268,25 +246,18 @@ def _attention(kind: str, module, query, key, value, attention_mask, **settings)
     if run is None:  # a wired model, whose mask says all
         return attend(query, key, value, attention_mask), None
     if not isinstance(attention_mask, Tensor) or attention_mask.ndim != 4:
-        raise ModelUnavailable(
-            f"Block {layer} got no mask (B, 1, Q, K), so its attention cannot be changed or measured: its model must "
-            "make masks with transformers' create_causal_mask."
-        )
+        raise ModelUnavailable(f"Block {layer} got no mask (B, 1, Q, K), as transformers' create_causal_mask makes it.")
     n_queries, n_keys = query.shape[2], key.shape[2]
     # What is run first may be the end of the prompts, behind a cache with all that comes before.
     before = 0 if n_keys == n_queries else run.seen.get(layer, run.n_tokens - n_queries)
-    if before + n_queries != n_keys:
-        raise BadParameter(
-            f"Block {layer} got {n_keys} keys after {before + n_queries} tokens: a static or sliding cache. "
-            "Generate with the default (dynamic) cache."
-        )
-    if query.shape[0] != run.n_rows or (layer not in run.seen and n_keys != run.n_tokens):
+    other_prompts = query.shape[0] != run.n_rows or (layer not in run.seen and n_keys != run.n_tokens)
+    if other_prompts or before + n_queries != n_keys:
         raise BadParameter(
             f"The token sets have {run.n_rows} rows of {run.n_tokens} tokens, the model runs {query.shape[0]} of "
-            f"{n_keys}: take them from the tokens of this batch, and generate greedily, one sample per prompt."
+            f"{n_keys}: take them from the tokens of this batch, and generate greedily, one sample per prompt, "
+            "with the default cache (neither static nor sliding)."
         )
     run.seen[layer] = n_keys
-    run.fired.add(layer)
     if layer not in run.layers:
         return attend(query, key, value, attention_mask), None
     return run.act(attend, module, query, key, value, attention_mask, before), None
@@ -331,21 +302,14 @@ def _mask_pairs(mask: Tensor, pairs: Tensor, check: bool = False) -> Tensor:
     return mask & ~pairs if mask.dtype == torch.bool else mask.masked_fill(pairs, torch.finfo(mask.dtype).min)
 
 
-def _check_set(name: str, chosen: Tensor, shape: torch.Size, empty: bool = False) -> None:
-    """Raises BadParameter if a set of tokens has another shape, or none in a row unless it may be empty."""
-    if chosen.dtype != torch.bool or chosen.ndim != 2 or chosen.shape != shape:
-        raise BadParameter(f"{name} must be (B, T) bool like the others, not {tuple(chosen.shape)} {chosen.dtype}.")
-    if not empty and not chosen.any(1).all():
-        rows = (~chosen.any(1)).nonzero().flatten().tolist()
-        raise BadParameter(
-            f"{name} is empty in rows {rows} of the batch: there is nothing to act on. A prompt without an image has "
-            "none of its tokens: choose groups that all rows have, or leave these rows out."
-        )
-
-
-def _indices(name: str, chosen: Iterable[int] | None, n: int, model: str) -> list[int]:
-    """The indices chosen, all with None.  Raises BadParameter for one that does not exist, and for none."""
-    indices = sorted(set(range(n) if chosen is None else chosen))
-    if not indices or indices[0] < 0 or indices[-1] >= n:
-        raise BadParameter(f"{name}={indices}: {model} has {name} 0 … {n - 1}; give at least one of them.")
-    return indices
+def _check_sets(sets: Mapping[str, Tensor]) -> None:
+    """Raises BadParameter if sets of tokens (B, T) differ in shape, or one has none in a row: nothing would be done."""
+    if len({chosen.shape for chosen in sets.values()}) > 1:
+        raise BadParameter(f"Sources and targets have two shapes: {[tuple(chosen.shape) for chosen in sets.values()]}.")
+    for name, chosen in sets.items():
+        if not chosen.any(1).all():
+            rows = (~chosen.any(1)).nonzero().flatten().tolist()
+            raise BadParameter(
+                f"{name} is empty in rows {rows} of the batch: there is nothing to act on. A prompt without an image "
+                "has none of its tokens: choose groups that all rows have, or leave these rows out."
+            )

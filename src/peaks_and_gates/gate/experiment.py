@@ -76,7 +76,7 @@ class Experiment:
 
     def load(self) -> VisionLanguageModel:
         """The model, loaded once."""
-        return _loaded(self.model, self.dtype)
+        return _loaded(self.model, dtype_named(self.dtype))
 
     def pictures(self, task: str, source: str | None = None) -> list[Picture]:
         """The pictures of a task: "classes", "questions" or "captions"; "gap" has captions, too.
@@ -85,17 +85,15 @@ class Experiment:
         """
         n = {"classes": self.n_per_class, "questions": self.n_questions, "captions": self.n_captions, "gap": self.n_gap}
         name = "captions" if task == "gap" else task
-        return pictures.load(name, source or self.source, n[task], self.seed, n_classes=self.n_classes)
+        return pictures.load(name, source or self.source, n[task], self.seed, self.n_classes)
 
     def pairs(self) -> list[Pair]:
         """Pairs of classes whose names begin with different tokens.  Raises BadParameter if there are none."""
         model, pairs = self.load(), pictures.pairs(self.source, self.n_per_pair, self.seed)
         different = [pair for pair in pairs if first_token(model, pair.names[0]) != first_token(model, pair.names[1])]
+        print(f"{self.model} begins the two names with different tokens in {len(different)} of {len(pairs)} pairs.")
         if not different:
             raise BadParameter(f"All {len(pairs)} pairs of names begin with one token of {self.model}: nothing flips.")
-        if len(different) < len(pairs):
-            alike = [" and ".join(pair.names) for pair in pairs if pair not in different]
-            print(f"Left out, because {self.model} begins both names with one token: {', '.join(alike)}.")
         return different
 
     def n_new(self, task: str) -> int:
@@ -125,9 +123,7 @@ class Experiment:
                 progress.update(len(shown[part]))
 
 
-@lru_cache(maxsize=1)  # models are big: only the last one stays in memory
-def _loaded(name: str, dtype: str | None) -> VisionLanguageModel:
-    return vlm.load(name, dtype_named(dtype))
+_loaded = lru_cache(maxsize=1)(vlm.load)  # models are big: only the last one stays in memory
 
 
 def first_token(model: VisionLanguageModel, word: str) -> int:
@@ -144,10 +140,8 @@ def group_models(native: Sequence[str], adapted: Sequence[str], controls: Sequen
     """The models of a page by group: the native and the adapted ones, which count as seeds of one model, and each
     control for itself, by its name without "mini-".  A group without a model is left out.
 
-    Raises BadParameter if there is no model at all, or a name stands for a list.
+    Raises BadParameter if there is no model at all.
     """
-    if any(isinstance(names, str) for names in (native, adapted, controls)):
-        raise BadParameter("native, adapted and controls are lists of models: write native=[NAME].")
     models = {"native": list(native), "adapted": list(adapted)}
     models |= {name.removeprefix("mini-"): [name] for name in controls}
     models = {group: names for group, names in models.items() if names}
@@ -242,10 +236,8 @@ def generate_answers(
         for knockout in texts:
             tokens, inputs = prompt.to_generate(knockout.targets)
             with apply_knockout(model, tokens, seeds, knockout, experiment.how):
-                ids = model.network.generate(
-                    **inputs, max_new_tokens=experiment.n_new(task), do_sample=False, num_beams=1
-                )  # (B, T + new)
-            texts[knockout] += written(model, ids[:, inputs["input_ids"].shape[1] :])
+                ids = model.network.generate(**inputs, max_new_tokens=experiment.n_new(task), do_sample=False)
+            texts[knockout] += written(model, ids[:, inputs["input_ids"].shape[1] :])  # (B, new) to B texts
     return texts
 
 
@@ -288,12 +280,10 @@ def token_states(
     """
     residual: dict[str, list[Tensor]] = {name: [] for name in tokens}
     for model, batch, seeds in experiment.batches(task, shown, texts):
+        positions = {name: single_position(choose(batch.tokens, seeds)) for name, choose in tokens.items()}  # (B,) each
         with ExitStack() as stack:
             if knockout is not None:
                 stack.enter_context(apply_knockout(model, batch.tokens, seeds, knockout, experiment.how))
-            positions = {
-                name: single_position(choose(batch.tokens, seeds)) for name, choose in tokens.items()
-            }  # (B,) each
             states = {name: stack.enter_context(read_states(model, place)) for name, place in positions.items()}
             model.network(**batch.inputs, logits_to_keep=1, use_cache=False)
         for name, read in states.items():

@@ -22,7 +22,7 @@ from transformers import AutoImageProcessor, AutoTokenizer, PreTrainedModel, Pre
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from ..errors import BadImage, BadParameter, ModelUnavailable
-from .tokens import FAMILIES, TokenMap, family_of, token_map
+from .tokens import FAMILIES, TokenMap, token_map
 
 if TYPE_CHECKING:
     from .vlm import VisionLanguageModel
@@ -31,7 +31,6 @@ PLACEHOLDER = "<image>"
 # What a processor must be told so that it writes the prompt and nothing after it.
 PROMPT_ONLY = {"chameleon": {"return_for_text_completion": True}}
 SMALLEST = 4  # pixels: processors take a side of 1 or 3 for the colour channels
-LARGEST = 89_000_000  # pixels of an image, a little below where PIL begins to warn of decompression bombs
 EIGHT_BITS = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "LAB", "HSV"}
 
 
@@ -60,33 +59,17 @@ def encode(
     where the image belongs, without it where there is none; the model's template goes around them.
     padding_side: left or right.  Positions count from each prompt's first token, so neither side nor batch mates
     change what a model computes.
-    Raises BadImage, BadParameter; ModelUnavailable if the processor is of another family than the network.
+    Raises BadImage, BadParameter.
     """
-    if padding_side not in ("left", "right"):
-        raise BadParameter(f"padding_side must be left or right, not '{padding_side}'.")
-    if isinstance(texts, str) or not len(texts):
-        raise BadParameter("Give a list of at least one text.")
-    if images is not None and (isinstance(images, str | Path | Image.Image) or len(images) != len(texts)):
-        raise BadParameter(f"Give a list of as many images as texts, one for each; there are {len(texts)} texts.")
-    key = family_of(model.network.config)
-    if FAMILIES[key].processor != type(model.processor).__name__:
-        raise ModelUnavailable(
-            f"{model.name} is of the family {model.family.name}, whose images {FAMILIES[key].processor} prepares, but "
-            f"it was given a {type(model.processor).__name__}. Take the processor of the same model, as `load` does."
-        )
+    if images is not None and len(images) != len(texts):
+        raise BadParameter(f"Give as many images as texts, one for each, not {len(images)} for {len(texts)}.")
     written = [_write(model, text, images is not None, row) for row, text in enumerate(texts)]
     given = {} if images is None else {"images": [open_image(image, f"Image {i}") for i, image in enumerate(images)]}
     # A template may open with the token that the tokenizer would put there too.
     opened = model.tokenizer.bos_token is not None and model.template.startswith(model.tokenizer.bos_token)
     settings = {"padding": True, "padding_side": padding_side, "add_special_tokens": not opened, "return_tensors": "pt"}
-    try:
-        inputs = model.processor(text=list(written), **given, **settings, **PROMPT_ONLY.get(key, {}))
-    except ValueError as error:
-        sizes = ", ".join(f"{image.width} x {image.height}" for image in given.get("images", []))
-        raise BadImage(
-            f"The processor of {model.name} refuses this batch: {error}. Its images, in pixels: {sizes or 'none'}. "
-            "A cause may be an image that is far longer than wide, or far wider than long: cut it."
-        ) from error
+    prompt_only = PROMPT_ONLY.get(model.network.config.model_type, {})
+    inputs = model.processor(text=list(written), **given, **settings, **prompt_only)
     inputs = {name: value for name, value in inputs.items() if name != "token_type_ids"}
     ids, mask = inputs["input_ids"], inputs["attention_mask"]  # (B, T)
     for row, (row_ids, prompt) in enumerate(zip(ids, mask.bool(), strict=True)):
@@ -101,46 +84,35 @@ def encode(
 
 
 def _write(model: VisionLanguageModel, text: str, with_image: bool, row: int) -> str:
-    """A text in the model's template, the placeholder replaced by the processor's image token.
-
-    Raises BadImage, BadParameter.
-    """
-    count, token = text.count(PLACEHOLDER), model.processor.image_token
+    """A text in the model's template, the placeholder replaced by the processor's image token.  Raises BadImage."""
+    count = text.count(PLACEHOLDER)
     if count != with_image:
         raise BadImage(
             f"Text {row} has {count} {PLACEHOLDER} and {'an' if with_image else 'no'} image: {text!r}. Write it once "
             "where the image belongs, and leave it out of a text without an image."
         )
-    if token != PLACEHOLDER and token in text:
-        raise BadParameter(f"Text {row} has {token} in it: write {PLACEHOLDER} for the image, whatever the model.")
-    return model.template.replace("{prompt}", text.replace(PLACEHOLDER, token))
+    return model.template.replace("{prompt}", text.replace(PLACEHOLDER, model.processor.image_token))
 
 
 def open_image(image: Image.Image | bytes | str | Path, name: str) -> Image.Image:
     """An image, its bytes or file, as RGB: upright, grey and palettes spread to colours, what is transparent on white.
 
     name: of the image, for an error.
-    Raises BadImage: not there, not readable, animated, not of eight bits, a side below 4 pixels, above 89 megapixels.
+    Raises BadImage: not there, not readable, animated, not of eight bits, a side below 4 pixels.
     """
     try:
         file = io.BytesIO(image) if isinstance(image, bytes) else image
         opened = image if isinstance(image, Image.Image) else Image.open(file)
-        # The size is in the header: look before the pixels are unpacked.
-        if min(opened.size) < SMALLEST or opened.width * opened.height > LARGEST:
-            raise BadImage(
-                f"{name} is {opened.width} x {opened.height} pixels; each side must be at least {SMALLEST}, and all "
-                f"together at most {LARGEST / 1e6:.0f} megapixels."
-            )
-        if getattr(opened, "n_frames", 1) > 1:
-            raise BadImage(f"{name} is animated or has pages: {opened.n_frames} frames. Save the one that is meant.")
         opened.load()
-        if opened.mode not in EIGHT_BITS:
-            raise BadImage(f"{name} has pixels of the kind {opened.mode}; save it as RGB of 8 bits a channel first.")
         upright = ImageOps.exif_transpose(opened)
-    except BadImage:
-        raise
     except Exception as error:  # of a damaged file, decoders raise whatever they stumble over
         raise BadImage(f"{name} cannot be read ({error}). Check the path, or save it anew as PNG or JPEG.") from error
+    frames = getattr(opened, "n_frames", 1)
+    if min(opened.size) < SMALLEST or frames > 1 or opened.mode not in EIGHT_BITS:
+        raise BadImage(
+            f"{name} has {opened.width} x {opened.height} pixels of the kind {opened.mode}, {frames} frames: save "
+            f"it as one frame, RGB of 8 bits a channel, at least {SMALLEST} pixels a side."
+        )
     if upright.has_transparency_data:
         upright = upright.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", upright.size, "white"), upright).convert("RGB")

@@ -138,11 +138,6 @@ def _replace(states: Tensor, hidden_states: Tensor, rows: Tensor, positions: Ten
 @contextmanager
 def _hooked(model: VisionLanguageModel, position: Tensor, acts: Mapping[nn.Module, Act]) -> Iterator[None]:
     """Let `acts` see, and change, the hidden states (B, T, D) that modules read when the model runs over the prompt."""
-    if position.ndim != 1 or not len(position) or position.dtype == torch.bool or position.is_floating_point():
-        raise BadParameter(
-            f"position must be (B,) int, one place in each row, not {tuple(position.shape)} {position.dtype}. "
-            "`single_position` makes it from a set of tokens."
-        )
     fired: set[nn.Module] = set()
 
     def hook(module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
@@ -159,10 +154,8 @@ def _hooked(model: VisionLanguageModel, position: Tensor, acts: Mapping[nn.Modul
         """Before every run: no position is on padding, which the blocks cannot tell."""
         n_tokens = inputs["input_ids"].shape[1]
         if not fired or n_tokens > 1:
-            mask = inputs.get("attention_mask")
-            mask = (
-                torch.ones_like(inputs["input_ids"]) if mask is None else mask[:, -n_tokens:]
-            )  # it covers a cache, too
+            mask = inputs.get("attention_mask")  # it covers a cache, too
+            mask = torch.ones_like(inputs["input_ids"]) if mask is None else mask[:, -n_tokens:]
             _check_place(position.cpu(), mask.bool().cpu())
 
     handles = [module.register_forward_pre_hook(hook, with_kwargs=True) for module in acts]

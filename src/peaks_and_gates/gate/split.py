@@ -104,4 +104,4 @@ def _in_two_parts(batch: Batch, position: Tensor, padding: int) -> tuple[Batch, 
     fills = {"input_ids": padding, "attention_mask": 0, "position_ids": 0}
     inputs = {name: moved(value, fills[name]) if name in fills else value for name, value in batch.inputs.items()}
     kinds = moved(batch.tokens.kinds, KINDS.index("padding"))
-    return replace(batch, inputs=inputs, tokens=replace(batch.tokens, kinds=kinds)), start - empty
+    return replace(batch, inputs=inputs, tokens=TokenMap(kinds)), start - empty

@@ -27,7 +27,6 @@ from ..errors import BadImage, BadParameter, ModelUnavailable, UnknownName
 KINDS = ("padding", "text", "begin", "image", "special", "end")
 BLOCK = ("begin", "image", "special", "end")
 GROUPS = (*KINDS, "block", "prompt", "last", "last image", "after")
-FIRST_AFTER = "first token after the image"
 
 
 @dataclass(frozen=True)
@@ -40,7 +39,6 @@ class Family:
     image.  The token of the image's features is the processor's `image_token`.
     """
 
-    name: str
     native: bool
     processor: str
     begin: str | None = None
@@ -49,13 +47,13 @@ class Family:
 
 # By the model type in the config; Pixtral's models are of the type llava, see `family_of`.
 FAMILIES: dict[str, Family] = {
-    "chameleon": Family("Chameleon", True, "ChameleonProcessor", "image_start_token", "image_end_token"),
-    "emu3": Family("Emu3", True, "Emu3Processor", "image_start_token", "image_end_token"),
-    "janus": Family("Janus", True, "JanusProcessor", "image_start_token", "image_end_token"),
-    "llava": Family("LLaVA", False, "LlavaProcessor"),
-    "llava_onevision": Family("LLaVA-OneVision", False, "LlavaOnevisionProcessor"),
-    "pixtral": Family("Pixtral", False, "PixtralProcessor", end="image_end_token"),
-    "idefics3": Family("Idefics3", False, "Idefics3Processor", "fake_image_token", "fake_image_token"),
+    "chameleon": Family(True, "ChameleonProcessor", "image_start_token", "image_end_token"),
+    "emu3": Family(True, "Emu3Processor", "image_start_token", "image_end_token"),
+    "janus": Family(True, "JanusProcessor", "image_start_token", "image_end_token"),
+    "llava": Family(False, "LlavaProcessor"),
+    "llava_onevision": Family(False, "LlavaOnevisionProcessor"),
+    "pixtral": Family(False, "PixtralProcessor", end="image_end_token"),
+    "idefics3": Family(False, "Idefics3Processor", "fake_image_token", "fake_image_token"),
 }
 
 
@@ -70,22 +68,17 @@ class TokenMap:
         special  everything else inside the block: row breaks, tags of tiles, the digits of the size
         end      the token that the block ends with; in a family that has none, the first token after the image
         text     everything outside the block: words, but also the start of the text, separators and chat marks
-    end_name, begin_name: what the end and begin tokens are, for a legend.
     """
 
     kinds: Tensor
-    end_name: str
-    begin_name: str | None
 
     def where(self, *groups: str) -> Tensor:
         """Which tokens are in any of the groups, (B, T) bool.
 
         groups: kinds, or `block` (begin to end), `prompt` (all but padding), `last` (the last token of the prompt),
         `last image` (the last image token) and `after` (the text after the end token).
-        Raises UnknownName; BadParameter without a group.
+        Raises UnknownName.
         """
-        if not groups:
-            raise BadParameter(f"Name at least one group of tokens: {', '.join(GROUPS)}.")
         return torch.stack([self._group(group) for group in groups]).any(0)
 
     def random(self, group: str, n: int, seed: int | Sequence[int]) -> Tensor:
@@ -93,18 +86,14 @@ class TokenMap:
 
         seed: one for all rows, or one per row.  A row's choice depends on its seed and on how many tokens of the group
         it has, and on neither its padding nor the other rows: rows alike in length get the same choice under one seed.
-        Raises UnknownName, BadParameter.
+        Raises UnknownName, ValueError.
         """
         members = self.where(group)
-        seeds = [seed] * len(members) if isinstance(seed, int | np.integer) else list(seed)
-        if len(seeds) != len(members):
-            raise BadParameter(f"There are {len(seeds)} seeds for {len(members)} rows. Give one, or one per row.")
+        seeds = [seed] * len(members) if isinstance(seed, int | np.integer) else seed
         chosen = torch.zeros_like(members)
-        for row, row_seed in enumerate(seeds):
-            places = members[row].nonzero().flatten().cpu()
-            if not 1 <= n <= len(places):
-                raise BadParameter(f"Row {row} has {len(places)} tokens of {group}; {n} of them cannot be drawn.")
-            chosen[row, places[np.random.default_rng(row_seed).choice(len(places), n, replace=False)]] = True
+        for row, member, row_seed in zip(chosen, members, seeds, strict=True):
+            places = member.nonzero().flatten().cpu()
+            row[places[np.random.default_rng(row_seed).choice(len(places), n, replace=False)]] = True
         return chosen
 
     def _group(self, group: str) -> Tensor:
@@ -135,9 +124,8 @@ def family_of(config: PreTrainedConfig) -> str:
     key = "pixtral" if (config.model_type, vision) == ("llava", "pixtral") else config.model_type
     if key not in FAMILIES:
         raise ModelUnavailable(
-            f"Models of the type '{config.model_type}' are not known here; {', '.join(FAMILIES)} are. To add them, "
-            "write a row into FAMILIES in gate/tokens.py and a small random model into tests/tiny_vlms.py, and see "
-            "whether the tests of tokens hold for it."
+            f"Models of the type '{config.model_type}' are not known here. To add them, write a row into FAMILIES in "
+            "gate/tokens.py and a small random model into tests/tiny_vlms.py."
         )
     return key
 
@@ -165,14 +153,9 @@ def token_map(
             f"The processor writes an image as token {image}, the model reads it at token {config.image_token_id}: "
             "they are not of the same model."
         )
-    rows = zip(input_ids.cpu(), attention_mask.cpu().bool(), strict=True)
-    kinds = [
-        _row(row, ids[mask], mask, image, begin, end, with_image)  # (T,)
-        for row, (ids, mask) in enumerate(rows)
-    ]
-    end_name = getattr(processor, family.end) if family.end else FIRST_AFTER
-    begin_name = getattr(processor, family.begin) if family.begin else None
-    return TokenMap(torch.stack(kinds).to(input_ids.device), end_name, begin_name)
+    rows = enumerate(zip(input_ids.cpu(), attention_mask.cpu().bool(), strict=True))
+    kinds = [_row(row, ids[mask], mask, image, begin, end, with_image) for row, (ids, mask) in rows]  # B of (T,)
+    return TokenMap(torch.stack(kinds).to(input_ids.device))
 
 
 def _token_id(family: Family, processor: ProcessorMixin, attribute: str) -> int:
@@ -181,7 +164,7 @@ def _token_id(family: Family, processor: ProcessorMixin, attribute: str) -> int:
     token_id = None if token is None else processor.tokenizer.convert_tokens_to_ids(str(token))
     if token_id is None or token_id == processor.tokenizer.unk_token_id:
         raise ModelUnavailable(
-            f"The {type(processor).__name__} has no token '{token}' at `{attribute}`, where {family.name} has one: "
+            f"The {type(processor).__name__} has no token '{token}' at `{attribute}`, where its family has one: "
             "it is not a processor of this family, or its tokenizer is incomplete."
         )
     return token_id

@@ -10,34 +10,23 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from PIL import Image
 from torch import nn
-from transformers import (
-    AutoConfig,
-    AutoModelForImageTextToText,
-    PreTrainedConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-    ProcessorMixin,
-)
+from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedConfig, PreTrainedModel, ProcessorMixin
+from transformers import PreTrainedTokenizerBase as Tokenizer
 from transformers.utils import logging as transformers_logging
 
+from .. import models
 from ..cache import check_files, digest, read_json
-from ..errors import BadParameter, BookError, MissingFile, ModelUnavailable, UnknownName
-from ..models import best_device, best_dtype, folder_sha256, hub_advice, hub_revision, in_checkout
-from .attention import OURS, knockout, wire
+from ..errors import BookError, ModelUnavailable
+from .attention import knockout, wire
 from .inputs import Batch, encode, encode_once, load_processor, open_image
 from .tokens import FAMILIES, Family, family_of
 
-__all__ = ["VLMS", "Batch", "VisionLanguageModel", "check", "describe", "encode", "load", "open_image"]
-
-VLMS: dict[str, dict[str, Any]] = yaml.safe_load((Path(__file__).parent / "vlms.yml").read_text())
-ATTENTION = ("sdpa", "eager")
+__all__ = ["Batch", "VisionLanguageModel", "check", "describe", "encode", "load", "open_image"]
 
 
 @dataclass(frozen=True)
@@ -95,55 +84,28 @@ class VisionLanguageModel:
         return self.network.dtype
 
     @property
-    def tokenizer(self) -> PreTrainedTokenizerBase:
+    def tokenizer(self) -> Tokenizer:
         """The processor's tokenizer."""
         return self.processor.tokenizer
 
 
-def is_native(name: str) -> bool:
-    """Whether a model of vlms.yml was trained to produce images too.  Raises UnknownName."""
-    if name not in VLMS:
-        raise UnknownName("vision-language model", name, VLMS)
-    return FAMILIES[VLMS[name]["family"]].native
-
-
+@cache
 def describe(name: str) -> dict[str, Any]:
     """What identifies a model's weights and prompts, without loading them: goes into the key of what is made from it.
 
-    name: a name in VLMS, `owner/name` or `owner/name@commit` on the hub, or a local folder.
+    name: as in `models.describe`.  A repository that the book knows is read with its template at any commit.
     Raises UnknownName, MissingFile, HashMismatch (a mini that is not what its card describes), ModelUnavailable.
     """
-    return dict(_described(name))
-
-
-@cache
-def _described(name: str) -> dict[str, Any]:
-    if name in VLMS:
-        entry = dict(VLMS[name])
-        if entry["provider"] == "mini":
-            folder = mini_folder(entry["folder"])
-            check_files(folder, read_json(folder.with_suffix(".json"))["files"])
-            entry["sha256"] = folder_sha256(folder)
-        elif entry["revision"] is None:
-            entry["revision"] = hub_revision(entry["repo"])
-        return entry
-    if Path(name).is_dir():
-        return {"provider": "path", "folder": str(Path(name).resolve()), "sha256": folder_sha256(Path(name))}
-    if name.count("/") == 1 and not name.startswith((".", "/", "~")):
-        repo, _, commit = name.partition("@")
-        known = next((entry for entry in VLMS.values() if entry.get("repo") == repo), {})
-        return {**known, "provider": "hub", "repo": repo, "revision": commit or hub_revision(repo)}
-    if "/" in name:
-        raise MissingFile(f"There is no model folder {name}. Give a folder with config.json and safetensors files.")
-    raise UnknownName("vision-language model", name, VLMS)
-
-
-def mini_folder(folder: str) -> Path:
-    """The folder of a mini that the book ships.  Raises MissingFile."""
-    path = in_checkout(folder)
-    if not path.with_suffix(".json").is_file():
-        raise MissingFile(f"{path} is not there, or was not finished: train it again, see training/.")
-    return path
+    repo = name.partition("@")[0]
+    known = [entry for entry in models.MODELS.values() if "family" in entry and entry.get("repo") == repo]
+    described = (known[0] if known else {}) | models.describe(name)
+    if described["provider"] == "mini":
+        folder = models.in_checkout(described["folder"])
+        check_files(folder, read_json(folder.with_suffix(".json"))["files"])
+        return described | {"sha256": models.folder_sha256(folder)}
+    if described.get("revision", "") is None:
+        return described | {"revision": models.hub_revision(described["repo"])}
+    return described
 
 
 def load(
@@ -155,16 +117,14 @@ def load(
     """Load a model by name (see `describe`), its processor without torchvision, its wiring if it has one, and check it.
 
     dtype, device: chosen by hardware if None (of minis the dtype is float32).  attention: sdpa or eager.
-    Raises UnknownName, MissingFile, ModelUnavailable, BadParameter.
+    Raises UnknownName, MissingFile, ModelUnavailable.
     """
-    if attention not in ATTENTION:
-        raise BadParameter(f"attention must be one of {', '.join(ATTENTION)}, not '{attention}'.")
     described = describe(name)
-    device = torch.device(device) if device else best_device()
+    device = torch.device(device) if device else models.best_device()
     # The minis are small, and the codes of an image can turn on the last bit: they run in float32 everywhere.
-    dtype = dtype or (torch.float32 if described["provider"] == "mini" else best_dtype(device))
+    dtype = dtype or (torch.float32 if described["provider"] == "mini" else models.best_dtype(device))
     transformers_logging.disable_progress_bar()
-    source = described["repo"] if described["provider"] == "hub" else str(in_checkout(described["folder"]))
+    source = described["repo"] if described["provider"] == "hub" else str(models.in_checkout(described["folder"]))
     pinned = {"revision": described.get("revision"), "trust_remote_code": False}
     try:
         config = AutoConfig.from_pretrained(source, **pinned)
@@ -175,9 +135,8 @@ def load(
     except BookError:
         raise
     except Exception as error:
-        if described["provider"] == "hub":
-            raise ModelUnavailable(hub_advice(described["repo"], error)) from error
-        raise ModelUnavailable(f"{name} could not be loaded from {source}: {error}") from error
+        on_hub, advice = described["provider"] == "hub", f"{name} could not be loaded from {source}: {error}"
+        raise ModelUnavailable(models.hub_advice(source, error) if on_hub else advice) from error
     network = network.to(device).eval().requires_grad_(False)
     encode_once(network)
     if getattr(config, "wiring", None):
@@ -186,11 +145,11 @@ def load(
     template = described.get("template", "{prompt}")
     model = VisionLanguageModel(name, network, processor, FAMILIES[key], template, fingerprint)
     check(model)
-    parameters = sum(p.numel() for p in network.parameters())
-    print(f"{name}: {parameters / 1e6:.1f} M parameters, {model.n_layers} layers, {dtype}, {device}")
+    print(f"{name}: {network.num_parameters() / 1e6:.1f} M parameters, {model.n_layers} layers, {dtype}, {device}")
     return model
 
 
+@torch.inference_mode()
 def check(model: VisionLanguageModel) -> None:
     """Two short forward passes with a small image: what the tools of the book take hold of is where they look for it.
 
@@ -200,40 +159,35 @@ def check(model: VisionLanguageModel) -> None:
     """
     blame = lambda reason: ModelUnavailable(f"{model.name} ({type(model.network).__name__}) cannot be used: {reason}")
     decoder = model.network.get_decoder()
-    blocks, norm = getattr(decoder, "layers", None), getattr(decoder, "norm", None)
-    attentions = [getattr(block, "self_attn", None) for block in blocks or []]
-    if norm is None or not attentions or any(getattr(module, "config", None) is None for module in attentions):
-        raise blame("its language model's blocks are not at `layers[i].self_attn` and `norm`, as Llama's are.")
-    config = attentions[0].config
-    if any(module.config is not config for module in attentions) or config.num_hidden_layers != len(attentions):
-        raise blame("its attention modules do not share one config with as many layers as there are blocks.")
-    if config._attn_implementation not in (*ATTENTION, *OURS.values()):
-        raise blame(f"its attention is '{config._attn_implementation}'. Load it with attention='sdpa' or 'eager'.")
+    blocks, norm = getattr(decoder, "layers", None) or [], getattr(decoder, "norm", None)
+    attentions = [getattr(block, "self_attn", None) for block in blocks]
+    configs = {id(config): config for config in (getattr(module, "config", None) for module in attentions)}
+    if norm is None or [getattr(config, "num_hidden_layers", 0) for config in configs.values()] != [len(blocks)]:
+        raise blame("its blocks are not at `layers[i].self_attn`, which share one config, and `norm`, as Llama's are.")
     called, normed = [], []
     hooks = [module.register_forward_hook(lambda module, *_: called.append(module)) for module in attentions]
     hooks.append(norm.register_forward_hook(lambda module, inputs, output: normed.append(output)))
     try:
         batch = encode(model, [Image.linear_gradient("L")], ["<image> What is this?"])
-        with torch.inference_mode():
-            logits = model.network(**batch.inputs).logits  # (1, T, V)
+        logits = model.network(**batch.inputs).logits  # (1, T, V)
     except Exception as error:  # a processor of another model leads to errors of many kinds
         raise blame(f"a prompt with an image fails, so its processor may be of another model: {error}") from error
     finally:
         for hook in hooks:
             hook.remove()
-    if [id(module) for module in called] != [id(module) for module in attentions]:
-        raise blame(f"{len(called)} attention modules ran for {len(attentions)} blocks; each must run once, in order.")
-    if len(normed) != 1:
-        raise blame(f"its final norm ran {len(normed)} times in one pass; it must run once, after the last block.")
+    if [id(module) for module in called] != [id(module) for module in attentions] or len(normed) != 1:
+        raise blame(
+            f"{len(called)} attention modules ran for {len(blocks)} blocks, and its final norm {len(normed)} times: "
+            "each must run once, in order."
+        )
     if not torch.isfinite(logits).all():
         raise blame(f"its logits are not finite in {model.dtype}; try float32.")
     allowed = logits > torch.finfo(logits.dtype).min  # Chameleon forbids its image codes in this way
-    with torch.inference_mode():
-        expected = model.network.get_output_embeddings()(normed[0])
+    expected = model.network.get_output_embeddings()(normed[0])
     if not torch.allclose(logits[allowed], expected[allowed], rtol=1e-2, atol=1e-2):
         raise blame("its head does not read the output of its final norm.")
     try:
-        with knockout(model, None, batch.tokens.where("prompt")), torch.inference_mode():
+        with knockout(model, None, batch.tokens.where("prompt")):
             model.network(**batch.inputs)
     except Exception as error:
         raise blame(

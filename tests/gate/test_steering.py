@@ -1,4 +1,4 @@
-"""The method of the pages on steering and on known wiring, on the shipped minis and on tiny models."""
+"""The method of the page on steering, on a tiny model."""
 
 from types import SimpleNamespace
 
@@ -8,8 +8,7 @@ import torch
 
 from page_code import page_code
 from peaks_and_gates.gate.experiment import KNOCKOUTS, Experiment, generate_answers
-from tiny_vlms import tiny_vlm
-from vlm_helpers import close
+from tiny_vlms import close, tiny_vlm
 
 STEERING = SimpleNamespace(**page_code("gate/steering"))
 
@@ -17,20 +16,6 @@ STEERING = SimpleNamespace(**page_code("gate/steering"))
 @pytest.fixture(scope="module")
 def experiment():
     return Experiment(str(tiny_vlm("llava")), n_per_pair=2, new_tokens=(3, 4), batch_size=8, dtype="float32")
-
-
-def test_cuts_hurt_and_patches_turn_where_the_wiring_says():
-    page = SimpleNamespace(**page_code("methods/known_wiring", wired=["mini-gated", "mini-open"]))
-    models = {"gated": ["mini-gated"], "open": ["mini-open"]}
-    table = page.accuracies(models, {"n_questions": 60, "batch_size": 30}).set_index(["group", "condition"])["value"]
-    gated, opened = table["gated"], table["open"]
-    assert gated["image → text"] == gated["none"] > gated["end → text"] + 0.2
-    # Hiding a token that carries no picture still takes its share of the attention away: an answer or two may change.
-    assert opened["end → text"] == pytest.approx(opened["none"], abs=0.05)
-    assert opened["none"] > opened["image → text"] + 0.2
-    assert gated["block → text"] == gated["end → text"] and opened["block → text"] < opened["none"] - 0.2
-    flips = page.flips(models, {"n_per_pair": 2, "batch_size": 40}).groupby("group")["value"].max()
-    assert flips["gated"] > 0.8 and flips["open"] == 0
 
 
 def test_strength_zero_writes_what_the_model_writes(experiment):
