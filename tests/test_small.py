@@ -12,7 +12,7 @@ import pytest
 from conftest import ROOT
 
 SILENT = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER}
-CAPS = {"src": 4460, "training": 2320, "tests": 6350}  # may fall, not rise; the aim is 3,500, 2,000 and 4,000
+CAPS = {"src": 4460, "training": 2090, "tests": 6350}  # may fall, not rise; the aim is 3,500, 2,000 and 4,000
 FILE, PAGE, CELL, CELLS = 240, 160, 51, 20  # code lines of a module, of a page's method, of a cell; code cells
 # What a module may import of the package, besides its own folder.
 BELOW = {

@@ -5,11 +5,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from resuming import killed_and_resumed
 from safetensors.torch import load_file
 
 from conftest import ROOT, make_questions
 from peaks_and_gates import models
-from peaks_and_gates.cache import check_files, read_json
+from peaks_and_gates.cache import check_files, digest, read_json
 from peaks_and_gates.errors import BadParameter, BadQuestions, TrainingDiverged
 from peaks_and_gates.landscape import questions
 from peaks_and_gates.models import ADAPTER
@@ -28,7 +29,6 @@ def few(monkeypatch, own_cache):
     """A small question set in place of MMLU; eight training questions, so eight steps in four epochs."""
     few = make_questions(n_subjects=3, n=6)
     monkeypatch.setattr(questions, "load", lambda *a, **k: few)
-    monkeypatch.setattr(common, "SAVE_EVERY", 4)
     return few
 
 
@@ -68,35 +68,22 @@ def test_a_training_lowers_the_loss_and_moves_the_adapter_alone(tmp_path, few, t
     merged = models.load("tiny-llama", str(tmp_path / "adapter"), torch.float64)
     network = adapters.with_lora(models.load("tiny-llama", dtype=torch.float64), SETTINGS)
     adapters.set_peft_model_state_dict(network, tensors)
-    network.double().eval()
     ids = torch.tensor([tiny.tokenizer.encode("Which word?\nA. one\nAnswer:")])
     with torch.inference_mode():
-        torch.testing.assert_close(merged.network(ids).logits, network(ids).logits, rtol=1e-6, atol=1e-8)
-        assert not torch.allclose(merged.network(ids).logits, tiny.network(ids).logits, atol=1e-3)
+        logits, expected = merged.network(ids).logits, network.double().eval()(ids).logits
+        torch.testing.assert_close(logits, expected, rtol=1e-6, atol=1e-8)
+        assert not torch.allclose(logits, tiny.network(ids).logits, atol=1e-3)
 
 
 def test_a_resumed_training_ends_like_an_uninterrupted_one(tmp_path, few, monkeypatch):
     uninterrupted = train(tmp_path / "uninterrupted")
-    monkeypatch.setenv("PG_CACHE", str(tmp_path / "second cache"))
-    check, steps = common.check_loss, []
-
-    def killed(losses, *rest):
-        steps.append(len(losses))
-        if len(steps) == 7:
-            raise KeyboardInterrupt
-        check(losses, *rest)
-
-    monkeypatch.setattr(common, "check_loss", killed)
-    with pytest.raises(KeyboardInterrupt):
-        train(tmp_path / "resumed")
-    assert not (tmp_path / "resumed" / "card.json").exists()
-    resumed = train(tmp_path / "resumed")
+    steps = killed_and_resumed(lambda: train(tmp_path / "resumed"), monkeypatch, tmp_path)
     assert steps[7] == 5  # step 4 was kept; nothing before it is computed again
+    monkeypatch.setattr(adapters, "build", lambda *a: pytest.fail("trained again"))
+    resumed = train(tmp_path / "resumed")
     assert (resumed.loss, resumed.validation) == (uninterrupted.loss, uninterrupted.validation)
     first, second = weights(tmp_path / "uninterrupted"), weights(tmp_path / "resumed")
     assert all(torch.equal(first[name], second[name]) for name in first)
-    monkeypatch.setattr(adapters, "build", lambda *a: pytest.fail("trained again"))
-    assert train(tmp_path / "resumed").loss == resumed.loss
     assert [step["step"] for step in resumed.validation] == [5, 5, 8, 8]
 
 
@@ -121,53 +108,39 @@ def test_a_diverging_training_stops_and_names_the_last_good_checkpoint(tmp_path,
 
 
 def test_no_test_question_and_no_held_out_word_is_trained_on(few):
-    leaked = replace(few, train=few.train | {"subject_0": (*few.train["subject_0"], few.test["subject_0"][0])})
+    tested = few.test["subject_0"][0]
+    leaked = replace(few, train=few.train | {"subject_0": (*few.train["subject_0"], tested)})
     epoch, dropped = data._epochs(SETTINGS, leaked)
-    assert dropped == 1 + data._epochs(SETTINGS, few)[1]
-    assert few.test["subject_0"][0] not in epoch(0)
-    word, tested = few.test["subject_2"][0].options[0], data.words_of(few, ["test"])
-    question = lambda *options: replace(few.train["subject_0"][0], options=options)
-    with pytest.raises(BadQuestions, match=word):
-        data.check_no_leak([question(word, "w", "x", "y")], tested)
-    data.check_no_leak([question("v", "w", "x", "y")], tested)
+    assert dropped == 1 + data._epochs(SETTINGS, few)[1] and tested not in epoch(0)
+    with pytest.raises(BadQuestions, match=tested.options[0]):
+        data.check_no_leak([replace(tested, options=(tested.options[0], "x", "y", "z"))], data.words_of(few, ["test"]))
     with pytest.raises(BadQuestions, match="subject_1"):
         data._epochs(SETTINGS, replace(few, train={k: v for k, v in few.train.items() if k != "subject_1"}))
 
 
-def test_tasks_that_teach_the_form_hold_no_word_of_the_noun_questions():
-    held_out = data.words_of(questions.load("wordnet"), ["test", "validation", "dev"])
-    training, options = data.build(adapters.recipe("laptop", "format-tuned", seed=0)), set()
-    for step in range(0, 300, 30):
-        for text in training.batch(step):
-            assert 1 <= len(text.ends) <= 6
-            options |= {line[3:].lower() for line in text.text.split("\n") if line[:3] in ("A. ", "B. ", "C. ", "D. ")}
-    assert len(options) > 400 and not options & held_out
-    assert training.batch(77) == training.batch(77) != training.batch(78)
+TEXTS = {"format-tuned": "1c0375939d520dff", "fine-tuned": "0f760243c8583671"}
 
 
-def test_the_schedule_the_checkpoints_and_the_papers_recipe():
+@pytest.mark.parametrize("name", TEXTS)
+def test_texts_are_those_the_shipped_weights_were_trained_on(name):
+    training = data.build(adapters.recipe("laptop", name, seed=0))
+    steps = [training.batch(step) for step in (0, 30, 77, 150, 270)]
+    assert digest([[vars(text) for text in texts] for texts in steps]) == TEXTS[name]
+
+
+def test_the_schedule_and_the_checkpoints():
     rates = [common.learning_rate(step, 100, 2.0, 0.05) for step in range(100)]
     assert rates[4] == max(rates) == 2.0 and rates[0] == pytest.approx(0.4) and rates[-1] < 0.002
     assert np.all(np.diff(rates[4:]) <= 0)
     assert adapters.checkpoint_steps(5, 8) == [1, 2, 3, 4, 5] and adapters.checkpoint_steps(9, 0) == []
-    assert len(adapters.checkpoint_steps(480, 8)) == 8
-    paper = adapters.recipe("paper", "fine-tuned")
-    assert (paper["rank"], paper["alpha"], paper["dropout"], paper["batch"]) == (64, 16, 0.1, 16)
-    assert (paper["learning_rate"], paper["warmup"], paper["epochs"], paper["per_subject"]) == (2e-4, 0.05, 4, 20)
-
-
-SHIPPED = sorted(path.parent for path in (ROOT / "weights").glob("*/card.json"))
 
 
 def test_the_shipped_adapters_are_those_of_the_recipes_and_can_answer():
-    cards = {folder.name: read_json(folder / "card.json") for folder in SHIPPED}
+    cards = {path.parent.name: read_json(path) for path in (ROOT / "weights").glob("*/card.json")}
     assert set(cards) == {"format-tuned", "fine-tuned-0", "fine-tuned-1", "fine-tuned-2"}
-    for folder, card in zip(SHIPPED, cards.values(), strict=True):
-        name, _, seed = folder.name.rpartition("-") if folder.name[-1].isdigit() else (folder.name, "", "0")
-        expected = adapters.recipe("laptop", name, seed=int(seed))
-        expected.pop("seeds")
-        assert card["made_from"]["recipe"] == expected
+    for folder, card in cards.items():
+        name, seed = (folder[:-2], int(folder[-1])) if folder[-1].isdigit() else (folder, 0)
+        expected = adapters.recipe("laptop", name, seed=seed)
+        assert card["made_from"]["recipe"] | {"seeds": expected["seeds"]} == expected
         assert card["made_from"]["base"] == models.fingerprint(expected["base"])
-    scores = {name: card["test_accuracy"]["0-shot"] for name, card in cards.items()}
-    tuned = [score for name, score in scores.items() if name.startswith("fine-tuned")]
-    assert scores["format-tuned"] >= 0.45 and np.mean(tuned) >= 0.8
+        assert card["test_accuracy"]["0-shot"] >= (0.45 if name == "format-tuned" else 0.75)

@@ -11,7 +11,7 @@ from conftest import ROOT
 from peaks_and_gates.errors import BadQuestions
 from peaks_and_gates.landscape.questions import SPLITS, load
 from training.wordnet import build
-from training.wordnet.glosses import clean_definition, gives_away, is_unwanted
+from training.wordnet.glosses import gives_away, is_unwanted
 
 
 @pytest.fixture(scope="module")
@@ -31,20 +31,13 @@ def test_a_fresh_build_is_the_same_under_another_hash_seed():
 
 
 def test_questions_read_well(words):
-    texts = []
-    for split in SPLITS:
-        for subject, items in getattr(words, split).items():
-            assert len(items) == build.SIZES[split] if split != "train" else len(items) >= build.LEAST_TRAIN, subject
-            for question in items:
-                definition = re.fullmatch(r'Which term means "([^"]+)"\?', question.text).group(1)
-                assert 4 <= len(definition.split()) <= 25
-                assert not set("`()[];:_") & set(definition)
-                assert not gives_away(question.options[question.answer], definition)
-                assert not any(is_unwanted(text) for text in (question.text, *question.options))
-                assert all(re.fullmatch(r"[a-z]+([- ][a-z]+)?", option) for option in question.options)
-                assert len(set(question.options)) == 4
-                texts.append(question.text)
-    assert len(texts) == len(set(texts))
+    items = [question for split in SPLITS for group in getattr(words, split).values() for question in group]
+    assert len({question.text for question in items}) == len(items)
+    for question in items:
+        definition = re.fullmatch(r'Which term means "([^"`()[\];:_]+)"\?', question.text).group(1)
+        assert not gives_away(question.options[question.answer], definition)
+        assert not any(is_unwanted(text) for text in (question.text, *question.options))
+        assert len(set(question.options)) == 4
 
 
 def test_no_option_is_above_or_below_the_answer(words):
@@ -64,23 +57,3 @@ def test_too_few_words_name_the_subject():
     entries = [build.Entry(f"word{i}", "some definition", "0") for i in range(20)]
     with pytest.raises(BadQuestions, match="'tiny' has 20 usable words; 155"):
         build.split("tiny", entries)
-
-
-@pytest.mark.parametrize(
-    ("gloss", "expected"),
-    [
-        ('(physics) a force (a push) that moves things fast; "he used force"', "a force that moves things fast"),
-        ("see the other thing that is meant here", None),
-        ("a `quoted' thing of the old kind we know", None),
-        ("three words only", None),
-        ("a small tool with a handle and a", None),
-    ],
-)
-def test_clean_definition(gloss, expected):
-    assert clean_definition(gloss) == expected
-
-
-def test_gives_away():
-    assert gives_away("songbird", "a bird having a melodious call")
-    assert gives_away("printing", "the act of a person who prints")
-    assert not gives_away("robin", "a small songster with a red front")

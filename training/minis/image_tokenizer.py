@@ -31,6 +31,7 @@ N_IMAGE = (SIDE // PATCH) ** 2  # tokens of an image, unless a recipe says other
 WARM_STEPS = 300  # without quantisation, so that there is something to place the codes among
 MOVE_EVERY, UNUSED = 50, 0.3  # steps; a code used less than this (decaying mean count) is moved
 ATTRIBUTES = tuple(("", *VALUES[attribute]) for attribute in ("shape", "colour", "texture", "size"))
+SIZES = tuple(map(len, ATTRIBUTES))
 SETTLED = 0.7  # share of the steps after which no code is moved
 
 
@@ -66,7 +67,7 @@ class Reader(nn.Sequential):
             nn.Conv2d(code_size, width, 3, padding=1),
             nn.SiLU(),
             nn.Flatten(),
-            nn.Linear(width * N_IMAGE, 9 * sum(map(len, ATTRIBUTES))),
+            nn.Linear(width * N_IMAGE, 9 * sum(SIZES)),
         )
 
 
@@ -101,10 +102,13 @@ def cells(scenes: Sequence[Scene]) -> Tensor:
     return contents
 
 
-def reading_loss(scores: Tensor, contents: Tensor) -> Tensor:
-    """Mean cross-entropy of the reader's scores.  contents: (B, 9, 4), see `cells`."""
-    parts = scores.view(len(scores), 9, -1).split([len(names) for names in ATTRIBUTES], dim=2)
-    return sum(cross_entropy(part.flatten(0, 1), contents[:, :, i].flatten()) for i, part in enumerate(parts))
+def reading_loss(scores: Tensor, targets: Tensor, sizes: Sequence[int]) -> Tensor:
+    """Mean cross-entropy of scores (B, P, sum of sizes) of P places, summed over what is asked of a place.
+
+    targets: (B, P, len(sizes)) int64.
+    """
+    parts = scores.split(list(sizes), dim=2)
+    return sum(cross_entropy(part.flatten(0, 1), targets[..., i].flatten()) for i, part in enumerate(parts))
 
 
 def drawing_loss(y: Tensor, x: Tensor, weight: float) -> Tensor:
@@ -157,7 +161,8 @@ def train(settings: Mapping[str, Any]) -> dict[str, Tensor]:
                 place(vq, z)
             quantized, loss, codes = (z, 0.0, None) if step < WARM_STEPS else vq.quantize(z)
             y = decoder(vq.post_quant_conv(quantized))  # (B, 3, 64, 64)
-            read = reading_loss(reader(quantized), contents[batch])
+            scores = reader(quantized).unflatten(1, (9, -1))  # (B, 9, n)
+            read = reading_loss(scores, contents[batch], SIZES)
             loss = loss + drawing_loss(y, x, settings["objects"]) + settings["reading"] * read
             loss.backward()
             nn.utils.clip_grad_norm_(learning, 1.0)

@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 from tqdm import tqdm
 from transformers import PreTrainedModel
 
@@ -20,7 +19,7 @@ from training.common import build_optimizers, learning_rate, take_step
 from training.scenes.scene import sample
 
 from . import image_tokenizer, models
-from .image_tokenizer import ATTRIBUTES
+from .image_tokenizer import SIZES, reading_loss
 
 N_CELLS = 9  # of the grid that things stand in
 
@@ -30,14 +29,15 @@ def train(settings: Mapping[str, Any]) -> dict[str, Tensor]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings["seed"])
         tower = models.adapted(settings["shape"])[0].model.vision_tower.train()
-        reader = nn.Linear(settings["shape"]["eye_width"], N_CELLS + sum(map(len, ATTRIBUTES)))
+        sizes = [N_CELLS, *SIZES]
+        reader = nn.Linear(settings["shape"]["eye_width"], sum(sizes))
         learning = dict(nn.ModuleDict({"tower": tower, "reader": reader}).named_parameters())
         scenes = sample("train", settings["n_scenes"], settings["seed"])
         images, contents = image_tokenizer.pixels(scenes), image_tokenizer.cells(scenes)
         optimizers = build_optimizers(learning)
         for step in tqdm(range(settings["steps"]), desc="vision tower", unit="step"):
             batch = torch.randint(len(images), (settings["batch"],))
-            loss = reading_loss(reader(patch_states(tower, images[batch])), contents[batch])
+            loss = reading_loss(reader(patch_states(tower, images[batch])), targets(contents[batch]), sizes)
             loss.backward()
             nn.utils.clip_grad_norm_(learning.values(), 1.0)
             take_step(optimizers, learning_rate(step, settings["steps"], settings["learning_rate"], 0.05))
@@ -49,15 +49,13 @@ def patch_states(tower: PreTrainedModel, images: Tensor) -> Tensor:
     return tower(image_tokenizer.scaled(images)).last_hidden_state[:, 1:]
 
 
-def reading_loss(scores: Tensor, contents: Tensor) -> Tensor:
-    """Mean cross-entropy of a patch's scores, (B, 64, n): of its cell, and of what stands there, by attribute.
+def targets(contents: Tensor) -> Tensor:
+    """(B, 64, 5) int64: the cell of each patch, and what stands there, by attribute.
 
     contents: (B, 9, 4), see `image_tokenizer.cells`.
     """
     place = cell_of_patches()
-    targets = torch.cat([place.expand(len(scores), -1)[..., None], contents[:, place]], 2)  # (B, 64, 5)
-    parts = scores.split([N_CELLS, *map(len, ATTRIBUTES)], dim=2)
-    return sum(cross_entropy(part.flatten(0, 1), targets[..., i].flatten()) for i, part in enumerate(parts))
+    return torch.cat([place.expand(len(contents), -1)[..., None], contents[:, place]], 2)
 
 
 def cell_of_patches() -> Tensor:

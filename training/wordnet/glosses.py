@@ -4,20 +4,13 @@ from __future__ import annotations
 
 import re
 from functools import cache
+from pathlib import Path
 
-# Matched in every gloss and in every synset's words, from the start of a word: a schoolbook has none of it.
-UNWANTED = re.compile(
-    r"\b(offensive|vulgar|obscen|slang|disparag|derogat|contempt\b|insult|pejorativ|sexual|sexy|erotic|slur"
-    r"|ethnic|genital|copulat|prostitut|brothel|penis|penile|vagina|vulva|semen|sperm|testic|scrot|clitor"
-    r"|pubic|puberty|intercourse|orgas|masturbat|fec(?:es|al)|excrement|defecat|urin|rap(?:e|ist)\b|porn"
-    r"|homosexual|lesbian|gay\b|castrat|coit|fornicat|incest|pedophil|nud(?:e|ity)\b|naked|bosom|breast"
-    r"|nipple|anus|anal\b|rectum|buttock|menstr|condom|contracepti|abortion|lewd|lust\b|bestiality|pimp\b"
-    r"|whore|harlot|bastard|bitch|turd|fart\b|vomit|negro|black people|black person|white people"
-    r"|white person|dark-skinned|race of|racial|racis|jew\b|jews\b|jewish|slaves?\b|nazi|holocaust|suicid"
-    r"|effeminate|retarded|idiot|imbecile|moron|virgin\b|virginity|mistress|concubin|seduc|strumpet|slut"
-    r"|lynch|genocid|steriliz|ugly)",
-    re.IGNORECASE,
-)
+import yaml
+
+WORDS = yaml.safe_load(Path(__file__).with_suffix(".yml").read_text())
+UNWANTED = re.compile(rf"\b({'|'.join(WORDS['unwanted'])})", re.IGNORECASE)
+EMPTY_WORDS = frozenset(WORDS["empty"].split())
 # A definition that begins or ends so does not stand on its own.
 FRAGMENT = re.compile(
     r"^(see|cf|same as|compare|used|usually|formerly|also|or|and|abbreviation|plural|genus|type genus"
@@ -28,13 +21,6 @@ FRAGMENT = re.compile(
 )
 # Not plain running text: brackets, cross-references, formulas, years, "e.g.".
 STRANGE = re.compile(r"[`()\[\]:_/=*<>|+]|--|\b[A-Z]\.$|\b[ie]\.[eg]\.|\d{3}")
-EMPTY_WORDS = frozenset(
-    """a an and any are as at be been being between by can etc especially for from had has have having in
-    into is it its kind large least made many more most much not number numerous of often on one ones or
-    other out over part person several small so some someone something such than that the their them
-    there these they thing this those to type under up used usually various very was were when where
-    which while who whose with within without you your""".split()  # noqa: SIM905
-)
 
 
 def is_unwanted(text: str) -> bool:
