@@ -187,8 +187,8 @@ def scorecard_row(verdict: claims.Verdict, book: dict[str, Job]) -> str:
         title = nbformat.read(job.source, as_version=4).cells[0].source.splitlines()[0].lstrip("# ")
         link = f'<a href="../{docname}.html">{html.escape(title)}</a>'
         link += f"<br><code>pg run --preset {job.preset} --only {job.name}</code>"
-    lines = [f"{html.escape(part.says)}: {claims.number(part.found)} ({part.outcome})" for part in verdict.parts]
-    if sizes := [part.found.n for part in verdict.parts if part.found]:
+    lines = [f"{html.escape(part.says)}: {claims.number(part.estimate)} ({part.outcome})" for part in verdict.parts]
+    if sizes := [part.estimate.n for part in verdict.parts if part.estimate]:
         n = " to ".join(f"{size:,}" for size in dict.fromkeys([min(sizes), max(sizes)]))
         lines.append(f'<span class="pg-size">{next(iter(book.values())).preset}, N = {n}</span>')
     cells = {

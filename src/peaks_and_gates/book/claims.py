@@ -18,12 +18,12 @@ import pandas as pd
 from IPython.display import HTML
 
 from .. import record
-from ..errors import BadParameter, UnknownName
 from ..statistics import Estimate
 from .keys import root
 from .presets import read_yaml
 
 Tables = Mapping[str, pd.DataFrame]  # by PAGE.NAME, as recorded
+BASELINE = {"baseline": "condition", "baseline_table": "table", "baseline_group": "group"}  # what a part compares with
 VERDICTS = ("holds", "partly", "fails", "not tested")
 SYMBOLS = {"holds": "✓", "partly": "◐", "fails": "✗", "not tested": "○"}
 
@@ -34,12 +34,12 @@ class Untested(Exception):
 
 @dataclass(frozen=True)
 class Part:
-    """One measured part of a claim: what it says, what was found, and whether the bound was met."""
+    """One measured part of a claim: what it says, its measure, and whether the bound was met."""
 
     says: str
     rule: str
     why: str
-    found: Estimate | None
+    estimate: Estimate | None
     outcome: str
 
 
@@ -67,87 +67,59 @@ def load() -> list[dict[str, Any]]:
     return read_yaml(path.read_bytes(), str(path))
 
 
-def table_of(tables: Tables, name: str) -> pd.DataFrame:
-    """A table by PAGE.NAME, or by NAME alone.  Raises Untested."""
-    for key in tables:
-        if key == name or key.endswith(f".{name}"):
-            return tables[key]
-    raise Untested(name)
-
-
 def curve(tables: Tables, part: Mapping[str, Any]) -> pd.DataFrame:
     """The rows a part looks at, by layer; `most shots` is the condition with the most.  Raises Untested."""
-    condition = part["condition"]
-    rows = table_of(tables, part["table"])
+    if part["table"] not in tables:
+        raise Untested(part["table"])
+    rows, condition = tables[part["table"]], part["condition"]
     for column in ("metric", "setting", "group"):
         rows = rows[rows[column] == part[column]] if column in part else rows
     if condition == "most shots":
-        condition = max((c for c in rows["condition"].unique() if c.endswith("-shot")), key=shots_of, default="")
+        few_shot = [name for name in rows["condition"].unique() if name.endswith("-shot")]
+        condition = max(few_shot, key=lambda name: int(name.removesuffix("-shot")), default="")
     rows = rows[rows["condition"] == condition].sort_values("layer")
     if rows["value"].isna().all():  # there is none, or nothing to measure: no answer right that a cut could take
         raise Untested(condition)
     return rows.reset_index(drop=True)
 
 
-def shots_of(condition: str) -> int:
-    """The k of "k-shot"."""
-    return int(condition.removesuffix("-shot"))
-
-
-def estimate(rows: pd.DataFrame, index: int) -> Estimate:
+def as_estimate(row: pd.Series) -> Estimate:
     """One row of a table as an estimate."""
-    at = rows.loc[index]
-    return Estimate(at["value"], at["low"], at["high"], int(at["n"]))
+    return Estimate(row["value"], row["low"], row["high"], int(row["n"]))
 
 
-def baseline(part: Mapping[str, Any]) -> dict[str, Any]:
-    """A part that looks at what another one is compared with, maybe in another table or group of models."""
-    return {**part, "condition": part["baseline"]} | {
-        key: part[f"baseline_{key}"] for key in ("table", "group") if f"baseline_{key}" in part
-    }
-
-
-def maximum(tables: Tables, part: Mapping[str, Any]) -> Estimate:
+def maximum(rows: pd.DataFrame) -> Estimate:
     """The highest value over the layers."""
-    rows = curve(tables, part)
-    return estimate(rows, rows["value"].idxmax())
+    return as_estimate(rows.loc[rows["value"].idxmax()])
 
 
-def lift(tables: Tables, part: Mapping[str, Any]) -> Estimate:
-    """Highest value of one condition minus that of a baseline, maybe of another table; intervals add in squares."""
-    top = maximum(tables, part)
-    base = maximum(tables, baseline(part))
+def lift(rows: pd.DataFrame, baseline: pd.DataFrame) -> Estimate:
+    """Highest value of one condition minus that of a baseline; intervals add in squares."""
+    top, base = maximum(rows), maximum(baseline)
     value = top.value - base.value
     below = np.hypot(top.value - top.low, base.high - base.value)
     above = np.hypot(top.high - top.value, base.value - base.low)
     return Estimate(value, value - below, value + above, top.n)
 
 
-def share_lost(tables: Tables, part: Mapping[str, Any]) -> Estimate:
-    """Which part of a baseline's value, maybe of another table, a condition lacks; ends from the ends of the two."""
-    rows = curve(tables, part)
-    rest = estimate(rows, len(rows) - 1)
-    rows = curve(tables, baseline(part))
-    base = estimate(rows, len(rows) - 1)
+def share_lost(rows: pd.DataFrame, baseline: pd.DataFrame) -> Estimate:
+    """Which part of a baseline's last value a condition lacks; ends from the ends of the two."""
+    rest, base = as_estimate(rows.iloc[-1]), as_estimate(baseline.iloc[-1])
     with np.errstate(divide="ignore", invalid="ignore"):  # nothing has no share
         value, low, high = rest.value / base.value, rest.low / base.high, rest.high / base.low
     return Estimate(1 - value, 1 - high, 1 - low, min(rest.n, base.n))
 
 
-def depth_of_maximum(tables: Tables, part: Mapping[str, Any]) -> Estimate:
+def depth_of_maximum(rows: pd.DataFrame) -> Estimate:
     """Relative depth of the highest value; the interval spans the layers not told apart from it by their own."""
-    rows = curve(tables, part)
-    top = rows["value"].idxmax()
-    level = np.fmin(rows.loc[top, "low"], rows.loc[top, "value"])
-    alike = rows.loc[np.fmax(rows["high"], rows["value"]) >= level, "depth"]
-    return Estimate(rows.loc[top, "depth"], alike.min(), alike.max(), int(rows.loc[top, "n"]))
+    top = rows.loc[rows["value"].idxmax()]
+    alike = rows.loc[np.fmax(rows["high"], rows["value"]) >= np.fmin(top["low"], top["value"]), "depth"]
+    return Estimate(top["depth"], alike.min(), alike.max(), int(top["n"]))
 
 
-def late_share(tables: Tables, part: Mapping[str, Any]) -> Estimate:
+def late_share(rows: pd.DataFrame) -> Estimate:
     """Mean over the last third of the layers, as a share of the highest value before it."""
-    rows = curve(tables, part)
-    late = rows[rows["depth"] > 2 / 3]
-    before = rows[rows["depth"] <= 2 / 3]
+    late, before = rows[rows["depth"] > 2 / 3], rows[rows["depth"] <= 2 / 3]
     top = before.loc[before["value"].idxmax()]
     low = late["low"].fillna(late["value"]).mean() / np.fmax(top["high"], top["value"])
     # A top that may be zero leaves the share without an upper end.
@@ -156,27 +128,24 @@ def late_share(tables: Tables, part: Mapping[str, Any]) -> Estimate:
     return Estimate(late["value"].mean() / top["value"], low, high, int(top["n"]))
 
 
-def first_layer(tables: Tables, part: Mapping[str, Any]) -> Estimate:
+def first_layer(rows: pd.DataFrame) -> Estimate:
     """The value at layer 1."""
-    return estimate(curve(tables, part), 0)
+    return as_estimate(rows.iloc[0])
 
 
-def last_over_first(tables: Tables, part: Mapping[str, Any]) -> Estimate:
+def last_over_first(rows: pd.DataFrame) -> Estimate:
     """The last layer's value as a share of the first's; ends of the interval from the ends of the two."""
-    rows = curve(tables, part)
-    first, last = estimate(rows, 0), estimate(rows, len(rows) - 1)
+    first, last = as_estimate(rows.iloc[0]), as_estimate(rows.iloc[-1])
     return Estimate(last.value / first.value, last.low / first.high, last.high / first.low, last.n)
 
 
-def above_chance(tables: Tables, part: Mapping[str, Any]) -> Estimate:
+def above_chance(rows: pd.DataFrame) -> Estimate:
     """The highest value minus what 97.5 % of shuffled labels stay below."""
-    rows = curve(tables, part)
-    top = rows["value"].idxmax()
-    highest, chance = estimate(rows, top), rows.loc[top, "null_high"]
+    highest, chance = maximum(rows), rows.loc[rows["value"].idxmax(), "null_high"]
     return Estimate(highest.value - chance, highest.low - chance, highest.high - chance, highest.n)
 
 
-MEASURES: dict[str, Callable[[Tables, Mapping[str, Any]], Estimate]] = {
+MEASURES: dict[str, Callable[..., Estimate]] = {  # of a part's rows, and its baseline's if it has one
     "maximum": maximum,
     "lift": lift,
     "share lost": share_lost,
@@ -189,18 +158,17 @@ MEASURES: dict[str, Callable[[Tables, Mapping[str, Any]], Estimate]] = {
 
 
 def measure(part: Mapping[str, Any], tables: Tables) -> Part:
-    """Measure one part and hold it against its bounds.  Raises UnknownName for a measure that does not exist."""
-    if part["measure"] not in MEASURES:
-        raise UnknownName("measure", part["measure"], MEASURES)
+    """Measure one part and compare it with its bounds."""
     at_least, at_most = part.get("at_least", -np.inf), part.get("at_most", np.inf)
     bounds = [f"at least {at_least}"] * ("at_least" in part) + [f"at most {at_most}"] * ("at_most" in part)
-    if not bounds:
-        raise BadParameter(f"The part '{part['says']}' of a claim has neither at_least nor at_most.")
     compared = f" over {part['baseline']}" if "baseline" in part else ""
     rule = f"{part['measure']} of {part['metric']}, {part['condition']}{compared}: {' and '.join(bounds)}"
+    looks = [part]
+    if "baseline" in part:
+        looks.append({**part} | {new: part[old] for old, new in BASELINE.items() if old in part})
     try:
-        value = MEASURES[part["measure"]](tables, part)
-    except (KeyError, Untested):
+        value = MEASURES[part["measure"]](*(curve(tables, look) for look in looks))
+    except Untested:
         value = None
     if value is None or np.isnan(value.value):
         return Part(part["says"], rule, part["why"], None, "untested")
@@ -224,11 +192,8 @@ def judge_all(folder: Path) -> list[Verdict]:
 
 
 def show_claims(ids: list[str], tables: Tables) -> HTML:
-    """What a page's tables say about claims, as HTML.  tables: by PAGE.NAME.  Raises UnknownName."""
+    """What a page's tables say about claims, as HTML.  tables: by PAGE.NAME."""
     claims = {claim["id"]: claim for claim in load()}
-    for name in ids:
-        if name not in claims:
-            raise UnknownName("claim", name, claims)
     return HTML("".join(as_html(judge(claims[name], tables)) for name in ids))
 
 
@@ -252,7 +217,7 @@ def as_html(verdict: Verdict) -> str:
     """One claim with its parts, for the page of the figure it bears on."""
     claim = verdict.claim
     parts = "".join(
-        f"<li><strong>{part.outcome}</strong>: {part.says}. Found {number(part.found)}; "
+        f"<li><strong>{part.outcome}</strong>: {part.says}. Found {number(part.estimate)}; "
         f"rule: {part.rule}. <em>{part.why}</em></li>"
         for part in verdict.parts
     )
@@ -266,27 +231,21 @@ def scorecard(verdicts: list[Verdict], about: Mapping[str, Any]) -> list[dict[st
     """The verdicts as plain data, for `scorecard.json`.  about: preset, model, key, seeds of the run."""
     rows = []
     for verdict in verdicts:
-        first = next((part.found for part in verdict.parts if part.found is not None), None)
+        first = next((part.estimate for part in verdict.parts if part.estimate is not None), None)
         claim = {key: verdict.claim[key] for key in ("id", "paper", "figure", "claim", "paper_value", "paper_source")}
-        measured = {
-            "verdict": verdict.verdict,
-            "value": first and finite(first.value),
-            "low": first and finite(first.low),
-            "high": first and finite(first.high),
-            "n": first and first.n,
-            "page": verdict.claim.get("page"),
-            "parts": [
-                {"says": p.says, "rule": p.rule, "outcome": p.outcome, "found": p.found and number(p.found)}
-                for p in verdict.parts
-            ],
-        }
-        rows.append(claim | measured | dict(about))
+        numbers = {key: first and finite(getattr(first, key)) for key in ("value", "low", "high", "n")}
+        parts = [
+            {"says": p.says, "rule": p.rule, "outcome": p.outcome, "found": p.estimate and number(p.estimate)}
+            for p in verdict.parts
+        ]
+        page = {"page": verdict.claim["page"], "parts": parts}
+        rows.append(claim | {"verdict": verdict.verdict} | numbers | page | dict(about))
     return rows
 
 
 def finite(value: float) -> float | None:
     """A number JSON can hold."""
-    return float(value) if np.isfinite(value) else None
+    return value if np.isfinite(value) else None
 
 
 def count(verdicts: list[Verdict]) -> str:
@@ -295,11 +254,10 @@ def count(verdicts: list[Verdict]) -> str:
 
 
 def differences(before: Path, after: Path, tolerance: float) -> list[str]:
-    """What differs between two records: tables, rows, numbers (the largest difference of a column) and verdicts.
+    """What differs between two records: tables, rows, values (the largest difference of a column) and verdicts.
 
     tolerance: relative to a number, absolute below 1.  Raises MissingFile, HashMismatch.
     """
-    numeric = pd.api.types.is_numeric_dtype
     old, new = record.read_all(before), record.read_all(after)
     lines = [f"{name}: only in {before if name in old else after}" for name in sorted(old.keys() ^ new.keys())]
     for name in sorted(old.keys() & new.keys()):
@@ -307,17 +265,20 @@ def differences(before: Path, after: Path, tolerance: float) -> list[str]:
         if list(a) != list(b) or len(a) != len(b):
             lines.append(f"{name}: {len(a)} rows of {', '.join(a)} before, {len(b)} rows of {', '.join(b)} after")
             continue
+        labels = [column for column in a if not pd.api.types.is_numeric_dtype(a[column])]
         for column in a:
-            if not numeric(a[column]):
-                far = (a[column] != b[column]) & ~(a[column].isna() & b[column].isna())
-                lines += [f"{name}, {column}: {far.sum()} of {len(a)} differ"] if far.any() else []
-                continue
-            x, y = (table[column].to_numpy(float) for table in (a, b))
-            if (far := ~np.isclose(x, y, rtol=tolerance, atol=tolerance, equal_nan=True)).any():
-                worst = int(np.nanargmax(np.where(far, np.abs(x - y), -1)))
-                row = ", ".join(str(a[key][worst]) for key in a if not numeric(a[key]) and a[key].notna()[worst])
-                lines.append(
-                    f"{name}, {column}: {far.sum()} of {len(a)} differ; {row}: {x[worst]:.5g} -> {y[worst]:.5g}"
-                )
+            far = distance(a[column], b[column], tolerance)
+            if far.any():
+                x, y = a[column][far.idxmax()], b[column][far.idxmax()]
+                row = ", ".join(str(label) for label in a.loc[far.idxmax(), labels].dropna())
+                lines.append(f"{name}, {column}: {far.astype(bool).sum()} of {len(a)} differ; {row}: {x} -> {y}")
     verdicts = [{claim["id"]: judge(claim, tables).verdict for claim in load()} for tables in (old, new)]
     return lines + [f"{id}: {v} -> {verdicts[1][id]}" for id, v in verdicts[0].items() if v != verdicts[1][id]]
+
+
+def distance(before: pd.Series, after: pd.Series, tolerance: float) -> pd.Series:
+    """How far the values of two columns are apart, 0 within the tolerance; 1 where what is no number differs."""
+    if not pd.api.types.is_numeric_dtype(before):
+        return ((before != after) & ~(before.isna() & after.isna())).astype(float)
+    x, y = before.astype(float), after.astype(float)
+    return (x - y).abs().fillna(np.inf).mask(np.isclose(x, y, rtol=tolerance, atol=tolerance, equal_nan=True), 0)

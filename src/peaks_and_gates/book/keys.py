@@ -15,6 +15,7 @@ import json
 import re
 from dataclasses import dataclass
 from functools import cache
+from importlib.util import resolve_name
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ NO_KEY = {
     "gate.vlm",
     "gate.inputs",
 }
+sha256 = cache(store.file_sha256)  # each file is read once
 LATER_FIELDS = {"ctx", "kind", "type_comment", "type_ignores", "type_params"}  # of syntax trees, by Python's version
 
 
@@ -63,11 +65,6 @@ def page_key(notebook: Path, parameters: dict[str, Any]) -> str:
     return store.digest([[part.key for part in parts], store.STATES, parameters, versions, files])
 
 
-def code_key(*modules: str) -> str:
-    """Hash of what modules of this package do, and the modules that they import: `code_key("landscape.neighbours")`."""
-    return store.digest([module(name).key for name in sorted(with_imports(set(modules)))])
-
-
 def tags(cell: dict[str, Any]) -> set[str]:
     """The tags of a notebook's cell."""
     return set(cell["metadata"].get("tags", []))
@@ -80,16 +77,12 @@ def files_read(strings: set[str], parameters: dict[str, Any]) -> dict[str, str]:
     """
     values = {value for parameter in parameters.values() for value in as_list(parameter) if isinstance(value, str)}
     known = {name: entry for name in values if (entry := model_entry(name))}
-    folders = {
-        *strings,
-        *values,
-        *(path for entry in known.values() for path in re.findall(r"weights/[\w./-]+", entry)),
-    }
+    folders = strings | values | set(re.findall(r"weights/[\w./-]+", "\n".join(known.values())))
     paths = {path for path in (root() / "data").rglob("*") if strings & {path.name, path.stem}}
     for folder in (root() / name for name in folders if name.startswith("weights/")):
         paths |= {*folder.rglob("*.safetensors")} or {*folder.rglob("*.json")}
     files = sorted(path for path in paths if path.is_file())
-    return known | {path.relative_to(root()).as_posix(): sha256(path, path.stat().st_mtime_ns) for path in files}
+    return known | {path.relative_to(root()).as_posix(): sha256(path) for path in files}
 
 
 def as_list(value: Any) -> list[Any]:
@@ -105,12 +98,6 @@ def model_entry(name: str) -> str:
     return ""
 
 
-@cache
-def sha256(path: Path, changed: int) -> str:
-    """A file's hash, read again only after the file changed."""
-    return store.file_sha256(path)
-
-
 @dataclass(frozen=True)
 class Code:
     """What some code does (`key`, a hash of its syntax tree), imports of this package, and has of strings."""
@@ -123,21 +110,15 @@ class Code:
 def code_of(text: str, package: str = "") -> Code:
     """Take code apart.  package: the one it stands in, for its relative imports.  Raises SyntaxError."""
     tree = ast.parse(text)
-    constants = {
-        node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)
-    }
-    return Code(store.digest(plain_tree(tree)), frozenset(imports(tree, package)), frozenset(constants))
-
-
-def module(name: str) -> Code:
-    """The code of a module of this package, read again only after its file changed."""
-    path = source_path(name)
-    return module_at(path, path.stat().st_mtime_ns)
+    constants = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)}
+    strings = frozenset(value for value in constants if isinstance(value, str))
+    return Code(store.digest(plain_tree(tree)), frozenset(imports(tree, package)), strings)
 
 
 @cache
-def module_at(path: Path, changed: int) -> Code:
-    """The code of a module's file."""
+def module(name: str) -> Code:
+    """The code of a module of this package, such as `cache` or `landscape.neighbours`."""
+    path = source_path(name)
     return code_of(path.read_text(), ".".join([PACKAGE, *path.relative_to(store.SOURCE).parent.parts]))
 
 
@@ -151,32 +132,17 @@ def with_imports(modules: set[str]) -> set[str]:
 
 
 def imports(tree: ast.AST, package: str = "") -> set[str]:
-    """Modules of this package that some code imports: `cache`, `landscape.neighbours`.
+    """Modules of this package that the import statements of some code name: `cache`, `landscape.neighbours`.
 
-    package: of the code, for its relative imports.
+    package: of the code, for its relative imports.  A module reached as an attribute of the package is not seen.
     """
-    aliases: dict[str, str] = {}  # names in the code -> what they stand for
     names: set[str] = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
-            aliases |= {
-                alias.asname or alias.name.partition(".")[0]: alias.name for alias in node.names if alias.asname
-            }
         elif isinstance(node, ast.ImportFrom):
-            parents = package.split(".")
-            base = parents[: len(parents) + 1 - node.level] if node.level else []
-            module = ".".join(filter(None, [*base, node.module]))
-            names |= {module} | {f"{module}.{alias.name}" for alias in node.names}
-            aliases |= {alias.asname or alias.name: f"{module}.{alias.name}" for alias in node.names}
-    for node in ast.walk(tree):  # pg.landscape.neighbours, after `import peaks_and_gates as pg`
-        chain = []
-        while isinstance(node, ast.Attribute):
-            chain.insert(0, node.attr)
-            node = node.value
-        if isinstance(node, ast.Name):
-            start = aliases.get(node.id, node.id)
-            names |= {".".join([start, *chain[:n]]) for n in range(1, min(len(chain), 2) + 1)}
+            origin = resolve_name("." * node.level + (node.module or ""), package)
+            names |= {origin} | {f"{origin}.{alias.name}" for alias in node.names}
     relative = {name.removeprefix(f"{PACKAGE}.") for name in names if name.startswith(f"{PACKAGE}.")}
     return {name for name in relative if source_path(name).is_file()}
 
@@ -196,12 +162,6 @@ def plain_tree(node: Any) -> Any:
     if not isinstance(node, ast.AST):
         return node
     fields = {name: value for name, value in ast.iter_fields(node) if name not in LATER_FIELDS}
-    if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)) and is_docstring(node.body):
-        fields["body"] = node.body[1:]
+    if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
+        fields["body"] = node.body[1:] if ast.get_docstring(node, clean=False) is not None else node.body
     return [type(node).__name__, {name: plain_tree(value) for name, value in fields.items()}]
-
-
-def is_docstring(body: list[ast.stmt]) -> bool:
-    """Whether a body begins with a docstring."""
-    first = body[0] if body else None
-    return isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and isinstance(first.value.value, str)
