@@ -3,6 +3,7 @@
 `make test-faults` (PG_FAULTS=full) plants every fault; `make test` a few of them.
 """
 
+import os
 import shutil
 from pathlib import Path
 
@@ -10,11 +11,12 @@ import pytest
 import torch
 
 from peaks_and_gates import cache, models
+from peaks_and_gates.book import site
 from peaks_and_gates.landscape.questions import Question, QuestionSet
 
 ROOT = Path(__file__).parents[1]
 # Files that take minutes, longest first: they are begun first, so that none is left to one process at the end.
-LONG = ("test_book", "test_browser", "test_minis", "test_gate_study", "test_paper_size", "test_runner")
+LONG = ("test_minis", "test_paper_size", "test_runner")
 WORDS = ["river", "stone", "music", "hammer", "planet", "oxygen", "lawyer", "finch", "engine", "violin", "cotton"]
 
 
@@ -59,20 +61,26 @@ def tiny():
     return models.load("tiny-llama", dtype=torch.float64, device="cpu")
 
 
-def copy_checkout(target: Path) -> Path:
-    """A copy of what the repository holds, without what is installed or built in it."""
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory):
+    """A copy of what the repository holds, so that a test run leaves no trace in the reader's own."""
+    folder = tmp_path_factory.mktemp("checkout")
     for name in ("_config.yml", "_toc.yml", "requirements.lock"):
-        shutil.copy2(ROOT / name, target / name)
+        shutil.copy2(ROOT / name, folder / name)
     for name in ("benchmarks", "book", "data", "notebooks", "results", "weights"):
-        shutil.copytree(ROOT / name, target / name, ignore=shutil.ignore_patterns(".ipynb_checkpoints"))
-    return target
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns(".ipynb_checkpoints"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cache, "project_folder", lambda: folder)
+        yield folder
 
 
 @pytest.fixture(scope="module")
-def checkout(tmp_path_factory):
-    """A copy of the checkout, so that a test run leaves no trace in the reader's own."""
-    folder = copy_checkout(tmp_path_factory.mktemp("checkout"))
-    patch = pytest.MonkeyPatch()
-    patch.setattr(cache, "project_folder", lambda: folder)
-    yield folder
-    patch.undo()
+def built(checkout):
+    """The site as `make site` builds it from what is committed, without a model; or PG_SITE, a site that was built."""
+    if os.environ.get("PG_SITE"):
+        return Path(os.environ["PG_SITE"])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PG_CACHE", str(checkout / "no-cache"))
+        target = site.build("laptop")
+    assert not list((checkout / "no-cache").rglob("*.safetensors")), "a model was needed to build the site"
+    return target

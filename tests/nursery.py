@@ -11,7 +11,7 @@ import sys
 
 import pytest
 
-LIBRARIES = ("dadapy", "hypothesis", "matplotlib.pyplot", "papermill", "peft", "seaborn", "sklearn.metrics", "torch")
+LIBRARIES = ("dadapy", "hypothesis", "matplotlib.pyplot", "papermill", "peft", "sklearn.metrics", "torch")
 MODELS = ("chameleon", "llama", "llava")
 
 for name in (*LIBRARIES, *(f"transformers.models.{model}.modeling_{model}" for model in MODELS)):

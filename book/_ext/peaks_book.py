@@ -73,7 +73,7 @@ def show_run(app: Sphinx, docname: str, source: list[str]) -> None:
 
 def page(job: Job) -> NotebookNode:
     """The notebook as the site shows it: run box under the title, parameters as used, no console output."""
-    run = job.state != "missing" and job.drawn
+    run = job.state != "missing" and job.is_drawn
     notebook = nbformat.read(job.output if run else job.source, as_version=4)
     # Of the notebook's own parameters and those that papermill put in, the page shows the ones that say more: the
     # first, with their comments, where the values are the same.
@@ -172,8 +172,7 @@ class Scorecard(Verdicts):
             rows = "".join(scorecard_row(v, book) for v in verdicts if v.claim["paper"] == paper)
             table = f"<table><caption>{title}</caption><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
             tables.append(f'<div class="pg-scorecard" data-title="{title}">{table}</div>')
-        board = f'<div class="pg-scorecards"><div class="pg-scorecard-filter"></div>{"".join(tables)}</div>'
-        return f'{board}<script src="../_static/scorecard.js" defer></script>'
+        return f'<div class="pg-scorecards"><div class="pg-scorecard-filter"></div>{"".join(tables)}</div>'
 
 
 def scorecard_row(verdict: claims.Verdict, book: dict[str, Job]) -> str:

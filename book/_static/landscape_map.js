@@ -3,6 +3,8 @@
 "use strict";
 (() => {
   const here = document.currentScript.src;
+  const boxes = document.querySelectorAll(".pg-map");
+  if (!boxes.length) return;
   const load = (tag, attributes) => new Promise((done, failed) => {
     document.head.append(Object.assign(document.createElement(tag), attributes, { onload: done, onerror: failed }));
   });
@@ -174,5 +176,5 @@
   Promise.all([
     load("link", { rel: "stylesheet", href: new URL("landscape_map.css", here) }),
     load("script", { src: new URL("plotly/plotly-basic.min.js", here) }),
-  ]).then(() => document.querySelectorAll(".pg-map").forEach(start));
+  ]).then(() => boxes.forEach(start));
 })();

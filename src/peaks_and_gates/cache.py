@@ -1,7 +1,7 @@
 """Artifacts by content: computed once, checked on every read, never half-written.
 
     states = cached("states", inputs, compute)                # compute() returns tensors by name
-    table = cached("overlap", inputs, compute, kind="table")  # a DataFrame; or kind="json"
+    table = cached("overlap", inputs, compute, kind="table")  # a DataFrame
 
 An artifact is one file beside a JSON manifest that holds its checksum.  Its name is a hash of its inputs, so another
 input is another artifact and the same one is never computed twice.  The manifest is written last: without it the data
@@ -24,8 +24,6 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
-from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -43,12 +41,10 @@ def project_folder() -> Path | None:
 
 
 def cache_folder() -> Path:
-    """Where artifacts and downloads are kept: $PG_CACHE, else `.cache` in the checkout, else the user's cache."""
-    if os.environ.get("PG_CACHE"):
-        return Path(os.environ["PG_CACHE"]).expanduser()
-    if root := project_folder():
-        return root / ".cache"
-    return Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "peaks-and-gates"
+    """Where artifacts and downloads are stored: $PG_CACHE, else `.cache` in the checkout, else the user's cache."""
+    root = project_folder()
+    default = root / ".cache" if root else Path.home() / ".cache" / "peaks-and-gates"
+    return Path(os.environ.get("PG_CACHE") or default).expanduser()
 
 
 def digest(value: Any) -> str:
@@ -62,37 +58,31 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-@cache
 def environment() -> dict[str, Any]:
     """Versions and hardware, as they go into every manifest."""
     installed = {dist.metadata["Name"].lower(): dist.version for dist in importlib.metadata.distributions()}
-    gpu = None
-    if shutil.which("nvidia-smi"):  # torch would say it too, but takes seconds to import
-        query = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
-        names = subprocess.run(query, capture_output=True, text=True, check=False).stdout.splitlines()
-        gpu = names[0] if names else None
+    query = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]  # torch would say it too, after seconds
+    has_driver = shutil.which(query[0]) is not None
+    gpus = subprocess.run(query, capture_output=True, text=True, check=False).stdout.splitlines() if has_driver else []
     return {
         "python": platform.python_version(),
         "packages": {name: installed[name] for name in PACKAGES if name in installed},
         "machine": platform.machine(),
         "cores": os.cpu_count(),
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30),
-        "gpu": gpu,
+        "gpu": gpus[0] if gpus else None,
     }
 
 
 def cached(
-    name: str,
-    inputs: dict[str, Any],
-    compute: Callable[[], Any],
-    kind: Literal["tensors", "table", "json"] = "tensors",
+    name: str, inputs: dict[str, Any], compute: Callable[[], Any], kind: Literal["tensors", "table"] = "tensors"
 ) -> Any:
     """Return the stored artifact made from `inputs`, or compute and store it.
 
     name: folder under the cache.  inputs: JSON-able, everything the result depends on.  compute: returns tensors by
-    name, a DataFrame or plain data.  Returns what was stored: an open safetensors file (`get_tensor(name)`), a
-    DataFrame, plain data with tuples as lists.  Two processes that ask for one artifact compute it once.  What is
-    damaged is computed again, with one warning.  Raises StorageFull.
+    name, or a DataFrame.  Returns what was stored: an open safetensors file (`get_tensor(name)`) or a DataFrame.  Two
+    processes that ask for one artifact compute it once.  What is damaged is computed again, with one warning.  Raises
+    StorageFull.
     """
     suffix, write, read = FORMATS[kind]
     path = cache_folder() / name / f"{digest([name, inputs])}{suffix}"
@@ -108,12 +98,8 @@ def cached(
         start = time.perf_counter()
         result = compute()
         seconds = round(time.perf_counter() - start, 3)
-        with writing(path):
-            manifest_path(path).unlink(missing_ok=True)
         write_atomically(path, lambda temporary: write(result, temporary))
-        created = datetime.now(UTC).isoformat(timespec="seconds")
-        manifest = {"inputs": inputs, "sha256": file_sha256(path), "seconds": seconds, "created": created}
-        write_json(manifest_path(path), manifest)
+        write_json(manifest_path(path), {"inputs": inputs, "sha256": file_sha256(path), "seconds": seconds})
         return read(path)
 
 
@@ -141,11 +127,6 @@ def read_table(path: Path) -> Any:
 FORMATS: dict[str, tuple[str, Callable[[Any, Path], Any], Callable[[Path], Any]]] = {
     "tensors": (".safetensors", write_tensors, read_tensors),
     "table": (".parquet", lambda frame, path: frame.to_parquet(path, index=False), read_table),
-    "json": (
-        ".json",
-        lambda value, path: path.write_text(json.dumps(value)),
-        lambda path: json.loads(path.read_text()),
-    ),
 }
 
 
@@ -155,8 +136,10 @@ def manifest_path(path: Path) -> Path:
 
 
 def is_valid(path: Path) -> bool:
-    """Whether an artifact is complete: its data have the checksum of its manifest."""
+    """Whether an artifact, or a folder of `made_once`, is complete: its data have the checksums of its manifest."""
     try:
+        if path.is_dir():
+            return read_json(path / "manifest.json")["files"] == checksums(path)
         return read_json(manifest_path(path))["sha256"] == file_sha256(path)
     except (OSError, KeyError, TypeError, BookError):
         return False
@@ -170,7 +153,7 @@ def made_once(folder: Path, about: dict[str, Any], save: Callable[[Path], Any]) 
     """
     temporary = folder.with_name(f".{folder.name}.tmp")
     with locked(folder.with_name(f".{folder.name}.lock")):
-        if folder_is_valid(folder):
+        if is_valid(folder):
             return folder
         if folder.exists():
             warnings.warn(f"{folder} is damaged, and is made again.", stacklevel=2)
@@ -189,18 +172,8 @@ def made_once(folder: Path, about: dict[str, Any], save: Callable[[Path], Any]) 
 
 def checksums(folder: Path) -> dict[str, str]:
     """SHA-256 of every file in a folder and below, by its path in it; its manifest and hidden files do not count."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
-    return {
-        path.relative_to(folder).as_posix(): file_sha256(path) for path in files if path != folder / "manifest.json"
-    }
-
-
-def folder_is_valid(folder: Path) -> bool:
-    """Whether every file of a folder that `made_once` made is there as it was written."""
-    try:
-        return read_json(folder / "manifest.json")["files"] == checksums(folder)
-    except (OSError, KeyError, TypeError, BookError):
-        return False
+    files = [path for path in sorted(folder.rglob("[!.]*")) if path.is_file() and path != folder / "manifest.json"]
+    return {path.relative_to(folder).as_posix(): file_sha256(path) for path in files}
 
 
 def check_files(folder: Path, sha256: dict[str, str]) -> None:
@@ -223,9 +196,8 @@ def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
             path.parent.mkdir(parents=True, exist_ok=True)
             write(temporary)
             temporary.replace(path)
-        except BaseException:  # an interrupt too
+        finally:
             temporary.unlink(missing_ok=True)
-            raise
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -237,10 +209,9 @@ def read_json(path: Path) -> Any:
     """What `write_json` wrote.  Raises MissingFile; HashMismatch if it cannot be read."""
     try:
         return json.loads(path.read_bytes())
-    except FileNotFoundError:
-        raise MissingFile(f"{path} is not there. Restore it, or make it again.") from None
     except (OSError, ValueError) as error:
-        raise HashMismatch(f"{path} is damaged ({error}). Restore it, or delete it and make it again.") from None
+        kind = MissingFile if isinstance(error, FileNotFoundError) else HashMismatch
+        raise kind(f"{path} cannot be read ({error}). Restore it, or delete it and make it again.") from None
 
 
 @contextmanager

@@ -17,7 +17,6 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 import pandas as pd
-import seaborn as sns
 from IPython.display import HTML
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
@@ -94,7 +93,7 @@ def show(draw: Callable[[], Figure], alt: str, caption: str) -> HTML:
 
 
 def steps(frames: Mapping[str, tuple[Callable[[], Figure], str]], caption: str) -> HTML:
-    """Pictures of which a slider shows one at a time; where there is no script, all of them.
+    """Pictures of which a slider shows one at a time: the site's steps.js does; elsewhere all of them stand there.
 
     frames: by what is set in it ("noise 0.1"), how a picture is drawn, and what it shows: alternative text, which is
     also read out, and written below the picture.
@@ -104,7 +103,7 @@ def steps(frames: Mapping[str, tuple[Callable[[], Figure], str]], caption: str) 
         label, text = html.escape(label, quote=True), html.escape(alt)
         parts.append(f'<div class="pg-step" data-label="{label}">{pictures(draw, alt)}<p>{label}: {text}</p></div>')
     inside = f"{''.join(parts)}<figcaption>{html.escape(caption)}</figcaption>"
-    return HTML(f'{SWITCH}<figure class="pg-figure pg-steps">{inside}</figure>{script("steps.js")}')
+    return HTML(f'{SWITCH}<figure class="pg-figure pg-steps">{inside}</figure>')
 
 
 def quoted(text: str) -> HTML:
@@ -113,40 +112,21 @@ def quoted(text: str) -> HTML:
 
 
 def pictures(draw: Callable[[], Figure], alt: str) -> str:
-    """A picture for each theme, as HTML."""
+    """A picture for each theme, as HTML: only the colours of text and grid differ, so it is drawn once for all."""
     text, svg = html.escape(alt, quote=True), as_svg(draw)
     images = []
-    for theme in THEMES:
-        data = base64.b64encode(in_theme(svg, theme)).decode()
+    for theme, colours in THEMES.items():
+        picture = svg
+        for mark, colour in zip(MARKS, colours, strict=True):
+            picture = picture.replace(mark.encode(), colour.encode())
+        data = base64.b64encode(picture).decode()
         images.append(f'<img class="pg-{theme}" alt="{text}" src="data:image/svg+xml;base64,{data}">')
     return "".join(images)
 
 
-def script(name: str) -> str:
-    """Load a script of the book's own site; elsewhere (in JupyterLab) nothing is loaded, and no other server is asked.
-
-    Sphinx writes the way to the site's root into every page.
-    """
-    return f"""<script>{{
-  const root = document.documentElement.dataset.content_root;
-  if (root !== undefined) {{
-    const script = document.createElement("script");
-    script.src = root + "_static/{name}";
-    document.head.append(script);
-  }}
-}}</script>"""
-
-
-def in_theme(svg: bytes, theme: str) -> bytes:
-    """A picture in the colours of a theme: only those of text and grid differ, so it is drawn once for all."""
-    for mark, colour in zip(MARKS, THEMES[theme], strict=True):
-        svg = svg.replace(mark.encode(), colour.encode())
-    return svg
-
-
 def as_svg(draw: Callable[[], Figure]) -> bytes:
     """One picture as SVG, in no theme yet; the same data give the same bytes."""
-    with sns.axes_style(rc=STYLE), matplotlib.rc_context(STYLE):
+    with matplotlib.rc_context(STYLE):
         figure = draw()
         buffer = io.BytesIO()
         figure.savefig(buffer, format="svg", bbox_inches="tight", metadata={"Date": None})
@@ -159,9 +139,8 @@ def as_svg(draw: Callable[[], Figure]) -> bytes:
 
 def reference(name: str) -> Path:
     """A file of the papers' own numbers: "landscape_curves.csv", "gate_table.csv", …  Raises MissingFile."""
-    root = project_folder()
-    path = root / "book" / "reference" / name if root else None
-    if path is None or not path.is_file():
+    path = (project_folder() or Path()) / "book" / "reference" / name
+    if not path.is_file():
         raise MissingFile("The papers' numbers are in book/reference of the repository: clone it to show them.")
     return path
 
@@ -259,8 +238,7 @@ def curves(
     `metric`; a model that the paper has no curve of is left out.  limits: of the axis; (0, None): as the data ask.  The
     panels share it, but for the number of peaks, which grows with N.
     """
-    published = {model: paper(quantity or metric, model) for model in paper_models}
-    published = {model: rows for model, rows in published.items() if len(rows)}
+    published = {model: rows for model in paper_models if len(rows := paper(quantity or metric, model))}
     figure, axes = panels(len(tables) + len(published), 2.5, sharex=True, sharey=metric != "n_peaks")
     handles = {}
     for ax, (title, table) in zip(axes, tables.items(), strict=False):
@@ -304,9 +282,8 @@ def bars(tables: Mapping[str, pd.DataFrame], measures: Mapping[tuple[str, str], 
             y = np.arange(len(conditions)) + (i - (len(tables) - 1) / 2) * step
             spread = np.abs(rows[["low", "high"]].to_numpy().T - rows["value"].to_numpy())
             handles[name] = ax.errorbar(rows["value"], y, xerr=spread, fmt=marker, color=colour, ms=5, capsize=2)
-        ax.set(yticks=range(len(conditions)), yticklabels=conditions)
+        ax.set(yticks=range(len(conditions)), yticklabels=conditions, xlim=(0, None))
         ax.set_title(title, fontsize=10)
-        ax.set_xlim(left=0)
         ax.grid(axis="x")
     axes[0, 0].invert_yaxis()
     figure.legend(handles.values(), handles, loc="outside lower center", ncols=3)

@@ -25,13 +25,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from . import cache
-from .errors import BadParameter, HashMismatch, MissingFile
+from .errors import BadParameter, MissingFile
 
 
 def recorded(function: Callable[..., pd.DataFrame]) -> Callable[..., pd.DataFrame]:
     """Record what a function of a page returns, under the function's name.
 
-    Its arguments must be plain data or dataclasses, and a page may call it once.  Raises as `table` and `plain`.
+    Its arguments must be plain data or dataclasses, else TypeError, and a page may call it once.  Raises as `table`.
     """
     signature = inspect.signature(function)
 
@@ -39,38 +39,30 @@ def recorded(function: Callable[..., pd.DataFrame]) -> Callable[..., pd.DataFram
     def call(*args: Any, **kwargs: Any) -> pd.DataFrame:
         bound = signature.bind(*args, **kwargs)
         bound.apply_defaults()
-        compute = lambda: function(*bound.args, **bound.kwargs)
-        return table(function.__name__, dict(bound.arguments), compute, once=True)
+        return table(function.__name__, dict(bound.arguments), lambda: function(*bound.args, **bound.kwargs))
 
     return call
 
 
-def table(name: str, inputs: dict[str, Any], compute: Callable[[], pd.DataFrame], once: bool = False) -> pd.DataFrame:
+def table(name: str, inputs: dict[str, Any], compute: Callable[[], pd.DataFrame]) -> pd.DataFrame:
     """A table of a page: computed and recorded, or read from the record when the page is redrawn.
 
     Raises MissingFile if the page is redrawn and the record holds no such table for these inputs; HashMismatch if it is
-    damaged; BadParameter if it is to be recorded once and was; StorageFull.
+    damaged; BadParameter if it was recorded before; StorageFull.
     """
     if "PG_RECORD" not in os.environ:
         return compute()
     folder, page = Path(os.environ["PG_RECORD"]), os.environ["PG_PAGE"]
-    inputs = plain(inputs)
+    inputs = json.loads(json.dumps(inputs, default=dataclasses.asdict))  # as the manifest holds them
     if os.environ.get("PG_REDRAW"):
         return redrawn(folder / f"{page}.parquet", name, inputs)
-    if once and (folder / f"{name}.parquet").exists():
+    path = folder / f"{name}.parquet"
+    if path.exists():
         raise BadParameter(f"The page {page} calls {name} twice, but may record a table once.")
-    return keep(folder / f"{name}.parquet", compute(), inputs)
+    return write(path, compute(), inputs)
 
 
-def plain(inputs: dict[str, Any]) -> dict[str, Any]:
-    """Inputs as JSON keeps them: dataclasses as dictionaries, tuples as lists.  Raises BadParameter."""
-    try:
-        return json.loads(json.dumps(inputs, default=dataclasses.asdict))
-    except TypeError as error:
-        raise BadParameter(f"A recorded function takes plain data, not {inputs}: {error}.") from error
-
-
-def keep(path: Path, frame: pd.DataFrame, inputs: dict[str, Any]) -> pd.DataFrame:
+def write(path: Path, frame: pd.DataFrame, inputs: dict[str, Any]) -> pd.DataFrame:
     """Write one table of a page that is being run, for `publish`.  Returns it as it will be read."""
     columns = {str(column): str(dtype) for column, dtype in frame.dtypes.items()}
     numbers = {name: "int8" for name, dtype in columns.items() if dtype == "bool"}  # may share another table's column
@@ -83,10 +75,8 @@ def keep(path: Path, frame: pd.DataFrame, inputs: dict[str, Any]) -> pd.DataFram
 def redrawn(path: Path, name: str, inputs: dict[str, Any]) -> pd.DataFrame:
     """A table of a page's record that was made from these inputs.  Raises MissingFile, HashMismatch."""
     about = manifest(path)["tables"]
-    if name not in about:
-        raise MissingFile(f"{path} has no table {name}. Run `pg run` to record it.")
-    if about[name]["inputs"] != inputs:
-        raise MissingFile(f"{name} in {path} was made from {about[name]['inputs']}. Run `pg run` to record {inputs}.")
+    if name not in about or about[name]["inputs"] != inputs:
+        raise MissingFile(f"{path} has no table {name} that was made from {inputs}. Run `pg run` to record it.")
     return read(path)[name]
 
 
@@ -94,18 +84,15 @@ def publish(parts: Path, path: Path, about: Mapping[str, Any]) -> None:
     """Make the record of a page from the tables that it left in a folder.
 
     path: of the page's Parquet file; its manifest, with what `about` says of the run, stands beside it.  Raises
-    BadParameter if two tables have a column of one name with values of two kinds; StorageFull.
+    ArrowException if two tables have a column of one name with values of two kinds; StorageFull.
     """
     files = sorted(parts.glob("*.parquet"), key=lambda file: file.stat().st_mtime_ns)
     tables = {file.stem: cache.read_json(file.with_suffix(".json")) for file in files}
-    frames = [
-        pq.read_table(file).add_column(0, "table", pa.array([file.stem] * about["rows"], pa.string()))
-        for file, about in zip(files, tables.values(), strict=True)
+    named_rows = [
+        pq.read_table(file).add_column(0, "table", pa.array([file.stem] * table["rows"], pa.string()))
+        for file, table in zip(files, tables.values(), strict=True)
     ]
-    try:
-        rows = pa.concat_tables(frames, promote_options="permissive") if frames else pa.table({"table": pa.array([])})
-    except pa.ArrowException as error:
-        raise BadParameter(f"The tables of {path.stem} share a column with values of two kinds: {error}.") from error
+    rows = pa.concat_tables(named_rows, promote_options="permissive")
     cache.write_atomically(path, lambda temporary: pq.write_table(rows, temporary, compression="zstd"))
     sha256 = cache.file_sha256(path)
     cache.write_json(path.with_suffix(".json"), {**about, "page": path.stem, "tables": tables, "sha256": sha256})
@@ -113,12 +100,8 @@ def publish(parts: Path, path: Path, about: Mapping[str, Any]) -> None:
 
 def manifest(path: Path) -> dict[str, Any]:
     """The manifest of a page's Parquet file.  Raises MissingFile; HashMismatch if the file is not the one described."""
-    for file in (path, path.with_suffix(".json")):
-        if not file.is_file():
-            raise MissingFile(f"{file} is not in the record. Run `pg run` first, it computes and records it.")
     about = cache.read_json(path.with_suffix(".json"))
-    if about.get("sha256") != cache.file_sha256(path) or "tables" not in about:
-        raise HashMismatch(f"{path} is damaged or was changed by hand. Restore it, or run `pg run` again.")
+    cache.check_files(path.parent, {path.name: about.get("sha256")})
     return about
 
 
@@ -137,8 +120,8 @@ def read_all(folder: Path) -> dict[str, pd.DataFrame]:
 
 def pages(folder: Path) -> list[Path]:
     """The Parquet files of a record's pages."""
-    manifests = [path for path in sorted(folder.glob("*.json")) if "tables" in cache.read_json(path)]
-    return [path.with_suffix(".parquet") for path in manifests]
+    manifests = sorted(folder.glob("*.json"))
+    return [path.with_suffix(".parquet") for path in manifests if "tables" in cache.read_json(path)]
 
 
 def restored(rows: pa.Table, columns: Mapping[str, str]) -> pd.DataFrame:

@@ -10,16 +10,7 @@ from peaks_and_gates.book import runner
 from training.adapters import train as finetune
 from training.tiny_llama import save
 
-SUBJECTS = (
-    "abstract_algebra",
-    "anatomy",
-    "college_biology",
-    "college_mathematics",
-    "jurisprudence",
-    "philosophy",
-    "professional_law",
-    "virology",
-)
+SUBJECTS = [f"subject_{letter}" for letter in "abcdefgh"]
 SIZES = {"dev": 5, "validation": 10, "test": 12}
 
 
@@ -31,16 +22,13 @@ def folders(tmp_path_factory):
     save(model, seed=5)
     draw = np.random.default_rng(0)
     for split, n in SIZES.items():
-        rows = [
-            {
-                "question": f"In {subject}, item {i} of {split}, what is {draw.integers(1000)}?",
-                "subject": subject,
-                "choices": [f"{subject[:4]} {letter} {draw.integers(1000)}" for letter in "pqrs"],
-                "answer": int(draw.integers(4)),
-            }
-            for subject in SUBJECTS
-            for i in range(n)
-        ]
+        rows = []
+        for subject in SUBJECTS:
+            for i in range(n):
+                text = f"In {subject}, item {i} of {split}, what is {draw.integers(1000)}?"
+                choices = [f"{subject[-4:]} {letter} {draw.integers(1000)}" for letter in "pqrs"]
+                row = {"question": text, "subject": subject, "choices": choices, "answer": int(draw.integers(4))}
+                rows.append(row)
         (questions / "all").mkdir(parents=True, exist_ok=True)
         datasets.Dataset.from_list(rows).to_parquet(questions / "all" / f"{split}-00000-of-00001.parquet")
     settings = finetune.recipe("paper", "fine-tuned", base=str(model), questions=str(questions))

@@ -8,7 +8,7 @@ fails if all are missed, is not tested if a part is untested, and holds partly o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,10 +26,6 @@ Tables = Mapping[str, pd.DataFrame]  # by PAGE.NAME, as recorded
 BASELINE = {"baseline": "condition", "baseline_table": "table", "baseline_group": "group"}  # what a part compares with
 VERDICTS = ("holds", "partly", "fails", "not tested")
 SYMBOLS = {"holds": "✓", "partly": "◐", "fails": "✗", "not tested": "○"}
-
-
-class Untested(Exception):
-    """The table lacks a condition that a part needs."""
 
 
 @dataclass(frozen=True)
@@ -67,20 +63,21 @@ def load() -> list[dict[str, Any]]:
     return read_yaml(path.read_bytes(), str(path))
 
 
-def curve(tables: Tables, part: Mapping[str, Any]) -> pd.DataFrame:
-    """The rows a part looks at, by layer; `most shots` is the condition with the most.  Raises Untested."""
-    if part["table"] not in tables:
-        raise Untested(part["table"])
-    rows, condition = tables[part["table"]], part["condition"]
+def curve(tables: Tables, part: Mapping[str, Any]) -> pd.DataFrame | None:
+    """The rows a part looks at, by layer; `most shots` is the condition with the most.
+
+    None if there are none, or nothing to measure: no answer right that a cut could take.
+    """
+    rows, condition = tables.get(part["table"]), part["condition"]
+    if rows is None:
+        return None
     for column in ("metric", "setting", "group"):
         rows = rows[rows[column] == part[column]] if column in part else rows
     if condition == "most shots":
         few_shot = [name for name in rows["condition"].unique() if name.endswith("-shot")]
         condition = max(few_shot, key=lambda name: int(name.removesuffix("-shot")), default="")
-    rows = rows[rows["condition"] == condition].sort_values("layer")
-    if rows["value"].isna().all():  # there is none, or nothing to measure: no answer right that a cut could take
-        raise Untested(condition)
-    return rows.reset_index(drop=True)
+    rows = rows[rows["condition"] == condition].sort_values("layer", ignore_index=True)
+    return None if rows["value"].isna().all() else rows
 
 
 def as_estimate(row: pd.Series) -> Estimate:
@@ -145,16 +142,8 @@ def above_chance(rows: pd.DataFrame) -> Estimate:
     return Estimate(highest.value - chance, highest.low - chance, highest.high - chance, highest.n)
 
 
-MEASURES: dict[str, Callable[..., Estimate]] = {  # of a part's rows, and its baseline's if it has one
-    "maximum": maximum,
-    "lift": lift,
-    "share lost": share_lost,
-    "depth of maximum": depth_of_maximum,
-    "late share": late_share,
-    "first layer": first_layer,
-    "last over first": last_over_first,
-    "above chance": above_chance,
-}
+FUNCTIONS = (maximum, lift, share_lost, depth_of_maximum, late_share, first_layer, last_over_first, above_chance)
+MEASURES = {function.__name__.replace("_", " "): function for function in FUNCTIONS}
 
 
 def measure(part: Mapping[str, Any], tables: Tables) -> Part:
@@ -166,10 +155,8 @@ def measure(part: Mapping[str, Any], tables: Tables) -> Part:
     looks = [part]
     if "baseline" in part:
         looks.append({**part} | {new: part[old] for old, new in BASELINE.items() if old in part})
-    try:
-        value = MEASURES[part["measure"]](*(curve(tables, look) for look in looks))
-    except Untested:
-        value = None
+    curves = [curve(tables, look) for look in looks]
+    value = None if any(rows is None for rows in curves) else MEASURES[part["measure"]](*curves)
     if value is None or np.isnan(value.value):
         return Part(part["says"], rule, part["why"], None, "untested")
     low, high = np.fmin(value.low, value.value), np.fmax(value.high, value.value)
@@ -233,7 +220,8 @@ def scorecard(verdicts: list[Verdict], about: Mapping[str, Any]) -> list[dict[st
     for verdict in verdicts:
         first = next((part.estimate for part in verdict.parts if part.estimate is not None), None)
         claim = {key: verdict.claim[key] for key in ("id", "paper", "figure", "claim", "paper_value", "paper_source")}
-        numbers = {key: first and finite(getattr(first, key)) for key in ("value", "low", "high", "n")}
+        values = {key: getattr(first, key, np.nan) for key in ("value", "low", "high", "n")}
+        numbers = {key: value if np.isfinite(value) else None for key, value in values.items()}  # JSON has no infinity
         parts = [
             {"says": p.says, "rule": p.rule, "outcome": p.outcome, "found": p.estimate and number(p.estimate)}
             for p in verdict.parts
@@ -241,11 +229,6 @@ def scorecard(verdicts: list[Verdict], about: Mapping[str, Any]) -> list[dict[st
         page = {"page": verdict.claim["page"], "parts": parts}
         rows.append(claim | {"verdict": verdict.verdict} | numbers | page | dict(about))
     return rows
-
-
-def finite(value: float) -> float | None:
-    """A number JSON can hold."""
-    return value if np.isfinite(value) else None
 
 
 def count(verdicts: list[Verdict]) -> str:

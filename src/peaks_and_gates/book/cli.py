@@ -8,16 +8,13 @@ from typing import Any
 
 import click
 
-from ..cache import is_full
 from ..errors import BookError
 from . import presets, runner
 
-preset_option = click.option(
-    "--preset", default="laptop", show_default=True, help=f"Size of the run: {', '.join(presets.names())}."
-)
+preset_option = click.option("--preset", default="laptop", help=f"Size of the run: {', '.join(presets.NAMES)}.")
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
 @click.version_option(package_name="peaks-and-gates")
 def cli() -> None:
     """Peaks & Gates: run the book's pages, build its site, and see what is done."""
@@ -33,29 +30,15 @@ def cli() -> None:
     "--executor",
     type=click.Choice(["here", "local", "slurm"]),
     default="here",
-    show_default=True,
     help="Where: in this process, page by page; in several on this machine; as jobs of a SLURM cluster.",
 )
-@click.option("--profile", metavar="FILE", help="Settings of the jobs (YAML), such as slurm_partition: gpu.")
-def run(
-    preset: str,
-    pages: tuple[str, ...],
-    changes: tuple[str, ...],
-    model: str | None,
-    force: bool,
-    executor: str,
-    profile: str | None,
-) -> None:
+@click.option("--profile", type=click.Path(exists=True), help="Settings of jobs (YAML), such as slurm_partition: gpu.")
+def run(preset: str, pages: tuple[str, ...], changes: tuple[str, ...], model: str | None, **how: Any) -> None:
     """Run the pages at one size and record their tables."""
     parameters = runner.model_parameters(model) if model else {}
     parameters |= dict(presets.parse_assignment(text) for text in changes)
     jobs = runner.plan(preset, pages, parameters)
-    failures = runner.run(jobs, force, executor, profile)
-    folder = jobs[0].record.parent
-    if folder.is_dir():
-        from . import claims
-
-        click.echo(f"Claims: {claims.count(claims.judge_all(folder))}. The record is {folder}.")
+    failures = runner.run(jobs, **how)
     if failures:
         raise BookError("\n".join([*failures, "Finished pages are kept; run the same command to resume."]))
 
@@ -82,7 +65,7 @@ def status(preset: str) -> None:
 @cli.command()
 @click.argument("before", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.argument("after", type=click.Path(exists=True, file_okay=False, path_type=Path))
-@click.option("--tolerance", default=1e-4, show_default=True, help="Largest difference between two equal numbers.")
+@click.option("--tolerance", default=1e-4, help="Largest difference between two equal numbers.")
 def compare(before: Path, after: Path, tolerance: float) -> None:
     """Compare two records, such as results/laptop then and now; exit code 1 if numbers or verdicts differ."""
     from . import claims
@@ -96,12 +79,6 @@ def main(arguments: list[str] | None = None) -> Any:
     """Entry point: an error of ours is one message and exit code 2, with no traceback."""
     try:
         return cli.main(arguments, prog_name="pg", standalone_mode=True)
-    except (BookError, OSError) as error:
-        if isinstance(error, OSError) and not is_full(error):
-            raise
+    except BookError as error:
         click.echo(f"pg: {error}", err=True)
         sys.exit(2)
-
-
-if __name__ == "__main__":
-    main()

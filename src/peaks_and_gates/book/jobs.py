@@ -6,7 +6,6 @@ failures = as_jobs(jobs, "slurm", resources("paper", "my-cluster.yml"))
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import time
 from collections.abc import Sequence
@@ -14,10 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import submitit
-from submitit.core.utils import FailedJobError, FailedSubmissionError
 
 from .. import cache
-from ..errors import BadParameter, BookError, MissingFile
+from ..errors import BadParameter
 from . import presets
 from .runner import Job, last_minutes, perform
 
@@ -27,23 +25,16 @@ DEAD = ("FAILED", "CANCELLED", "TIMEOUT", "OUT_OF_MEMORY", "NODE_FAIL", "BOOT_FA
 def resources(preset: str, profile: str | None) -> dict[str, Any]:
     """What a job may use, in submitit's names: the preset's, with a YAML file's put over them.
 
-    Raises MissingFile, BadParameter.
+    Raises BadParameter.
     """
-    settings = presets.load(preset)["resources"]
-    if profile is None:
-        return settings
-    if not Path(profile).is_file():
-        raise MissingFile(f"There is no profile {profile}: give a YAML file of settings, such as slurm_partition: gpu.")
-    given = presets.read_yaml(Path(profile).read_bytes(), f"The profile {profile}")
-    if not isinstance(given, dict):
-        raise BadParameter(f"The profile {profile} must hold settings by name, such as slurm_partition: gpu.")
-    return settings | given
+    given = presets.read_yaml(Path(profile).read_bytes(), f"The profile {profile}") if profile else {}
+    return presets.load(preset)["resources"] | given
 
 
 def as_jobs(jobs: Sequence[Job], executor: str, settings: dict[str, Any], force: bool = False) -> list[str]:
     """Run each page as a job, the longest first: on a cluster all at once, here one per share of the cores.
 
-    executor: "local" or "slurm".  Returns the failures' messages.  Raises BadParameter, BookError.
+    executor: "local" or "slurm".  Returns the failures' messages.  Raises BadParameter.
     """
     waiting = sorted(jobs, key=last_minutes, reverse=True)
     at_once = len(jobs) if executor == "slurm" else max(1, (os.cpu_count() or 1) // settings.get("cpus_per_task", 1))
@@ -58,10 +49,9 @@ def as_jobs(jobs: Sequence[Job], executor: str, settings: dict[str, Any], force:
             for job in [job for job, handle in running.items() if has_ended(handle, executor)]:
                 message = outcome(running.pop(job))
                 failures += [f"{job.name}: {message}"] if message else []
-                left = sum(map(last_minutes, [*waiting, *running])) / at_once
-                count = len(jobs) - len(waiting) - len(running)
                 result = f"failed: {message}" if message else "finished"
-                print(f"[{count}/{len(jobs)}] {job.name}: {result}, about {left:.0f} min left", flush=True)
+                left = sum(map(last_minutes, [*waiting, *running])) / at_once
+                print(f"{job.name}: {result}; {len(waiting) + len(running)} to go, about {left:.0f} min", flush=True)
     finally:
         for handle in running.values() if executor == "local" else ():
             handle.cancel(check=False)  # a cluster's jobs go on, and the next run waits for them
@@ -69,22 +59,18 @@ def as_jobs(jobs: Sequence[Job], executor: str, settings: dict[str, Any], force:
 
 
 def submit(job: Job, executor: str, settings: dict[str, Any], force: bool) -> submitit.Job:
-    """Send one page off.  Raises BadParameter, BookError."""
-    if executor == "slurm" and not shutil.which("sbatch"):
-        raise BadParameter("There is no sbatch here: run this on a login node of a SLURM cluster, or --executor local.")
+    """Send one page off.  Raises BadParameter if it is not taken."""
     setup = [f"export OMP_NUM_THREADS={settings.get('cpus_per_task', 1)}", *settings.get("slurm_setup", [])]
     settings = settings | {"name": f"pg-{job.key}", "slurm_setup": setup, "local_setup": setup[:1]}
     if executor == "slurm":
         settings["slurm_dependency"] = "singleton"  # after a job of an earlier run that is still there
-    sender = submitit.AutoExecutor(folder=cache.cache_folder() / "jobs" / "%j", cluster=executor)
     try:
+        sender = submitit.AutoExecutor(folder=cache.cache_folder() / "jobs" / "%j", cluster=executor)
         sender.update_parameters(**settings)
         return sender.submit(perform, job, force)
-    except (ValueError, NameError, TypeError) as error:
-        raise BadParameter(f"The resources {settings} are not understood: {error}") from error
-    except (FailedJobError, FailedSubmissionError) as error:
+    except (ValueError, NameError, TypeError, RuntimeError) as error:
         advice = "A profile sets slurm_partition, slurm_account and what else a cluster wants."
-        raise BookError(f"SLURM did not take the job for {job.name}: {error}. {advice}") from error
+        raise BadParameter(f"The job for {job.name} was not taken with {settings}: {error}. {advice}") from error
 
 
 def has_ended(handle: submitit.Job, executor: str) -> bool:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import cache as store
-from ..errors import BadParameter, MissingFile
+from ..errors import MissingFile
 
 PACKAGE = "peaks_and_gates"
 DRAWING = {"parameters", "install", "figure", "hide-input"}  # tags of cells without a number of their own
@@ -50,16 +50,12 @@ def root() -> Path:
 
 
 def page_key(notebook: Path, parameters: dict[str, Any]) -> str:
-    """Hash of everything that the numbers of a page depend on.  Raises BadParameter if a cell cannot be read."""
+    """Hash of everything that the numbers of a page depend on.  Raises SyntaxError if a cell cannot be read."""
     cells = json.loads(notebook.read_text())["cells"]
     codes = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code" and not DRAWING & tags(cell)]
-    try:
-        page = code_of("\n".join(codes))
-    except SyntaxError as error:
-        raise BadParameter(f"A code cell of {notebook} cannot be read: {error}.") from error
+    page = code_of("\n".join(codes))
     parts = [page, *(module(name) for name in sorted(with_imports(set(page.imports))))]
-    lock = root() / "requirements.lock"
-    lines = lock.read_text().splitlines() if lock.is_file() else []
+    lines = (root() / "requirements.lock").read_text().splitlines()
     versions = [line for line in lines if line.split("==")[0].strip() in LIBRARIES]
     files = files_read({string for part in parts for string in part.strings}, parameters)
     return store.digest([[part.key for part in parts], store.STATES, parameters, versions, files])

@@ -11,17 +11,13 @@ import yaml
 from ..errors import BadParameter, UnknownName
 
 FOLDER = files("peaks_and_gates") / "presets"
-
-
-def names() -> list[str]:
-    """The presets there are, smallest first."""
-    return ["smoke", "laptop", "colab", "paper"]
+NAMES = ("smoke", "laptop", "colab", "paper")  # smallest first
 
 
 def load(name: str) -> dict[str, Any]:
     """The parameters of a preset, by name.  Raises UnknownName."""
-    if name not in names():
-        raise UnknownName("preset", name, names())
+    if name not in NAMES:
+        raise UnknownName("preset", name, NAMES)
     return yaml.safe_load((FOLDER / f"{name}.yml").read_text())
 
 
@@ -31,8 +27,6 @@ def override(defaults: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any
     A default of None takes a value of any type, and None may stand for any whole number, which then has no limit
     (`n_orders`).  Raises UnknownName, BadParameter.
     """
-    if not isinstance(changes, dict):
-        raise BadParameter(f"Parameters are given as names with values, not as {changes!r}.")
     for name, value in changes.items():
         if name not in defaults:
             raise UnknownName("parameter", name, defaults)
@@ -43,17 +37,13 @@ def override(defaults: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any
 def check_type(name: str, value: Any, default: Any) -> None:
     """Raise BadParameter unless `value` can stand where `default` stands."""
     kind = type(default)
-    if default is None or (value is None and kind is int and not name.endswith("[]")):
-        return
-    if kind is float and type(value) is int:
+    if default is None or (value is None and kind is int) or (kind is float and type(value) is int):
         return
     if type(value) is not kind:
-        raise BadParameter(
-            f"Parameter '{name}' takes a {kind.__name__} such as {default!r}, not the {type(value).__name__} {value!r}."
-        )
-    if kind is list and default:
-        for item in value:
-            check_type(f"{name}[]", item, default[0])
+        wrong = f"not the {type(value).__name__} {value!r}"
+        raise BadParameter(f"Parameter '{name}' takes a {kind.__name__} such as {default!r}, {wrong}.")
+    for item in value if kind is list and default else ():
+        check_type(f"{name}[]", item, default[0])
 
 
 def parse_assignment(text: str) -> tuple[str, Any]:

@@ -16,21 +16,20 @@ import re
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 from .. import cache
 from ..errors import BadParameter, BookError, UnknownName
 from . import presets
-from .keys import page_key, root, tags
+from .keys import as_list, page_key, root, tags
 
 # Parameters that hold models, in the order in which a page names them.
 MODELS = ("model", "pretrained", "fine_tuned", "native", "adapted", "controls", "minis", "before", "after", "wired")
-WIDGET = "application/vnd.jupyter.widget-view+json"
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,7 +69,7 @@ class Job:
         return not models or any(models)
 
     @property
-    def drawn(self) -> bool:
+    def is_drawn(self) -> bool:
         """Whether the executed notebook here shows the record as the code of today draws it."""
         try:
             return json.loads(self.output.read_bytes())["metadata"]["page_key"] == drawing_key(self)
@@ -102,10 +101,9 @@ def declared(path: Path) -> dict[str, Any]:
         cells = json.loads(path.read_bytes())["cells"]
         source = next("".join(cell["source"]) for cell in cells if "parameters" in tags(cell))
         lines = [ast.unparse(line).partition(" = ") for line in ast.parse(source).body]
-        defaults = {name.partition(":")[0]: ast.literal_eval(value) for name, _, value in lines}
+        return {name.partition(":")[0]: ast.literal_eval(value) for name, _, value in lines}
     except Exception as error:  # a broken notebook, in whatever way
         raise BadParameter(f"{path} needs a cell tagged `parameters` that sets plain values: {error!r}.") from error
-    return defaults
 
 
 def plan(preset: str, names: Iterable[str] = (), changes: dict[str, Any] | None = None) -> list[Job]:
@@ -136,20 +134,22 @@ def plan(preset: str, names: Iterable[str] = (), changes: dict[str, Any] | None 
 
 
 def run(jobs: Sequence[Job], force: bool = False, executor: str = "here", profile: str | None = None) -> list[str]:
-    """Run what is not done, here or as jobs.  Returns the failures' messages; raises BadParameter, MissingFile."""
+    """Run what is not done, here or as jobs, and judge the claims on the record that there is then.
+
+    Returns the failures' messages; raises BadParameter.
+    """
+    if left_out := [job.name for job in jobs if not job.runnable]:
+        print(f"Left out, as this size has no vision-language model (name one with --model): {', '.join(left_out)}.")
     todo = [job for job in jobs if job.runnable and (force or job.state != "done")]
-    for job in jobs:
-        if not job.runnable:
-            print(f"{job.name}: left out, this size has no vision-language model (name one with --model)")
     print(f"{len(jobs) - len(todo)} of {len(jobs)} pages are done or left out.", flush=True)
-    if executor == "here" or not todo:
+    if executor == "here":
         failures = in_turn(todo)
     else:
         from .jobs import as_jobs, resources
 
-        failures = as_jobs(todo, executor, resources(todo[0].preset, profile), force)
-    if jobs and jobs[0].record.parent.is_dir():
-        write_scorecard(jobs)
+        failures = as_jobs(todo, executor, resources(jobs[0].preset, profile), force)
+    if jobs[0].record.parent.is_dir():
+        print(f"Claims: {write_scorecard(jobs)}. The record is {jobs[0].record.parent}.")
     return failures
 
 
@@ -157,7 +157,7 @@ def in_turn(jobs: Sequence[Job]) -> list[str]:
     """Run pages one after the other, in this process.  Returns the failures' messages."""
     failures = []
     for number, job in enumerate(jobs):
-        left = sum(last_minutes(later) for later in jobs[number:])
+        left = sum(map(last_minutes, jobs[number:]))
         print(f"[{number + 1}/{len(jobs)}] {job.name} ({job.preset}): running, about {left:.0f} min left", flush=True)
         if message := perform(job):
             failures.append(f"{job.name}: {message}")
@@ -193,18 +193,14 @@ def perform(job: Job, force: bool = True) -> str | None:
             record.publish(Path(tables), job.record, about)
         stamp(job)
         cache.write_atomically(job.marker, lambda path: path.write_text(about["created"]))
-    except BookError as error:
-        return str(error)
     except Exception as error:  # a kernel that was killed, for example: the other pages still run
-        return f"{type(error).__name__}: {error}"
+        return str(error) if isinstance(error, BookError) else f"{type(error).__name__}: {error}"
     return None
 
 
 def models_of(parameters: dict[str, Any]) -> list[str]:
     """The models a page reads, each once."""
-    values = [parameters.get(name) for name in MODELS]
-    names = [name for value in values for name in (value if isinstance(value, list) else [value]) if name]
-    return list(dict.fromkeys(names))
+    return list(dict.fromkeys(name for key in MODELS for name in as_list(parameters.get(key)) if name))
 
 
 def precision(parameters: dict[str, Any], gpu: str | None) -> str:
@@ -223,52 +219,30 @@ def execute(job: Job, tables: Path | None = None) -> None:
     from traitlets.config import Config
 
     variables = {"PG_PAGE": job.name, "PG_RECORD": str(tables or job.record.parent), "PG_REDRAW": "" if tables else "1"}
+    variables["TQDM_DISABLE"] = "1"  # bars need a live kernel
     running = job.output.with_suffix(".running.ipynb")
     # A kernel talks over sockets in a folder of its own: two pages that run at once would answer each other's.
     with cache.writing(job.output), tempfile.TemporaryDirectory(prefix="pg-") as sockets:
-        config = Config({"NotebookClient": {"shutdown_kernel": "immediate"}})
-        if os.name == "posix":
-            config.KernelManager = Config({"transport": "ipc", "ip": f"{sockets}/kernel"})
+        settings = {"transport": "ipc", "ip": f"{sockets}/kernel"}
+        config = Config({"NotebookClient": {"shutdown_kernel": "immediate"}, "KernelManager": settings})
+        how = {"kernel_name": "python3", "language": "python", "progress_bar": False, "stderr_file": sys.stderr}
         job.output.parent.mkdir(parents=True, exist_ok=True)
         try:
-            with environment_variables(variables):
+            with patch.dict(os.environ, variables):
                 papermill.execute_notebook(
-                    job.source,
-                    running,
-                    job.parameters,
-                    kernel_name="python3",
-                    language="python",
-                    progress_bar=False,
-                    stderr_file=sys.stderr,
-                    config=config,
-                    cwd=job.source.parent,
+                    job.source, running, job.parameters, config=config, cwd=job.source.parent, **how
                 )
         except papermill.PapermillExecutionError as error:
-            if error.ename in {error_class.__name__ for error_class in BookError.__subclasses__()}:
+            if error.ename in {kind.__name__ for kind in BookError.__subclasses__()}:
                 raise BookError(error.evalue) from None
             raise BookError(f"cell {error.exec_count}: {error.ename}: {error.evalue}. See {running}.") from None
         running.replace(job.output)
 
 
-@contextmanager
-def environment_variables(values: dict[str, str]) -> Iterator[None]:
-    """Environment variables for the kernel, put back afterwards."""
-    before = dict(os.environ)
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        os.environ.clear()
-        os.environ.update(before)
-
-
 def stamp(job: Job) -> None:
-    """Note in an executed notebook what it was drawn from; progress bars, which need a live kernel, are left out."""
+    """Note in an executed notebook what it was drawn from."""
     executed = json.loads(job.output.read_bytes())
     executed["metadata"]["page_key"] = drawing_key(job)
-    for cell in executed["cells"]:
-        if "outputs" in cell:
-            cell["outputs"] = [output for output in cell["outputs"] if WIDGET not in output.get("data", {})]
     cache.write_json(job.output, executed)
 
 
@@ -279,8 +253,8 @@ def drawing_key(job: Job) -> str:
     return cache.digest([job.source.read_text(), job.parameters, package, [cache.file_sha256(path) for path in files]])
 
 
-def write_scorecard(jobs: Sequence[Job]) -> list[Any]:
-    """Judge every claim on a run's record and write the verdicts beside it.  Returns the verdicts."""
+def write_scorecard(jobs: Sequence[Job]) -> str:
+    """Judge every claim on a run's record and write the verdicts beside it.  Returns how many there are of each."""
     from .. import record
     from . import claims
 
@@ -292,7 +266,7 @@ def write_scorecard(jobs: Sequence[Job]) -> list[Any]:
     about = {key: values[key] for key in ("preset", "model", "pretrained", "fine_tuned")} | {"seeds": [values["seed"]]}
     about["key"] = cache.digest([record.manifest(path)["key"] for path in record.pages(folder)])
     cache.write_json(folder / "scorecard.json", claims.scorecard(verdicts, about))
-    return verdicts
+    return claims.count(verdicts)
 
 
 def model_parameters(name: str) -> dict[str, Any]:

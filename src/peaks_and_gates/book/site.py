@@ -12,7 +12,6 @@ import sys
 import warnings
 from pathlib import Path
 
-from .. import record
 from ..errors import BookError
 from . import runner
 from .keys import root
@@ -26,18 +25,15 @@ def build(preset: str) -> Path:
     the builder reports a warning or an error.
     """
     jobs = runner.plan(preset)
-    folder = jobs[0].record.parent
-    for path in record.pages(folder):
-        record.manifest(path)
+    if jobs[0].record.parent.is_dir():
+        runner.write_scorecard(jobs)
     for job in jobs:
-        if job.state != "missing" and not job.drawn:
+        if job.state != "missing" and not job.is_drawn:
             try:
                 runner.execute(job)
                 runner.stamp(job)
             except BookError as error:
                 warnings.warn(f"{job.name} is shown without results: {error}", stacklevel=2)
-    if folder.is_dir():
-        runner.write_scorecard(jobs)
     target = root() / "_build" / "html"
     shutil.rmtree(target, ignore_errors=True)  # pages that are gone would stay
     builder = Path(sys.executable).with_name("jupyter-book")  # the script of this environment
