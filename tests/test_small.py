@@ -14,6 +14,19 @@ from conftest import ROOT
 SILENT = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER}
 CAPS = {"src": 4460, "training": 2090, "tests": 6350}  # may fall, not rise; the aim is 3,500, 2,000 and 4,000
 FILE, PAGE, CELL, CELLS = 240, 160, 51, 20  # code lines of a module, of a page's method, of a cell; code cells
+# Names that say nothing, and where they still stand: this list may become shorter, not longer.
+HEADLESS = set("found said told kept asked shown wanted drawn held made whole only each named".split())
+STILL_HEADLESS = {
+    "src/peaks_and_gates/gate/experiment.py": {"shown"},
+    "src/peaks_and_gates/gate/pictures.py": {"drawn"},
+    "src/peaks_and_gates/landscape/density_peaks.py": {"kept"},
+    "training/adapters/data.py": {"asked"},
+    "training/common.py": {"made", "kept"},
+    "training/minis/image_tokenizer.py": {"each"},
+    "training/minis/models.py": {"named"},
+    "training/narrow_gates/train.py": {"said", "found"},
+    "training/scenes/build.py": {"shown"},
+}
 # What a module may import of the package, besides its own folder.
 BELOW = {
     "errors": set(),
@@ -52,6 +65,23 @@ def test_no_part_grows(folder):
     assert sum(sizes.values()) <= CAPS[folder]
     if folder == "src":
         assert {name: size for name, size in sizes.items() if size > FILE} == {}
+
+
+def assigned_names(tree):
+    """Variables, parameters, functions and classes that some code names."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            yield node.id
+        elif isinstance(node, ast.arg):
+            yield node.arg
+        elif isinstance(node, ast.FunctionDef | ast.ClassDef):
+            yield node.name
+
+
+def test_names_say_what_a_thing_is():
+    for path in [*python_files("src"), *python_files("training")]:
+        headless = HEADLESS & set(assigned_names(ast.parse(path.read_text())))
+        assert headless <= STILL_HEADLESS.get(path.relative_to(ROOT).as_posix(), set()), path.name
 
 
 def test_pages_are_short():

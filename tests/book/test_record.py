@@ -2,9 +2,11 @@
 
 import json
 from dataclasses import dataclass
+from pathlib import Path
 
 import pandas as pd
 import pytest
+from test_cache import cut_short, flip_a_bit
 
 from peaks_and_gates import record, recorded
 from peaks_and_gates.errors import BadParameter, HashMismatch, MissingFile
@@ -61,17 +63,12 @@ def test_a_page_is_redrawn_from_the_record_for_the_same_inputs_only(page):
             record.table(name, inputs, compute)
 
 
-@pytest.mark.parametrize("damage", ["flip", "no table", "no manifest", "half a manifest"])
-def test_a_damaged_record_is_not_read(page, damage):
-    manifest = page.with_suffix(".json")
-    if damage == "flip":
-        content = bytearray(page.read_bytes())
-        content[50] ^= 1
-        page.write_bytes(content)
-    elif damage == "half a manifest":
-        manifest.write_bytes(manifest.read_bytes()[:100])
-    else:
-        (page if damage == "no table" else manifest).unlink()
+@pytest.mark.parametrize(
+    ("suffix", "damage"),
+    [(".parquet", flip_a_bit), (".parquet", Path.unlink), (".json", cut_short), (".json", Path.unlink)],
+)
+def test_a_damaged_record_is_not_read(page, suffix, damage):
+    damage(page.with_suffix(suffix))
     with pytest.raises((HashMismatch, MissingFile), match=r"page\.(parquet|json)"):
         record.read(page)
 
