@@ -3,6 +3,7 @@
 import ast
 import io
 import json
+import re
 import subprocess
 import tokenize
 from pathlib import Path
@@ -15,7 +16,7 @@ SILENT = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, toke
 CAPS = {"src": 4460, "training": 2090, "tests": 6350}  # may fall, not rise; the aim is 3,500, 2,000 and 4,000
 FILE, PAGE, CELL, CELLS = 240, 160, 51, 20  # code lines of a module, of a page's method, of a cell; code cells
 # Names that say nothing, and where they still stand: this list may become shorter, not longer.
-HEADLESS = set("found said told kept asked shown wanted drawn held made whole only each named".split())
+HEADLESS = re.compile("found|said|told|kept|asked|shown|wanted|drawn|held|made|whole|only|each|named")
 STILL_HEADLESS = {
     "src/peaks_and_gates/gate/experiment.py": {"shown"},
     "src/peaks_and_gates/gate/pictures.py": {"drawn"},
@@ -80,7 +81,7 @@ def assigned_names(tree):
 
 def test_names_say_what_a_thing_is():
     for path in [*python_files("src"), *python_files("training")]:
-        headless = HEADLESS & set(assigned_names(ast.parse(path.read_text())))
+        headless = {name for name in assigned_names(ast.parse(path.read_text())) if HEADLESS.fullmatch(name)}
         assert headless <= STILL_HEADLESS.get(path.relative_to(ROOT).as_posix(), set()), path.name
 
 

@@ -57,4 +57,5 @@ def slurm(folder):
         while "idle" not in subprocess.run(nodes, env=environment, capture_output=True, text=True, check=False).stdout:
             assert time.monotonic() < end, "there was no idle node within 60 s"
             time.sleep(0.5)
+        stack.callback(subprocess.run, ["scancel", "--user", about["user"]], env=environment)
         yield environment

@@ -87,11 +87,10 @@ def as_list(value: Any) -> list[Any]:
 
 
 def model_entry(name: str) -> str:
-    """The lines of a model in the package's YAML files, without comments; empty for a model that is not there."""
-    for path in sorted(store.SOURCE.glob("*.yml")):
-        if entry := re.search(rf"^( *){re.escape(name)}:.*(?:\n\1 .*)*", path.read_text(), re.M):
-            return re.sub(r"\s+#.*", "", entry[0])
-    return ""
+    """The lines of a model in models.yml, without comments; empty for a model that is not there."""
+    text = (store.SOURCE / "models.yml").read_text()
+    entry = re.search(rf"^( *){re.escape(name)}:.*(?:\n\1 .*)*", text, re.M)
+    return re.sub(r"\s+#.*", "", entry[0]) if entry else ""
 
 
 @dataclass(frozen=True)

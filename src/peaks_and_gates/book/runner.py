@@ -274,7 +274,7 @@ def model_parameters(name: str) -> dict[str, Any]:
     from ..gate.tokens import FAMILIES
     from ..models import MODELS
 
-    family = MODELS.get(name, {}).get("family")
-    if family is None:
+    if "family" not in MODELS.get(name, {}):
         return {"model": name}
+    family = MODELS[name]["family"]
     return {"native": [], "adapted": [], "controls": []} | {"native" if FAMILIES[family].native else "adapted": [name]}
