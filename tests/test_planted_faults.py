@@ -70,6 +70,12 @@ def planted(checkout, module, old, new):
         path.write_text(text)
 
 
+def test_every_fault_can_be_planted(checkout):
+    for fault in FAULTS:
+        with planted(checkout, fault["module"], fault["right"], fault["wrong"]):
+            pass
+
+
 @pytest.mark.parametrize("fault", FAULTS if FULL else FAULTS[::12], ids="{0[module]}: {0[fault]}".format)
 def test_a_planted_fault_is_seen(fault, checkout, run):
     with planted(checkout, fault["module"], fault["right"], fault["wrong"]):
