@@ -131,71 +131,64 @@ def largest_n(job: Job) -> int:
 
 
 class Verdicts(SphinxDirective):
-    """A directive that shows what the record says of the claims, as HTML."""
+    """`{run-summary}` and `{scorecard}`: what the record says of the claims, as HTML."""
 
     def run(self) -> list[nodes.Node]:
         """What stands in the directive's place."""
         book = jobs(self.config.pg_preset)
-        folder = next(iter(book.values())).record.parent
+        verdicts = claims.judge_all(next(iter(book.values())).record.parent)
         for job in book.values():
             self.env.note_dependency(str(job.record.with_suffix(".json")))
-        return [nodes.raw("", self.content_html(book, claims.judge_all(folder)), format="html")]
+        return [nodes.raw("", DIRECTIVES[self.name](book, verdicts), format="html")]
 
 
-class RunSummary(Verdicts):
-    """`{run-summary}`: what the record behind this site is, in one paragraph."""
-
-    def content_html(self, book: dict[str, Job], verdicts: list[claims.Verdict]) -> str:
-        """The paragraph."""
-        run = [job for job in book.values() if job.manifest]
-        if not run:
-            return "<p>No notebook has been run at this size yet.</p>"
-        kinds = [verdict.verdict for verdict in verdicts]
-        counts = " · ".join(f"{claims.badge(kind)} {kinds.count(kind)}" for kind in claims.VERDICTS)
-        n = max((largest_n(job) for job in run if job.source.parent.name == "landscape"), default=0)
-        first, *others = dict.fromkeys(name for job in run for name in runner.models_of(job.parameters))
-        models = f"{first} and {len(others)} more models" if others else first
-        return (
-            f'<p class="pg-summary">The figures on this site are of size <em>{run[0].preset}</em>: {models}, {n:,} '
-            f"questions, last run on {newest(run[0].preset)}. Of {len(verdicts)} claims: {counts}.</p>"
-        )
+def run_summary(book: dict[str, Job], verdicts: list[claims.Verdict]) -> str:
+    """What the record behind this site is, in one paragraph."""
+    run = [job for job in book.values() if job.manifest]
+    if not run:
+        return "<p>No notebook has been run at this size yet.</p>"
+    kinds = [verdict.verdict for verdict in verdicts]
+    counts = " · ".join(f"{claims.badge(kind)} {kinds.count(kind)}" for kind in claims.VERDICTS)
+    n = max((largest_n(job) for job in run if job.source.parent.name == "landscape"), default=0)
+    first, *others = dict.fromkeys(name for job in run for name in runner.models_of(job.parameters))
+    models = f"{first} and {len(others)} more models" if others else first
+    return (
+        f'<p class="pg-summary">The figures on this site are of size <em>{run[0].preset}</em>: {models}, {n:,} '
+        f"questions, last run on {newest(run[0].preset)}. Of {len(verdicts)} claims: {counts}.</p>"
+    )
 
 
-class Scorecard(Verdicts):
-    """`{scorecard}`: one table per paper, with claim, the paper's value, ours, verdict, and where to look."""
+def scorecard(book: dict[str, Job], verdicts: list[claims.Verdict]) -> str:
+    """One table per paper, with claim, the paper's value, ours, verdict, and where to look."""
+    head = "".join(f'<th scope="col">{name}</th>' for name in ("", "Claim", "The paper", "Here", "Verdict", "Page"))
+    tables = []
+    for paper, title in PARTS.items():
+        rows = "".join(scorecard_row(v, book) for v in verdicts if v.claim["paper"] == paper)
+        table = f"<table><caption>{title}</caption><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
+        tables.append(f'<div class="pg-scorecard" data-title="{title}">{table}</div>')
+    return f'<div class="pg-scorecards"><div class="pg-scorecard-filter"></div>{"".join(tables)}</div>'
 
-    def content_html(self, book: dict[str, Job], verdicts: list[claims.Verdict]) -> str:
-        """The tables."""
-        head = "".join(f'<th scope="col">{name}</th>' for name in ("", "Claim", "The paper", "Here", "Verdict", "Page"))
-        tables = []
-        for paper, title in PARTS.items():
-            rows = "".join(scorecard_row(v, book) for v in verdicts if v.claim["paper"] == paper)
-            table = f"<table><caption>{title}</caption><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
-            tables.append(f'<div class="pg-scorecard" data-title="{title}">{table}</div>')
-        return f'<div class="pg-scorecards"><div class="pg-scorecard-filter"></div>{"".join(tables)}</div>'
+
+DIRECTIVES = {"run-summary": run_summary, "scorecard": scorecard}
 
 
 def scorecard_row(verdict: claims.Verdict, book: dict[str, Job]) -> str:
     """One claim as a table row, with what it is filtered and sorted by."""
     claim = verdict.claim
-    names = [job.name for job in book.values()]
-    place, link = len(names), "planned"
-    if claim.get("page") in names:
-        place = names.index(claim["page"])
-        docname, job = list(book.items())[place]
-        title = nbformat.read(job.source, as_version=4).cells[0].source.splitlines()[0].lstrip("# ")
-        link = f'<a href="../{docname}.html">{html.escape(title)}</a>'
-        link += f"<br><code>pg run --preset {job.preset} --only {job.name}</code>"
+    place = [job.name for job in book.values()].index(claim["page"])
+    docname, job = list(book.items())[place]
+    title = nbformat.read(job.source, as_version=4).cells[0].source.splitlines()[0].lstrip("# ")
+    link = f'<a href="../{docname}.html">{html.escape(title)}</a>'
     lines = [f"{html.escape(part.says)}: {claims.number(part.estimate)} ({part.outcome})" for part in verdict.parts]
     if sizes := [part.estimate.n for part in verdict.parts if part.estimate]:
         n = " to ".join(f"{size:,}" for size in dict.fromkeys([min(sizes), max(sizes)]))
-        lines.append(f'<span class="pg-size">{next(iter(book.values())).preset}, N = {n}</span>')
+        lines.append(f'<span class="pg-size">{job.preset}, N = {n}</span>')
     cells = {
         "Claim": html.escape(claim["claim"]),
         "The paper": html.escape(f"{claim['paper_value']} ({claim['figure']})"),
         "Here": "<br>".join(lines) or "not measured yet",
         "Verdict": claims.badge(verdict.verdict),
-        "Page": link,
+        "Page": f"{link}<br><code>pg run --preset {job.preset} --only {job.name}</code>",
     }
     body = "".join(f'<td data-label="{name}">{value}</td>' for name, value in cells.items())
     row = f'<tr data-verdict="{verdict.verdict}" data-page="{place}">'
@@ -305,8 +298,8 @@ def add_data(app: Sphinx, error: Exception | None) -> None:
 def setup(app: Sphinx) -> dict[str, Any]:
     """Register all of it with Sphinx."""
     app.add_config_value("pg_preset", lambda config: os.environ.get("PG_PRESET", "laptop"), "env", str)
-    app.add_directive("run-summary", RunSummary)
-    app.add_directive("scorecard", Scorecard)
+    for name in DIRECTIVES:
+        app.add_directive(name, Verdicts)
     app.connect("config-inited", set_footer)
     app.connect("source-read", show_run)
     app.connect("doctree-read", link_terms)
