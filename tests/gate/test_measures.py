@@ -62,13 +62,6 @@ def test_the_interval_is_that_of_a_bootstrap_with_all_pairs():
     assert median.low < median.value < median.high
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
-def test_narrow_floats_and_two_examples(dtype):
-    text, image = torch.tensor([[1.0, 0.0], [0.0, 2.0]]), torch.tensor([[3.0, 4.0], [1.0, 0.0]])
-    gap = cosine_gap(text.to(dtype), image.to(dtype))  # pairs (0, 1): 1, (1, 0): 0.8
-    assert gap.median.value == pytest.approx(0.8, abs=1e-6) and gap.upper_quartile == pytest.approx(1, abs=1e-6)
-
-
 # Homogeneity of peaks in modality
 
 
@@ -167,7 +160,7 @@ def test_overlap_equals_dadapys_with_classes_of_any_size():
 def test_identical_states_tell_nothing_of_the_class_and_small_classes_are_named():
     overlap = class_overlap(np.ones((120, 4)), np.repeat(np.arange(4), 30), k=20)
     assert overlap.value == pytest.approx(0.25, abs=0.01)
-    with pytest.raises(TooFewPoints, match="class 'a' has 3 vectors, so at most 2"):
+    with pytest.raises(TooFewPoints, match="class 'a' has 3 vectors; give more than k=3"):
         class_overlap(LINE, HALVES, 3)
     for labels, k in ((HALVES, 0), (HALVES[:5], 2)):
         with pytest.raises(BadParameter):
@@ -201,9 +194,6 @@ def test_flips_by_hand():
     shares = [counts.of_all.value, counts.of_right.value, counts.base_right.value, counts.sign_changes.value]
     np.testing.assert_allclose(shares, [1 / 6, 1 / 3, 3 / 6, 4 / 6])
     assert counts.of_all.n == 6 and counts.of_right.n == 3
-    runs_swapped, answers_swapped = flips(AFTER, BEFORE, FIRST, SECOND), flips(BEFORE, AFTER, SECOND, FIRST)
-    for other in (runs_swapped, answers_swapped, flips(BEFORE, BEFORE, FIRST, SECOND)):
-        assert (other.of_all.value, other.base_right.value) != (counts.of_all.value, counts.base_right.value)
     assert flips(AFTER[:1], BEFORE[:1], FIRST[:1], SECOND[:1]).of_right is None  # no pair was right
 
 
@@ -226,13 +216,9 @@ def test_what_is_no_logits_or_tells_nothing_apart_is_refused(measure, arguments,
 # Answers
 
 
-def people(matches):
-    return ["red"] * matches + [f"other {index}" for index in range(10 - matches)]
-
-
 def test_the_published_scale():
     """Ten choose nine by hand: two matches leave 1/3 in the two subsets that lack one of them and 2/3 in eight."""
-    scores = vqa_accuracy(["red"] * 6, [people(matches) for matches in (0, 1, 2, 3, 4, 10)])
+    scores = vqa_accuracy(["red"] * 6, [["red"] * n + ["blue"] * (10 - n) for n in (0, 1, 2, 3, 4, 10)])
     np.testing.assert_allclose(scores, [0, 0.3, 0.6, 0.9, 1, 1])
 
 
@@ -291,5 +277,5 @@ def test_case_and_punctuation_count_only_for_whitespace():
     candidates, references = ["A Red square.", "two circles"], [["a red square"], ["two circles"]]
     assert cider(candidates, references, "ptb")[0][0] == pytest.approx(7.5)  # three words have no n-gram of four
     assert cider(candidates, references, "whitespace")[0][0] == 0
-    with pytest.raises(TooFewPoints, match="every weight is zero"):
+    with pytest.raises(TooFewPoints, match="every weight of CIDEr is zero"):
         cider(["a", "b"], [["a"], ["a"]])

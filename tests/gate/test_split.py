@@ -7,7 +7,7 @@ from peaks_and_gates.gate import patching, vlm
 from peaks_and_gates.gate.experiment import KNOCKOUTS, apply_knockout
 from peaks_and_gates.gate.patching import single_position
 from peaks_and_gates.gate.split import split_prompt
-from tiny_vlms import FAMILIES, close, encoded, generated, load, picture
+from tiny_vlms import FAMILIES, close, encoded, generated, load, logits, picture
 
 
 def end(batch):
@@ -20,30 +20,22 @@ def states_of(model, batch):
     return states
 
 
-def last_logits(model, batch, inputs):
-    with torch.inference_mode():
-        logits = model.network(**inputs).logits.float()
-    return logits[torch.arange(3), single_position(batch.tokens.where("last")) - batch.inputs["input_ids"].shape[1]]
-
-
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_next_word_is_the_same(family):
     """Twice, at every layer, with prompts of other lengths behind their images."""
     model = load(family)
-    batch, states = encoded(model, side="right"), states_of(model, encoded(model, first=10))
+    batch, states = encoded(model), states_of(model, encoded(model, first=10))
     prompt = split_prompt(model, batch, end(batch))
     assert prompt.keys_values is not None and prompt.inputs()["input_ids"].shape[1] < 40
-    for layer in range(1, model.n_layers):
+    contexts = [(patching.patched, states.residual[:, layer], layer) for layer in range(1, model.n_layers)]
+    contexts += [(patching.patched_attention, states.attention_input, 1)]
+    for patch, state, layer in contexts:
+        with patch(model, state, end(batch), layer), torch.inference_mode():
+            whole = model.network(**batch.inputs).logits[:, -1]
         for _ in range(2):
-            with patching.patched(model, states.residual[:, layer], prompt.position, layer):
-                logits = last_logits(model, batch, prompt.inputs())
-        with patching.patched(model, states.residual[:, layer], end(batch), layer):
-            assert close(logits, last_logits(model, batch, batch.inputs))
-        with patching.patched_attention(model, states.attention_input, prompt.position, layer):
-            of_attention = last_logits(model, batch, prompt.inputs())
-        with patching.patched_attention(model, states.attention_input, end(batch), layer):
-            assert close(of_attention, last_logits(model, batch, batch.inputs))
-        assert not close(logits, last_logits(model, batch, batch.inputs), 1e-3)
+            with patch(model, state, prompt.position, layer), torch.inference_mode():
+                assert close(model.network(**prompt.inputs()).logits[:, -1], whole)
+        assert not close(whole, logits(model, batch)[:, -1], 1e-3)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

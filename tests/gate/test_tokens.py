@@ -118,13 +118,6 @@ def test_groups_on_maps_written_by_hand(groups, left, right):
     assert ["".join("01"[int(x)] for x in row) for row in found] == [left, right]
 
 
-def test_after_begins_behind_the_gate(family, batches):
-    for side in ("left", "right"):
-        after = [expected(family, row).rpartition("e")[2] for row in range(3)]
-        assert batches[side].where("after").sum(1).tolist() == [len(text) for text in after]
-        assert not (batches[side].where("after") & batches[side].where("block")).any()
-
-
 def relative(found, chosen):
     """Where the chosen tokens are in each prompt, counted from its first token."""
     prompts = found.where("prompt").int().argmax(1)
@@ -182,7 +175,7 @@ def test_a_prompt_token_by_token(model):
     with pytest.raises(BadImage, match="text alone, but has 2 image tokens"):
         mapped(model, "xIIy", with_image=False)
     for mask in ([1, 0, 1, 1], [0, 1, 0, 1], [0] * 4):
-        with pytest.raises(BadParameter, match="Row 0: the attention mask is not one run of ones"):
+        with pytest.raises(BadParameter, match=r"Row 0: .* attention mask is not one run of ones"):
             mapped(model, "wxyz", mask, with_image=False)
 
 
@@ -193,5 +186,5 @@ def test_what_does_not_belong_together_is_refused(model, family):
     assert FAMILIES[family] is model.family
     assert model.family.native == (family in {"chameleon", "emu3", "janus"})
     for kind in ("blip-2", "mistral3"):  # the second a relative of Pixtral, laid out in another way
-        with pytest.raises(ModelUnavailable, match=f"type '{kind}' are not known here.* gate/tokens.py .*tiny_vlms.py"):
+        with pytest.raises(ModelUnavailable, match=f"type '{kind}' need a row in FAMILIES"):
             family_of(SimpleNamespace(model_type=kind, vision_config=SimpleNamespace(model_type="pixtral")))

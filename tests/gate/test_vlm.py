@@ -40,25 +40,7 @@ def last_logits(model, batch):
     return logits(model, batch)[batch.tokens.where("last")]
 
 
-def alone(model, images, texts):
-    rows = [vlm.encode(model, [image], [text]) for image, text in zip(images, texts, strict=True)]
-    return torch.cat([last_logits(model, row) for row in rows])
-
-
 # --- loading ---
-
-
-def test_a_folder_laid_out_as_on_the_hub(model, family, tmp_path):
-    """Most repositories keep the image processor in a file of its own."""
-    folder = shutil.copytree(tiny_vlm(family), tmp_path / "model")
-    settings = json.loads((folder / "processor_config.json").read_text())
-    (folder / "preprocessor_config.json").write_text(json.dumps(settings.pop("image_processor")))
-    (folder / "processor_config.json").write_text(json.dumps(settings))
-    loaded = vlm.load(str(folder), torch.float32, "cpu")
-    assert loaded.fingerprint != model.fingerprint
-    own = vlm.encode(loaded, PICTURES, TEXTS).inputs
-    for name, value in vlm.encode(model, PICTURES, TEXTS).inputs.items():
-        assert torch.equal(own[name], value), name
 
 
 def test_bfloat16(family):
@@ -71,12 +53,10 @@ def test_bfloat16(family):
 @pytest.mark.parametrize(
     ("file", "changes", "message"),
     [
-        ("config.json", {"model_type": "vipllava"}, r"type 'vipllava' are not known"),
+        ("config.json", {"model_type": "vipllava"}, r"type 'vipllava' need a row"),
         ("config.json", {"model_type": "gate-narrower"}, r"could not be loaded from .*gate-narrower"),
         ("config.json", {"image_token_index": 5}, "not of the same model"),
-        ("processor_config.json", {"processor_class": "ChameleonProcessor"}, "but a ChameleonProcessor is stored"),
-        ("processor_config.json", {"num_additional_image_tokens": 0}, "processor may be of another model"),
-        ("processor_config.json", {"patch_size": 16}, "processor may be of another model"),
+        ("processor_config.json", {"processor_class": "ChameleonProcessor"}, "holds a ChameleonProcessor"),
         ("processor_config.json", {"vision_feature_select_strategy": "full"}, "processor may be of another model"),
     ],
 )
@@ -113,9 +93,6 @@ def norm_runs_twice(model):
     model.layers[3].mlp.register_forward_hook(lambda module, inputs, output: model.final_norm(output))
 
 
-HEAD = nn.Linear(64, 260, bias=False)
-
-
 @pytest.mark.parametrize(
     ("fault", "message"),
     [
@@ -124,13 +101,13 @@ HEAD = nn.Linear(64, 260, bias=False)
         (lambda model: setattr(model.text_config, "num_hidden_layers", 3), "share one config"),
         (lambda model: setattr(model.text_config, "_attn_implementation", "flex_attention"), "'flex_attention'"),
         (lambda model: model.layers[1].mlp.up_proj.weight.fill_(torch.nan), "not finite in torch.float32"),
-        (
-            lambda model: setattr(model.layers[2], "forward", lambda states, **_: states),
-            "3 attention modules ran for 4",
-        ),
+        (lambda model: setattr(model.layers[2], "forward", lambda states, **_: states), "3 attention modules"),
         (norm_runs_twice, "final norm 2 times"),
         (own_attention, r"ALL_ATTENTION_FUNCTIONS.* Blocks \[2\] of .* never asked for attention"),
-        (lambda model: setattr(model.network, "get_output_embeddings", lambda: HEAD), "does not read the output"),
+        (
+            lambda model: setattr(model.network, "get_output_embeddings", lambda: nn.Linear(64, 260)),
+            "does not read the output",
+        ),
     ],
 )
 def test_a_model_the_tools_cannot_take_hold_of_is_refused(fault, message):
@@ -147,27 +124,18 @@ def test_a_model_the_tools_cannot_take_hold_of_is_refused(fault, message):
 # --- names ---
 
 
-@pytest.fixture
-def offline(monkeypatch):
-    monkeypatch.setattr("peaks_and_gates.models.hub_revision", lambda repo: "f" * 40)
-    for describe in (vlm.describe, models.describe):
-        describe.cache_clear()
-    yield
-    for describe in (vlm.describe, models.describe):
-        describe.cache_clear()
-
-
-def test_every_name_in_the_list_can_be_described(offline):
+def test_every_name_in_the_list_can_be_described(monkeypatch):
+    monkeypatch.setattr(models, "hub_revision", lambda repo: "f" * 40)
+    describe = vlm.describe.__wrapped__
     for name in [name for name, entry in models.MODELS.items() if "family" in entry]:
-        described = vlm.describe(name)
+        described = describe(name)
         assert described["family"] in FAMILIES and described.get("template", "{prompt}").count("{prompt}") == 1
         if described["provider"] == "hub":
             assert re.fullmatch("[0-9a-f]{40}", described["revision"]) and described["repo"].count("/") == 1
         else:
             assert re.fullmatch("[0-9a-f]{16}", described["sha256"])
-    at_commit = vlm.describe("llava-hf/llava-1.5-7b-hf@" + "b" * 40)
-    assert at_commit == vlm.describe("llava-1.5-7b") | {"revision": "b" * 40}
-    assert vlm.describe("one/two") == {"provider": "hub", "repo": "one/two", "revision": "f" * 40}
+    at_commit = describe("llava-hf/llava-1.5-7b-hf@" + "b" * 40)
+    assert at_commit == describe("llava-1.5-7b") | {"revision": "b" * 40}
     with pytest.raises(UnknownName, match="Did you mean 'mini-gated'"):
         vlm.load("mini-gate")
 
@@ -196,15 +164,6 @@ def test_the_parts_of_a_hub_model_are_asked_for_at_one_commit(monkeypatch):
     assert vlm.encode(model, PICTURES[:1], ["<image> What?"]).texts == ("USER: <image> What? ASSISTANT:",)
 
 
-def test_a_model_the_hub_does_not_give(monkeypatch):
-    def refuse(*_, **__):
-        raise OSError("401 Client Error: Gated repo")
-
-    monkeypatch.setattr(vlm.AutoConfig, "from_pretrained", refuse)
-    with pytest.raises(ModelUnavailable, match="mistral-community/pixtral-12b is gated"):
-        vlm.load("pixtral-12b")
-
-
 # --- prompts ---
 
 
@@ -212,7 +171,8 @@ def test_a_model_the_hub_does_not_give(monkeypatch):
 def test_neither_padding_nor_batch_mates_change_a_prompt(model, side):
     batch = vlm.encode(model, PICTURES, TEXTS, side)
     assert batch.tokens.where("padding").any()
-    assert close(last_logits(model, batch), alone(model, PICTURES, TEXTS))
+    alone = [last_logits(model, vlm.encode(model, PICTURES[i : i + 1], TEXTS[i : i + 1])) for i in range(3)]
+    assert close(last_logits(model, batch), torch.cat(alone))
     for positions, prompt in zip(batch.inputs["position_ids"], batch.tokens.where("prompt"), strict=True):
         assert positions[prompt].tolist() == list(range(int(prompt.sum())))
     stretched = batch.inputs | {"position_ids": batch.inputs["position_ids"] * 2}
@@ -222,10 +182,8 @@ def test_neither_padding_nor_batch_mates_change_a_prompt(model, side):
 
 @pytest.mark.parametrize("family", ["chameleon", "emu3"])
 def test_an_image_is_encoded_once_and_alone(family, monkeypatch):
-    images, fresh = (
-        [picture(0), picture(1), picture(0), picture(2)],
-        lambda: vlm.load(str(tiny_vlm(family)), torch.float32),
-    )
+    images = [picture(0), picture(1), picture(0), picture(2)]
+    fresh = lambda: vlm.load(str(tiny_vlm(family)), torch.float32)
     monkeypatch.setattr(vlm, "encode_once", lambda network: None)
     plain = fresh()  # images of one size: nothing is padded
     expected = last_logits(plain, vlm.encode(plain, images, TEXTS[:1] * 4))
@@ -265,21 +223,11 @@ def test_a_prompt_ends_where_its_text_ends_and_opens_once(model, family):
         assert (ids == model.tokenizer.bos_token_id).sum() == 1
 
 
-def test_a_template_goes_around_the_prompt(model):
-    asking = dataclasses.replace(model, template="USER: {prompt} ASSISTANT:")
-    batch = vlm.encode(asking, PICTURES[:1], ["{a} <image> {prompt}?"])
-    assert batch.texts == (f"USER: {{a}} {model.processor.image_token} {{prompt}}? ASSISTANT:",)
-    bare = vlm.encode(model, PICTURES[:1], ["USER: {a} <image> {prompt}? ASSISTANT:"])
-    assert torch.equal(batch.inputs["input_ids"], bare.inputs["input_ids"])
-
-
 @pytest.mark.parametrize(
     ("images", "texts", "error", "message"),
     [
-        (PICTURES[:1], ["What is this?"], BadImage, "Text 0 has 0 <image> and an image"),
+        (PICTURES[:1], ["What is this?"], BadImage, "Text 0 has 0 <image>, where 1 belongs"),
         (PICTURES[:2], ["<image> What?", "<image><image> And?"], BadImage, "Text 1 has 2 <image>"),
-        (None, ["What?", "<image> What?"], BadImage, "Text 1 has 1 <image> and no image"),
-        ([PICTURES[0], Image.new("F", (8, 8))], ["<image> What?"] * 2, BadImage, "Image 1 has .* of the kind F"),
         (PICTURES[:1], ["<image> What?"] * 2, BadParameter, "as many images as texts"),
         (PICTURES[:1], ["<image> and [IMG_END]"], BadImage, "2 images, or such a token"),
     ],
@@ -313,30 +261,20 @@ def test_every_kind_of_pixel_becomes_rgb():
         assert (image.mode, image.size) == ("RGB", (8, 8))
 
 
-def test_a_photograph_is_turned_upright(tmp_path):
-    image = Image.new("RGB", (8, 6), "white")
+def test_a_photograph_is_turned_upright():
+    image, turned, file = Image.new("RGB", (8, 6), "white"), Image.Exif(), io.BytesIO()
     image.putpixel((0, 0), (0, 0, 0))
-    turned = Image.Exif()
     turned[0x0112] = 6  # the camera was held on its side
-    image.save(tmp_path / "a.png", exif=turned)
-    upright = open_image((tmp_path / "a.png").read_bytes(), "it")
+    image.save(file, "PNG", exif=turned)
+    upright = open_image(file.getvalue(), "it")
     assert upright.size == (6, 8) and upright.getpixel((5, 0)) == (0, 0, 0)
-
-
-@pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "TIFF", "WEBP", "BMP"])
-def test_a_truncated_file_is_refused(kind):
-    """Wherever it is cut: decoders stumble in many ways."""
-    noise, file = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8), io.BytesIO()
-    Image.fromarray(noise).save(file, kind)
-    for share in np.linspace(0, 0.95, 30):
-        with pytest.raises(BadImage, match="it cannot be read"):
-            open_image(file.getvalue()[: int(share * len(file.getvalue()))], "it")
 
 
 def test_refused_images(tmp_path):
     picture(0).save(tmp_path / "moving.gif", save_all=True, append_images=[picture(1)])
     for image, message in [
         (tmp_path / "nothing.png", "cannot be read.*nothing.png.*Check the path"),
+        ((tmp_path / "moving.gif").read_bytes()[:300], "it cannot be read"),
         (tmp_path / "moving.gif", "2 frames: save it as one frame"),
         (Image.new("I;16", (8, 8)), "pixels of the kind I;16.*RGB of 8 bits a channel"),
         (Image.new("RGB", (3, 50)), "3 x 50 pixels .*at least 4 pixels a side"),

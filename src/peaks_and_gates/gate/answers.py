@@ -130,10 +130,7 @@ def cider(
     tokens = TOKENIZERS[tokenizer]
     counts = [[_n_grams(tokens(text)) for text in group] for group in references]
     if len({frozenset(map(tokens, group)) for group in references}) < 2:
-        raise TooFewPoints(
-            f"CIDEr weighs a phrase by how few examples have it in their references, but all {len(references)} "
-            "here have the same ones: every weight is zero. Give at least two examples with different references."
-        )
+        raise TooFewPoints(f"All {len(references)} examples have the same references: every weight of CIDEr is zero.")
     n_examples_with = Counter(gram for group in counts for gram in {gram for texts in group for gram in texts})
     weight = lambda gram: np.log(len(references)) - np.log(max(1, n_examples_with[gram]))
 
@@ -209,6 +206,4 @@ def _check_references(references: Sequence[Sequence[str]]) -> None:
     """Raise BadParameter for what would be compared letter by letter, or not at all."""
     for index, people in enumerate(references):
         if isinstance(people, str) or not len(people):
-            raise BadParameter(
-                f"The references of example {index} must be a list of one text or more, got {people!r:.60}."
-            )
+            raise BadParameter(f"The references of example {index} must be a list of one text or more: {people!r:.40}.")

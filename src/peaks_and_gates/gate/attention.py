@@ -295,10 +295,7 @@ def _mask_pairs(mask: Tensor, pairs: Tensor, check: bool = False) -> Tensor:
     """
     allowed = mask if mask.dtype == torch.bool else mask > torch.finfo(mask.dtype).min / 2
     if check and (allowed.any(-1) & ~(allowed & ~pairs).any(-1)).any():
-        raise BadParameter(
-            "With how='mask', a target would have nothing left to read, not even itself. Keep a token of what it sees "
-            "out of the sources, or use how='zero'."
-        )
+        raise BadParameter("With how='mask', a target would have nothing left to read, not even itself: use 'zero'.")
     return mask & ~pairs if mask.dtype == torch.bool else mask.masked_fill(pairs, torch.finfo(mask.dtype).min)
 
 
@@ -310,6 +307,5 @@ def _check_sets(sets: Mapping[str, Tensor]) -> None:
         if not chosen.any(1).all():
             rows = (~chosen.any(1)).nonzero().flatten().tolist()
             raise BadParameter(
-                f"{name} is empty in rows {rows} of the batch: there is nothing to act on. A prompt without an image "
-                "has none of its tokens: choose groups that all rows have, or leave these rows out."
+                f"{name} is empty in rows {rows}: has every prompt an image? There is nothing to act on."
             )

@@ -87,10 +87,7 @@ def _write(model: VisionLanguageModel, text: str, with_image: bool, row: int) ->
     """A text in the model's template, the placeholder replaced by the processor's image token.  Raises BadImage."""
     count = text.count(PLACEHOLDER)
     if count != with_image:
-        raise BadImage(
-            f"Text {row} has {count} {PLACEHOLDER} and {'an' if with_image else 'no'} image: {text!r}. Write it once "
-            "where the image belongs, and leave it out of a text without an image."
-        )
+        raise BadImage(f"Text {row} has {count} {PLACEHOLDER}, where {int(with_image)} belongs: {text!r}.")
     return model.template.replace("{prompt}", text.replace(PLACEHOLDER, model.processor.image_token))
 
 
@@ -198,10 +195,7 @@ def load_processor(family: str, source: str, revision: str | None = None) -> Pro
     settings, _ = kind.get_processor_dict(source, revision=revision)
     stored = settings.get("processor_class", kind.__name__)
     if stored != kind.__name__:
-        raise ModelUnavailable(
-            f"The model in {source} reads images as {kind.__name__} prepares them, but a {stored} is stored beside it. "
-            "Put the processor's files of the same model there."
-        )
+        raise ModelUnavailable(f"{source} holds a {stored}, where its model needs a {kind.__name__}.")
     images = AutoImageProcessor.from_pretrained(source, revision=revision, backend="pil", trust_remote_code=False)
     # As transformers does: some of Pixtral's are stored under the name of Llama's class, which splits otherwise.
     tokenizers = PreTrainedTokenizerFast if family == "pixtral" else AutoTokenizer

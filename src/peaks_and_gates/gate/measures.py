@@ -140,10 +140,7 @@ def modality_homogeneity(
     text, image = _directions(text, image, where)
     states, modality = torch.cat([text, image]), np.repeat([0, 1], [len(text), len(image)])  # (2n, d), (2n,)
     if len(first_of_identical(states)) < len(first_of_identical(text)) + len(first_of_identical(image)):
-        raise BadStates(
-            f"{where}: text and image share a direction exactly. Were the same positions taken for both, or are they "
-            "set to one vector?"
-        )
+        raise BadStates(f"{where}: text and image share a direction exactly. Are they of the same positions?")
     everything = landscape(states, {}, "figures", where=where)
     modality = modality[everything.kept]
     peaks = {name: part.assignment for name, part in clustered(everything, SETTINGS, where=where).items()}
@@ -202,10 +199,7 @@ def class_overlap(
     states = as_matrix(states, where)
     names, codes, sizes = coded(labels, len(states), f"{where}: the labels")
     if sizes.min() <= k:
-        raise TooFewPoints(
-            f"{where}: class '{names[sizes.argmin()]}' has {sizes.min()} vectors, so at most {sizes.min() - 1} "
-            f"neighbours can share it, but k={k}. Give {k + 1} vectors of each class, or k <= {sizes.min() - 1}."
-        )
+        raise TooFewPoints(f"{where}: class '{names[sizes.argmin()]}' has {sizes.min()} vectors; give more than k={k}.")
     neighbours = nearest_neighbours(states, k, where=where)[1]  # (n, k)
     estimate = bootstrap_mean(neighbour_overlap(neighbours, codes, k), 1 / sizes[codes], n_bootstrap, seed)
     rng = np.random.default_rng(seed)
@@ -300,16 +294,10 @@ def _directions(text, image, where: str) -> tuple[Tensor, Tensor]:
     """Both sets of vectors at length one, (n, d) float32, checked to belong together."""
     pair = [as_matrix(text, f"{where}, text"), as_matrix(image, f"{where}, image")]
     if pair[0].shape != pair[1].shape:
-        raise BadParameter(
-            f"{where}: text vectors {tuple(pair[0].shape)}, image vectors {tuple(pair[1].shape)}: give one of each per "
-            "example, in the same order."
-        )
+        raise BadParameter(f"{where}: text and image vectors must be of the same examples, in the same order.")
     norms = [torch.linalg.vector_norm(vectors, dim=1, keepdim=True, dtype=torch.float64) for vectors in pair]  # (n, 1)
     if not all(((norm > LEAST_NORM) & norm.isfinite()).all() for norm in norms):
-        raise BadStates(
-            f"{where}: a vector of zeros (or one whose square float64 does not hold) has no direction. Was this "
-            "position knocked out, or never filled?"
-        )
+        raise BadStates(f"{where}: a vector of zeros has no direction. Was this position knocked out, or never filled?")
     first, second = ((vectors / norm).float() for vectors, norm in zip(pair, norms, strict=True))
     return first, second
 
@@ -334,10 +322,7 @@ def _differences(logits: Tensor, first: Tensor, second: Tensor) -> np.ndarray:
         raise BadParameter(f"{len(logits)} pairs need as many token ids of each answer, got {len(answers)}.")
     same = torch.nonzero(answers[:, 0] == answers[:, 1]).flatten().tolist()
     if same:
-        raise BadParameter(
-            f"The answers of pairs {same[:5]} begin with the same token, so no logit tells them apart. "
-            "Leave these pairs out, or choose answers that differ in their first token."
-        )
+        raise BadParameter(f"The answers of pairs {same[:5]} begin with the same token: leave these pairs out.")
     chosen = logits.double().gather(1, answers)  # (B, 2)
     difference = (chosen[:, 0] - chosen[:, 1]).cpu().numpy()
     if np.isnan(difference).any():

@@ -42,10 +42,7 @@ def single_position(chosen: Tensor) -> Tensor:
     counts = chosen.sum(1)  # (B,)
     if (counts != 1).any():
         row = int((counts != 1).nonzero()[0])
-        raise BadParameter(
-            f"Row {row} has {int(counts[row])} tokens in the set, where one is needed. A prompt without an image has "
-            "none of its tokens: choose a group with one token in every row, such as 'last', or give an image."
-        )
+        raise BadParameter(f"Row {row} has {int(counts[row])} tokens in the set, where one is needed: has it an image?")
     return chosen.int().argmax(1)
 
 
@@ -178,10 +175,7 @@ def _check_place(position: Tensor, prompts: Tensor) -> None:
     inside &= prompts[torch.arange(n_rows), position.clamp(0, n_tokens - 1)]
     if not inside.all():
         row = int((~inside).nonzero()[0])
-        raise BadParameter(
-            f"Position {int(position[row])} of row {row} is outside its prompt, or on padding: the row has {n_tokens} "
-            "tokens with its padding. Take positions from the tokens of this batch, see `single_position`."
-        )
+        raise BadParameter(f"Position {int(position[row])} of row {row} is outside its prompt, or on padding.")
 
 
 def _check_states(states: Tensor, shape: tuple[int, ...]) -> None:

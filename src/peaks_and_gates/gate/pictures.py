@@ -264,9 +264,7 @@ def _first_of_classes(name: str, stream: Any, n: int, seed: int, n_classes: int 
             if not any(missing.values()):
                 return rows
     few = sorted(names[label] for label, count in missing.items() if count)
-    raise TooFewPoints(
-        f"{name} has too few images of {len(few)} classes ({', '.join(few[:5])}): ask for fewer of each."
-    )
+    raise TooFewPoints(f"{name} has too few images of {len(few)} classes: {', '.join(few[:5])}.")
 
 
 def _entry(name: str, where: str, label: str, row: dict[str, Any]) -> dict[str, Any]:

@@ -123,10 +123,7 @@ def family_of(config: PreTrainedConfig) -> str:
     vision = getattr(getattr(config, "vision_config", None), "model_type", None)
     key = "pixtral" if (config.model_type, vision) == ("llava", "pixtral") else config.model_type
     if key not in FAMILIES:
-        raise ModelUnavailable(
-            f"Models of the type '{config.model_type}' are not known here. To add them, write a row into FAMILIES in "
-            "gate/tokens.py and a small random model into tests/tiny_vlms.py."
-        )
+        raise ModelUnavailable(f"Models of the type '{config.model_type}' need a row in FAMILIES of gate/tokens.py.")
     return key
 
 
@@ -149,10 +146,7 @@ def token_map(
     image = _token_id(family, processor, "image_token")
     begin, end = (attribute and _token_id(family, processor, attribute) for attribute in (family.begin, family.end))
     if image != getattr(config, "image_token_id", image):
-        raise ModelUnavailable(
-            f"The processor writes an image as token {image}, the model reads it at token {config.image_token_id}: "
-            "they are not of the same model."
-        )
+        raise ModelUnavailable(f"The processor writes an image as token {image}: it is not of the same model.")
     rows = enumerate(zip(input_ids.cpu(), attention_mask.cpu().bool(), strict=True))
     kinds = [_row(row, ids[mask], mask, image, begin, end, with_image) for row, (ids, mask) in rows]  # B of (T,)
     return TokenMap(torch.stack(kinds).to(input_ids.device))
@@ -163,10 +157,7 @@ def _token_id(family: Family, processor: ProcessorMixin, attribute: str) -> int:
     token = getattr(processor, attribute, None)
     token_id = None if token is None else processor.tokenizer.convert_tokens_to_ids(str(token))
     if token_id is None or token_id == processor.tokenizer.unk_token_id:
-        raise ModelUnavailable(
-            f"The {type(processor).__name__} has no token '{token}' at `{attribute}`, where its family has one: "
-            "it is not a processor of this family, or its tokenizer is incomplete."
-        )
+        raise ModelUnavailable(f"The {type(processor).__name__} has no token at `{attribute}`, as its family has.")
     return token_id
 
 
@@ -175,10 +166,7 @@ def _row(
 ) -> Tensor:
     """Kinds of one row, (T,) uint8.  ids: (n,), those of the prompt alone.  mask: (T,) bool, where they sit."""
     if (mask.int().diff(prepend=torch.zeros(1, dtype=torch.int)) == 1).sum() != 1:
-        raise BadParameter(
-            f"Row {row}: the attention mask is not one run of ones: the prompt is empty or has holes. Give a text with "
-            "at least one token, padded on one side."
-        )
+        raise BadParameter(f"Row {row}: the prompt is empty, or its attention mask is not one run of ones.")
     kinds = torch.full(ids.shape, KINDS.index("text"), dtype=torch.uint8)  # (n,)
     images = _places(ids, image)
     if with_image:
@@ -223,8 +211,5 @@ def _block(row: int, ids: Tensor, images: list[int], begin: int | None, end: int
     if missing or first > images[0] or last < images[-1]:
         raise BadParameter(f"Row {row}: the tokens around the image are incomplete or in a wrong order.")
     if last >= len(ids):
-        raise BadParameter(
-            f"Row {row} ends with the image, but in this family what follows the image serves as its end token. "
-            "Put some text after <image>."
-        )
+        raise BadParameter(f"Row {row} ends with the image. Put some text after <image>: it serves as the end token.")
     return first, last
