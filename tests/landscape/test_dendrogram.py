@@ -4,20 +4,15 @@ from dataclasses import replace
 from functools import cache
 
 import numpy as np
-import pandas as pd
 import pytest
 from scipy.cluster.hierarchy import linkage
-from scipy.spatial.distance import squareform
 
 from page_code import page_code
-from peaks_and_gates.book import claims
-from peaks_and_gates.cache import project_folder
 from peaks_and_gates.errors import BadParameter
 from peaks_and_gates.landscape import dendrogram
 from peaks_and_gates.landscape.dendrogram import grow, layer_at, leaf_order, least_points, subject_groups
 from peaks_and_gates.landscape.density_peaks import Landscape, Recipe, clustered, landscape
 from peaks_and_gates.landscape.study import Study
-from peaks_and_gates.statistics import row
 
 LOW = -9.0  # what DADApy puts for the saddle of peaks that do not touch
 page = cache(lambda name: page_code(name))
@@ -58,20 +53,18 @@ def test_joins_are_at_the_height_of_the_saddle():
 
 def test_only_peaks_with_more_points_are_leaves():
     found, subjects = chain()
-    assert len(grow(found, subjects, 12).counts) == 3
-    assert len(grow(found, subjects, 4).counts) == 5
-    one, none = grow(found, subjects, 20), grow(found, subjects, 30)
-    assert len(one.counts) == 1 and one.links.shape == (0, 4)
-    assert len(none.counts) == 0 and none.links.shape == (0, 4) and (none.home == -1).all()
+    n_leaves = {least: len(grow(found, subjects, least).counts) for least in (4, 12, 20, 30)}
+    assert n_leaves == {4: 5, 12: 3, 20: 1, 30: 0}
+    none = grow(found, subjects, 30)
+    assert none.links.shape == grow(found, subjects, 20).links.shape == (0, 4) and (none.home == -1).all()
 
 
 def test_subjects_sit_where_most_of_their_questions_are():
     found, subjects = chain()
     tree = grow(found, subjects, 11)
-    assert dict(zip(tree.subjects, tree.home, strict=True)) == {
-        "birds": 0, "drugs": -1, "law": 2, "mammals": 1, "music": 3,
-    }  # fmt: skip
-    np.testing.assert_array_equal(tree.totals, [20, 5, 25, 15, 17])  # drugs, on a small peak, are counted
+    assert tree.subjects.tolist() == ["birds", "drugs", "law", "mammals", "music"]
+    assert tree.home.tolist() == [0, -1, 2, 1, 3]
+    assert tree.totals.tolist() == [20, 5, 25, 15, 17]  # drugs, on a small peak, are counted
 
 
 def test_identical_questions_left_out_by_the_landscape_keep_subjects_in_step():
@@ -96,21 +89,6 @@ def test_names_follow_the_papers_rule():
     # With half of the peak a subject of many questions is not named beside one of few; with more than half it is.
     assert naming(np.array([[0, 0, 10, 10]]), totals).tolist() == [[False, False, False, True]]
     assert naming(np.array([[0, 0, 12, 10]]), totals).tolist() == [[False, False, True, True]]
-
-
-def test_leaf_names_composition_and_purity():
-    subjects = np.array([f"s{i}" for i in range(6)])
-    counts = np.array([[9, 30, 0, 0, 0, 0], [6, 5, 4, 7, 0, 0], [5, 5, 5, 5, 6, 0]])
-    tree = dendrogram.Tree(subjects, counts, np.full(6, 60), np.zeros(3), np.empty((0, 4)), np.zeros(6, int), 5)
-    names = [page(TREES)["leaf_name"](tree, leaf) for leaf in range(3)]
-    assert names == ["s1, s0", "s3, s0, s1, s2", "mix of 5 subjects"]
-    assert page(TREES)["composition"](tree, 0) == "s1 30, s0 9"
-    assert page(TREES)["composition"](tree, 2, most=2) == "s4 6, s0 5, others (3) 15"
-    purity_of = page(TREES)["purity_of"]
-    mixed, purity = purity_of(np.array([[[8, 2], [0, 10]], [[5, 5], [5, 5]]]), np.array([10, 10]))
-    np.testing.assert_allclose([mixed, purity], [[0, 0], [0.9, 0.5]])
-    assert purity_of(counts, tree.totals)[0] == pytest.approx(1 / 3)
-    assert np.isnan(purity_of(np.empty((0, 3), int), np.ones(3))).all()
 
 
 def grouped_points(size=60, seed=1):
@@ -184,40 +162,27 @@ def test_a_known_tree_agrees_with_the_known_hierarchy(grouped, monkeypatch):
 
 def test_without_leaves_shares_are_left_out(grouped, monkeypatch):
     assert set(estimates(TREES, *grouped, 1000, monkeypatch)) == {"n_leaves", "least_points"}
-    assert list(estimates(WORDNET, *grouped, 1000, monkeypatch)) == ["n_leaves"]
-
-
-def test_one_peak_of_everything_has_the_null_of_one_peak(grouped):
-    peaks, subjects = grouped
-    one = replace(peaks, assignment=np.zeros(peaks.n, int), saddle_log_density=np.zeros((1, 1)))
-    tree = grow(one, subjects, 6)
-    np.testing.assert_array_equal(page(TREES)["shuffled_counts"](one, tree)[7], [[60] * 8])
 
 
 def test_a_part_is_clustered_as_all_points_are(grouped):
     peaks, _ = grouped
-    first = landscape(grouped_points()[0], {}, "figures")
-    again = with_z(first, first.recipe.z)
-    np.testing.assert_array_equal(again.assignment, first.assignment)
-    np.testing.assert_array_equal(again.saddle_log_density, first.saddle_log_density)
-    assert with_z(first, 0).n_peaks > peaks.n_peaks
-    rows = np.arange(0, first.n, 2)
-    half = with_z(first, 1.6, rows)
-    assert half.n == len(half.assignment) == 240
+    rows = np.arange(0, peaks.n, 2)
+    half = with_z(peaks, 1.6, rows)
+    assert half.n == len(half.assignment) == 240 and with_z(peaks, 0).n_peaks > peaks.n_peaks
     np.testing.assert_array_equal(half.kept, rows)
 
 
-def test_depth_must_be_one():
+def test_a_layer_is_taken_by_its_depth(own_cache):
+    study = Study("tiny-llama", "wordnet", n_subjects=2, n_per_subject=30, point="residual")
+    layer, n_layers, peaks, subjects = layer_at(study, 0, 0.6)
+    assert (layer, n_layers) == (2, 4) and len(subjects) == 60 and peaks.recipe == Recipe(3, 1.6, 16)
     with pytest.raises(BadParameter, match="depth"):
-        layer_at(Study("m", "wordnet"), 0, 1.2)
+        layer_at(study, 0, 1.2)
 
 
-def test_groups_and_their_looks():
+def test_groups_of_subjects():
     assert subject_groups("wordnet", ["music", "birds"]) == ["arts", "animals"]
     assert subject_groups("mmlu", ["virology"]) == [""]
-    groups = pd.read_parquet(project_folder() / "data" / "wordnet-questions.parquet", columns=["group"])["group"]
-    looks = dendrogram.group_looks(groups)
-    assert len(set(looks.values())) == groups.nunique() + 1 and dendrogram.MIXED not in looks.values()
 
 
 def test_leaf_order_turns_joins_and_keeps_the_tree():
@@ -226,92 +191,20 @@ def test_leaf_order_turns_joins_and_keeps_the_tree():
     assert leaf_order(links, np.array([0.0, 3.0, 1.0, 1.5])) == [2, 3, 0, 1]
 
 
-LINKS = linkage(squareform([[0, 1, 5, 5], [1, 0, 5, 5], [5, 5, 0, 2], [5, 5, 2, 0]]), "weighted")
-
-
-def test_tree_distances_of_subjects():
-    home = np.array([0, 1, 3, 3, -1])
-    distances = page(WORDNET)["tree_distances"](LINKS, home)
-    np.testing.assert_allclose(distances[:4, :4], [[0, 1, 5, 5], [1, 0, 5, 5], [5, 5, 0, 0], [5, 5, 0, 0]])
-    assert np.isnan(distances[4]).all() and np.isnan(distances[:, 4]).all()
-
-
-def test_a_tree_of_one_leaf_or_none():
-    empty = np.empty((0, 4))
-    np.testing.assert_array_equal(page(WORDNET)["tree_distances"](empty, np.zeros(3, int)), np.zeros((3, 3)))
-    assert np.isnan(page(WORDNET)["tree_distances"](empty, np.full(3, -1))).all()
-
-
 def random_tree(n, seed):
     """Distances in a random tree of n leaves."""
     points = np.random.default_rng(seed).random((n, 2))
     return page(WORDNET)["tree_distances"](linkage(points, "average"), np.arange(n))
 
 
-def test_rank_correlation_sees_order_alone():
-    distances = random_tree(10, 0)
-    assert page(WORDNET)["rank_correlation"](distances, distances**3) == pytest.approx(1)
-    assert page(WORDNET)["rank_correlation"](distances, 9 - distances) == pytest.approx(-1)
-    assert np.isnan(page(WORDNET)["rank_correlation"](distances, np.ones((10, 10))))
-    assert np.isnan(page(WORDNET)["rank_correlation"](distances[:3, :3], distances[:3, :3]))
-
-
-def test_same_group_nearer_counts_pairs():
-    groups = np.array(["a", "a", "b", "b"])
-    inside, across = 1.0, 2.0
-    distances = np.where(groups[:, None] == groups, inside, across)
-    assert page(WORDNET)["same_group_nearer"](distances, groups) == 1
-    assert page(WORDNET)["same_group_nearer"](-distances, groups) == 0
-    assert page(WORDNET)["same_group_nearer"](np.ones((4, 4)), groups) == 0.5
-    distances[0, 2] = distances[2, 0] = 0.5  # nearer than both pairs of one group: 2 of 8 comparisons are lost
-    assert page(WORDNET)["same_group_nearer"](distances, groups) == 0.75
-    assert np.isnan(page(WORDNET)["same_group_nearer"](distances, np.array(["a"] * 4)))
-    assert np.isnan(page(WORDNET)["same_group_nearer"](distances, np.array(list("abcd"))))
-
-
-def test_mantel_tells_a_match_from_chance():
+def test_mantels_p_is_right_by_chance():
     mantel, correlation = page(WORDNET)["mantel"], page(WORDNET)["rank_correlation"]
-    tree, other = random_tree(12, 0), random_tree(12, 1)
-    null, null_high, p = mantel(lambda d: correlation(d, tree), tree, 199)
-    assert p == pytest.approx(1 / 200) and null_high < 0.8 and abs(null) < 0.05
-    assert mantel(lambda d: correlation(d, other), tree, 199)[2] > 0.05
-    assert np.isnan(mantel(lambda d: correlation(d, d), np.zeros((6, 6)))).all()
     # Trees that have nothing to do with each other: one in five is below .2, however unlike their shapes.
     against = lambda tree: lambda d: correlation(d, tree)
     p = [mantel(against(random_tree(8, i)), random_tree(8, 1000 + i), 19, i)[2] for i in range(100)]
     assert 0.08 < np.mean(np.array(p) <= 0.2) < 0.32  # .2 ± 3 standard errors
 
 
-def test_the_comparison_takes_the_subjects_both_know():
-    links = linkage(np.random.default_rng(3).random((8, 2)), "average")
-    home = np.arange(8)
-    steps = page(WORDNET)["tree_distances"](links, home)
-    steps[5], steps[:, 5] = np.nan, np.nan  # in no place of WordNet
-    home[2] = -1  # on no leaf
-    tree = dendrogram.Tree(np.arange(8).astype(str), np.eye(8), np.ones(8), np.zeros(8), links, home, 0)
-    for statistic, distances in page(WORDNET)["comparisons"](tree, steps, GROUPS).values():
-        assert distances.shape == (6, 6) and statistic(distances) > 0
-    assert page(WORDNET)["comparisons"](tree, steps, GROUPS)["cophenetic_correlation"][0](distances) == pytest.approx(1)
-
-
 def test_wordnets_distances_are_those_of_the_file():
     steps = page(WORDNET)["wordnet_distances"]("wordnet", ["mammals", "birds", "nowhere"])
     assert steps[0, 1] == steps[1, 0] > 0 and np.isnan(steps[2]).all() and (np.diag(steps)[:2] == 0).all()
-    assert np.isnan(page(WORDNET)["wordnet_distances"]("mmlu", ["virology", "anatomy"])).all()
-
-
-def test_claims_read_the_numbers(grouped, monkeypatch):
-    """The claims on trees find their rows, one per condition; without WordNet's tree L7 is not tested."""
-    rows_of = lambda name: [
-        row("5-shot", "m", 9, 0.3, metric, "Z = 1.6", e)
-        for metric, e in estimates(name, *grouped, 9, monkeypatch).items()
-    ]
-    few, agreement = pd.DataFrame(rows_of(TREES)), pd.DataFrame(rows_of(WORDNET))
-    mixed = few.copy()
-    mixed.loc[mixed["metric"] == "mixed_share", ["value", "low", "high"]] = [0.8, 0.7, 0.9]
-    others = [mixed.assign(condition=condition) for condition in ("0-shot", "fine-tuned", "5-shot, Z = 4")]
-    known = {claim["id"]: claim for claim in claims.load()}
-    assert claims.judge(known["L6"], {"dendrogram.numbers": pd.concat([few, *others])}).verdict == "holds"
-    assert claims.judge(known["L7"], {"hierarchy.agreement": agreement}).verdict == "holds"
-    without = agreement[agreement["metric"] == "n_leaves"]
-    assert claims.judge(known["L7"], {"hierarchy.agreement": without}).verdict == "not tested"

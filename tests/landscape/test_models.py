@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -34,18 +35,12 @@ def logits(model):
         return model.network(ids).logits
 
 
-def test_a_folder_gives_the_model_that_was_saved(tiny, folder):
-    loaded = models.load(str(folder), dtype=torch.float64, device="cpu")
+def test_a_folder_gives_the_model_that_was_saved_and_a_hash_of_its_weights(tiny, folder):
+    loaded, before = models.load(str(folder), dtype=torch.float64, device="cpu"), models.describe(str(folder))
     torch.testing.assert_close(logits(loaded), logits(tiny))
     assert loaded.n_layers == tiny.n_layers == 4
-
-
-def test_the_fingerprint_follows_the_weights(folder):
-    before = models.describe(str(folder))
-    network = LlamaForCausalLM.from_pretrained(folder)
-    with torch.no_grad():
-        network.model.layers[0].mlp.up_proj.weight[0, 0] += 1
-    network.save_pretrained(folder)
+    loaded.network.model.layers[0].mlp.up_proj.weight[0, 0] += 1
+    loaded.network.save_pretrained(folder)
     models.describe.cache_clear()
     assert models.describe(str(folder)) != before
 
@@ -62,9 +57,6 @@ def test_an_adapter_is_merged_and_named(tiny, folder, tmp_path):
     expected = network(torch.tensor([tiny.tokenizer.encode("Which word means this?\nAnswer:")])).logits
     torch.testing.assert_close(logits(adapted), expected.detach(), rtol=1e-6, atol=1e-8)
     assert not torch.allclose(logits(adapted), logits(tiny))
-    assert "adapter_sha256" in models.describe(str(folder), str(tmp_path / "adapter"))
-    with pytest.raises(MissingFile, match="adapter_config"):
-        models.describe(str(folder), str(folder))
 
 
 def test_a_hub_model_is_loaded_at_its_commit_and_without_a_network_one_message_says_so(folder, tmp_path):
@@ -91,8 +83,6 @@ for name in ("qwen2.5-0.5b", "someone/other"):
 def test_names_that_lead_nowhere(tmp_path):
     with pytest.raises(UnknownName, match="Did you mean 'smollm2-135m-instruct'"):
         models.load("smollm2-135m-instrct")
-    with pytest.raises(UnknownName, match="nowhere"):
-        models.load(str(tmp_path / "nowhere" / "model"))
     (tmp_path / "pytorch_model.bin").touch()
     with pytest.raises(MissingFile, match="safetensors"):
         models.load(str(tmp_path))
@@ -105,19 +95,16 @@ def test_another_architecture_is_refused_with_the_place_to_add_it(tiny, tmp_path
         models.load(str(tmp_path))
 
 
-def test_the_check_sees_an_already_normalised_last_state():
+def test_the_check_sees_a_missing_layer_and_an_already_normalised_last_state():
     model = models.load("tiny-llama", dtype=torch.float64)
     for norm in model.norms:
         torch.nn.init.uniform_(norm.weight, 0.5, 1.5)
     models.check(model)
+    with pytest.raises(ModelUnavailable, match="5 states for 3 layers"):
+        models.check(dataclasses.replace(model, norms=model.norms[1:]))
     model.network.config.tie_last_hidden_states = True
     with pytest.raises(ModelUnavailable, match="last state"):
         models.check(model)
-
-
-def test_the_check_sees_a_missing_layer(tiny):
-    with pytest.raises(ModelUnavailable, match="5 states for 3 layers"):
-        models.check(dataclasses.replace(tiny, norms=tiny.norms[1:]))
 
 
 @pytest.mark.parametrize("fault", [torch.zeros_like, lambda hidden: hidden * torch.nan])
@@ -141,12 +128,12 @@ def test_a_model_over_two_devices_computes_the_same(tiny, folder, tmp_path):
     torch.testing.assert_close(logits(dataclasses.replace(tiny, network=split)), logits(tiny))
 
 
-def test_only_a_model_larger_than_a_gpu_is_split(folder, monkeypatch):
+@pytest.mark.parametrize(("memory", "expected"), [(1.0, True), (1.2, True), (1.3, False)])
+def test_only_a_model_larger_than_a_gpu_is_split(folder, monkeypatch, memory, expected):
     config = LlamaConfig.from_pretrained(folder)
     n_bytes = 4 * LlamaForCausalLM(config).num_parameters()
-    for free, expected in ((n_bytes, True), (1.3 * n_bytes, False)):
-        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda gpu, free=free: (free, free))
-        assert models.exceeds_one_gpu(config, torch.float32) is expected
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda gpu: (memory * n_bytes, memory * n_bytes))
+    assert models.exceeds_one_gpu(config, torch.float32) is expected
 
 
 def test_the_shipped_tiny_model_is_the_one_of_its_command(tmp_path):
@@ -165,22 +152,16 @@ def test_a_damaged_shipped_model_is_refused(tmp_path, monkeypatch):
 
 def test_a_dtype_is_one_of_torch():
     assert models.dtype_named("bfloat16") is torch.bfloat16 and models.dtype_named(None) is None
-    for name in ("floaty", "int8", "nn", ""):
-        with pytest.raises(BadParameter, match="take float32"):
-            models.dtype_named(name)
-
-
-def test_letters_that_are_split_are_refused(tiny):
-    class Splits:
-        encode = staticmethod(lambda text, add_special_tokens: [1, 2, 3])
-
-    with pytest.raises(ModelUnavailable, match="splits the answer letters"):
-        _ = dataclasses.replace(tiny, tokenizer=Splits()).letter_tokens
+    with pytest.raises(BadParameter, match="take float32"):
+        models.dtype_named("int8")
 
 
 def test_letters_are_those_that_follow_the_colon(tiny):
     for letter, token in zip("ABCD", tiny.letter_tokens.tolist(), strict=True):
         assert tiny.tokenizer.encode(f"Answer: {letter}")[-1] == token
+    tokenizer = SimpleNamespace(encode=lambda text, add_special_tokens: [1, 2, 3])
+    with pytest.raises(ModelUnavailable, match="splits the answer letters"):
+        _ = dataclasses.replace(tiny, tokenizer=tokenizer).letter_tokens
 
 
 def test_the_laptop_model_is_unpacked_and_speaks():
@@ -211,8 +192,6 @@ def test_a_download_is_checked_stored_and_fetched_again_if_damaged(own_cache, tm
         fetch(sha256="0" * 64)
     with pytest.raises(HashMismatch, match=r"data\.txt"):
         fetch(member_sha256="0" * 64)
-    with pytest.raises(MissingFile, match=r"none\.txt"):
-        fetch(member="tiny/none.txt")
     assert not [path for path in own_cache.rglob("*") if path.is_file()]  # nothing that was refused is stored
     path = fetch()
     assert path.read_text() == "hello"
@@ -220,6 +199,3 @@ def test_a_download_is_checked_stored_and_fetched_again_if_damaged(own_cache, tm
     assert fetch().read_text() == "hello"
     wheel.unlink()
     assert fetch() == path  # stored: neither network nor archive is needed
-    path.write_text("damaged")
-    with pytest.raises(MissingFile, match=r"tiny==1.0 is not stored .* pip could not fetch it"):
-        fetch()

@@ -2,12 +2,9 @@ import numpy as np
 import pytest
 import torch
 from scipy.spatial.distance import cdist
-from sklearn.neighbors import NearestNeighbors
 
 from peaks_and_gates.errors import BadStates, TooFewPoints
 from peaks_and_gates.landscape.neighbours import nearest_neighbours, restrict_to
-
-needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 
 
 def by_differences(points, k):
@@ -16,15 +13,6 @@ def by_differences(points, k):
     np.fill_diagonal(distances, np.inf)
     indices = np.argsort(distances, axis=1, kind="stable")[:, :k]
     return np.take_along_axis(distances, indices, 1), indices
-
-
-def by_naive_float32(points, k):
-    points = torch.as_tensor(points).float()
-    norms = (points * points).sum(1)
-    squared = norms[:, None] + norms - 2 * points @ points.T
-    squared.fill_diagonal_(torch.inf)
-    found = squared.topk(k, largest=False)
-    return found.values.clamp(min=0).sqrt().double().numpy(), found.indices.numpy()
 
 
 def gaussian(n=500, d=48, seed=0):
@@ -66,46 +54,20 @@ def two_far_groups():
     return gaussian() * 1e-3 + np.repeat([[-1e5], [1e5]], 250, 0)
 
 
-CASES = [
-    gaussian,
-    duplicates,
-    near_duplicates,
-    ties,
-    constant_column,
-    spread_norms,
-    common_offset,
-    two_far_groups,
-]
+CASES = [gaussian, duplicates, near_duplicates, ties, constant_column, spread_norms, common_offset, two_far_groups]
 
 
-@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=needs_gpu)])
 @pytest.mark.parametrize("block", [7, 128, 1024])
 @pytest.mark.parametrize("case", CASES)
-def test_equal_to_all_float64_differences(case, block, device):
+def test_equal_to_all_float64_differences(case, block):
     points = case()
-    distances, neighbours = nearest_neighbours(points, 20, block=block, device=device)
+    before = points.copy()
+    distances, neighbours = nearest_neighbours(points, 20, block=block)  # on a GPU if there is one
+    np.testing.assert_array_equal(points, before)  # the input is left as it was
     true_distances, true_neighbours = by_differences(points, 20)
     np.testing.assert_array_equal(neighbours, true_neighbours)
     np.testing.assert_allclose(distances, true_distances, rtol=1e-8, atol=0)
     assert distances.dtype == np.float64 and neighbours.dtype == np.int64
-
-
-@pytest.mark.parametrize("case", CASES)
-def test_agrees_with_scikit_learn_within_its_own_error(case):
-    points = case()
-    distances, _ = nearest_neighbours(points, 20)
-    theirs = NearestNeighbors(n_neighbors=21, algorithm="brute").fit(points).kneighbors(points)[0][:, 1:]
-    gram_error = 4e-13 * 2 * (points**2).sum(1).max()  # of a squared distance, by scikit-learn's Gram matrix
-    np.testing.assert_allclose(distances**2, theirs**2, rtol=1e-9, atol=gram_error)
-
-
-@pytest.mark.parametrize("case", [near_duplicates, common_offset, two_far_groups])
-def test_the_naive_float32_way_fails_on_these(case):
-    points = case()
-    distances, indices = by_naive_float32(points, 20)
-    true_distances, true_indices = by_differences(points, 20)
-    assert (indices != true_indices).mean() > 0.02
-    assert np.abs(distances / true_distances - 1).max() > 0.1
 
 
 def test_does_not_overflow():
@@ -130,31 +92,11 @@ def test_all_points_can_be_neighbours():
     np.testing.assert_array_equal(nearest_neighbours(points, 29)[1], by_differences(points, 29)[1])
 
 
-def test_the_input_is_left_as_it_was():
-    points = common_offset()
-    before = points.copy()
-    nearest_neighbours(points, 5)
-    np.testing.assert_array_equal(points, before)
-
-
-@pytest.mark.parametrize("case", [near_duplicates, two_far_groups])
-def test_without_the_second_look_neighbours_are_wrong(case, monkeypatch):
-    monkeypatch.setattr(torch, "nonzero", lambda mask: torch.empty(0, 1, dtype=torch.int64))
-    distances, neighbours = nearest_neighbours(case(), 20)
-    true_distances, true_neighbours = by_differences(case(), 20)
-    assert (neighbours != true_neighbours).any() or np.abs(distances / true_distances - 1).max() > 1e-6
-
-
 def test_messages_say_where():
     points = gaussian()
     points[[3, 77]] = np.nan
     with pytest.raises(BadStates, match=r"tiny, layer 12: 2 of 500 rows hold NaN or infinity \(rows 3, 77\)"):
         nearest_neighbours(points, 5, where="tiny, layer 12")
-    points[:] = np.inf
-    with pytest.raises(BadStates, match="rows 0, 1, 2, 3, 4, …"):
-        nearest_neighbours(points, 5)
-    with pytest.raises(BadStates, match=r"got shape \(2, 3, 4\)"):
-        nearest_neighbours(np.zeros((2, 3, 4)), 1)
     with pytest.raises(BadStates, match="int64"):
         nearest_neighbours(np.zeros((2, 3), dtype=int), 1)
     with pytest.raises(TooFewPoints, match="layer 3: 10 points have at most 9 neighbours each, but k=10"):

@@ -4,7 +4,7 @@ from sklearn.metrics import adjusted_rand_score
 
 from peaks_and_gates import statistics
 from peaks_and_gates.errors import BadParameter
-from peaks_and_gates.statistics import adjusted_rand_index, bootstrap_mean, normal_estimate, subsampled
+from peaks_and_gates.statistics import adjusted_rand_index, bootstrap_mean, subsampled
 
 
 def noisy_copy(labels, share, rng):
@@ -42,8 +42,7 @@ def test_independent_labels_lie_at_the_null():
 
 @pytest.mark.parametrize("n_classes", [2, 4, 30])
 def test_one_group_agrees_with_nothing_nor_does_its_null(n_classes):
-    labels = np.arange(320) % n_classes
-    one = adjusted_rand_index(np.zeros(320, int), labels)
+    one = adjusted_rand_index(np.zeros(320, int), np.arange(320) % n_classes)
     assert (one.value, one.null, one.null_high) == (0, 0, 0)
 
 
@@ -95,26 +94,9 @@ def test_subsampling_finds_the_standard_error_of_a_mean():
     (found,) = subsampled(lambda rows: [values[rows].mean()], 1000, n_repeats=400)
     assert found.value == pytest.approx(values.mean())
     assert found.high - found.low == pytest.approx(2 * 1.96 / np.sqrt(1000), rel=0.15)
-
-
-def test_normal():
-    found = normal_estimate(10.0, 0.5, 77)
-    assert (found.low, found.high, found.n) == (10 - 0.98, 10 + 0.98, 77)
-
-
-def test_seeds_repeat():
-    labels = np.repeat(np.arange(5), 40)
-    groups = noisy_copy(labels, 0.5, np.random.default_rng(0))
-    assert adjusted_rand_index(groups, labels, seed=3) == adjusted_rand_index(groups, labels, seed=3)
-    assert adjusted_rand_index(groups, labels, seed=3) != adjusted_rand_index(groups, labels, seed=4)
+    assert found.high + found.low == pytest.approx(2 * found.value) and found.n == 1000
 
 
 def test_errors():
-    with pytest.raises(BadParameter, match="3 assignments cannot be compared with 2 labels"):
-        adjusted_rand_index(np.zeros(3), np.zeros(2))
-    with pytest.raises(BadParameter, match="one value and one weight"):
-        bootstrap_mean(np.array([]))
     with pytest.raises(BadParameter, match="fraction"):
         subsampled(lambda rows: [len(rows)], 10, fraction=1.0)
-    with pytest.raises(BadParameter, match="n_repeats"):
-        subsampled(lambda rows: [len(rows)], 10, n_repeats=1)

@@ -1,6 +1,6 @@
 """The landscape as tidy tables: what is measured on made-up states, kept by what it depends on, and recorded."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,23 +11,17 @@ import torch
 from peaks_and_gates.landscape import study as studies
 from peaks_and_gates.landscape.questions import Prompt
 from peaks_and_gates.landscape.study import Study, accuracy_table, landscape_table, of_seeds
+from peaks_and_gates.statistics import Estimate, row
 
 STUDY = Study("tiny-llama", "wordnet", [0, 5])
 
 
-@dataclass
-class Stored:
-    """Two layers: the first groups by the subject of the prefix, the second by that of the question."""
-
-    subject: list[str]
-    answer: torch.Tensor
-    layers: dict[int, torch.Tensor] = field(default_factory=dict)
-    letter_logprobs: torch.Tensor | None = None
-    n_layers: int = 2
-    key: str = "made up"
-
-    def layer(self, point: str, layer: int) -> torch.Tensor:
-        return self.layers[layer]
+def stored(subject, answer, layers=None, letter_logprobs=None):
+    """States of made-up prompts, as they are read from the cache."""
+    read = lambda point, layer: layers[layer]
+    return SimpleNamespace(
+        subject=subject, answer=answer, layer=read, letter_logprobs=letter_logprobs, n_layers=2, key="made up"
+    )
 
 
 def grouped_by(names):
@@ -45,7 +39,8 @@ def crossed(own_cache, monkeypatch):
 
     def read(study, prompts, title):
         subject, answer = [p.subject for p in prompts], torch.tensor([p.answer for p in prompts])
-        return Stored(subject, answer, {1: grouped_by(subject), 2: grouped_by(of_question)})
+        # The first layer groups by the subject of the prefix, the second by that of the question.
+        return stored(subject, answer, {1: grouped_by(subject), 2: grouped_by(of_question)})
 
     monkeypatch.setattr(Study, "read", read)
     return prompts, of_question
@@ -85,8 +80,8 @@ def test_a_layers_table_is_kept_by_what_it_depends_on(crossed, monkeypatch):
 
 def test_accuracy_by_hand(monkeypatch):
     of_letters = [[0.6, 0.1, 0.1, 0.1], [0.5, 0.3, 0.05, 0.05], [0.5, 0.05, 0.3, 0.05], [0.5, 0.05, 0.3, 0.05]]
-    states = Stored(["birds", "birds", "birds", "law"], torch.tensor([0, 1, 2, 2]))
-    states.letter_logprobs = torch.tensor(of_letters).log()
+    subject, answer = ["birds", "birds", "birds", "law"], torch.tensor([0, 1, 2, 2])
+    states = stored(subject, answer, letter_logprobs=torch.tensor(of_letters).log())
     monkeypatch.setattr(Study, "question_set", lambda self: SimpleNamespace(subjects=["birds", "law"]))
     monkeypatch.setattr(Study, "states", lambda self, questions, n_shots: states)
     table = accuracy_table(replace(STUDY, shots=[5])).set_index(["metric", "setting"])
@@ -99,44 +94,27 @@ def test_accuracy_by_hand(monkeypatch):
     assert set(table["condition"]) == {"5-shot"} and (table["low"] <= value).all() and (value <= table["high"]).all()
 
 
-def test_seeds_are_asked_without_shots_and_their_mean_spans_them():
-    def measure(study):
-        assert study.shots == [0]
-        value = float(study.model[-1])
-        about = {"condition": "0-shot", "layer": 1, "depth": 1.0, "metric": "ari_subject", "setting": "figures"}
-        about |= {"value": value, "low": value - 1, "high": value + 1, "null": 0.0, "null_high": 0.1, "n": 9}
-        return pd.DataFrame([about | {"model": study.model}])
+def one_row(study, condition, value):
+    """A table of one row."""
+    estimate = Estimate(value, value - 1, value + 1, sum(study.shots), 0.0, 0.1)  # n: here the sum of the shots
+    return pd.DataFrame([row(condition, study.model, 1, 1.0, "n_peaks", "figures", estimate)])
 
+
+def test_seeds_are_asked_without_shots_and_their_mean_spans_them():
+    measure = lambda study: one_row(study, "0-shot", float(study.model[-1]))
     table = of_seeds(STUDY, ["tuned-1", "tuned-2", "tuned-6"], measure).set_index("condition")
     mean = table.loc["fine-tuned"]
     assert (mean["value"], mean["low"], mean["high"], mean["model"]) == (3, 0, 7, "tuned (3 seeds)")
-    assert table.loc["fine-tuned, seed 2", "value"] == 6 and len(table) == 4
+    assert table.loc["fine-tuned, seed 2", "value"] == 6 and len(table) == 4 and (table["n"] == 0).all()
 
 
 def test_models_are_read_by_group_behind_the_shots_they_need(monkeypatch):
-    def geometry_table(study):
-        about = {
-            "condition": "5-shot",
-            "layer": 1,
-            "depth": 1.0,
-            "metric": "n_peaks",
-            "setting": "figures",
-            "value": 1.0,
-        }
-        about |= {
-            "low": 1.0,
-            "high": 1.0,
-            "null": np.nan,
-            "null_high": np.nan,
-            "n": sum(study.shots),
-            "model": study.model,
-        }
-        return pd.DataFrame([about])
-
-    monkeypatch.setattr(studies, "geometry_table", geometry_table)
+    monkeypatch.setattr(studies, "geometry_table", lambda study: one_row(study, "5-shot", 1.0))
     table = studies.geometry_of_models(replace(STUDY, shots=[0, 1, 5]), "formatted", ["tuned-0", "tuned-1"])
-    raw, formatted, mean, *seeds = table.itertuples()
-    assert (raw.model, raw.n, raw.group) == ("tiny-llama", 6, "raw model")  # n: here the sum of the shots
-    assert (formatted.model, formatted.n, formatted.group) == ("formatted", 5, "models that answer")
-    assert (mean.model, mean.condition, mean.group) == ("tuned (2 seeds)", "fine-tuned", "models that answer")
-    assert [seed.n for seed in seeds] == [0, 0]
+    assert table[["model", "n", "group"]].to_numpy().tolist() == [
+        ["tiny-llama", 6, "raw model"],
+        ["formatted", 5, "models that answer"],
+        ["tuned (2 seeds)", 0, "models that answer"],
+        ["tuned-0", 0, "models that answer"],
+        ["tuned-1", 0, "models that answer"],
+    ]
