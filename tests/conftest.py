@@ -20,12 +20,6 @@ LONG = ("test_minis", "test_paper_size", "test_runner")
 WORDS = ["river", "stone", "music", "hammer", "planet", "oxygen", "lawyer", "finch", "engine", "violin", "cotton"]
 
 
-@pytest.fixture
-def report():
-    """Call with what was tried and what came of it; for a debugger."""
-    return lambda *arguments: None
-
-
 def pytest_collection_modifyitems(items):
     """Put the long files first; within a file, and among the others, the order stays."""
     place = lambda item: LONG.index(item.path.stem) if item.path.stem in LONG else len(LONG)
