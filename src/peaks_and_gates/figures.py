@@ -17,6 +17,7 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 import pandas as pd
+import seaborn as sns
 from IPython.display import HTML
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
@@ -126,7 +127,7 @@ def pictures(draw: Callable[[], Figure], alt: str) -> str:
 
 def as_svg(draw: Callable[[], Figure]) -> bytes:
     """One picture as SVG, in no theme yet; the same data give the same bytes."""
-    with matplotlib.rc_context(STYLE):
+    with sns.axes_style(rc=STYLE), matplotlib.rc_context(STYLE):
         figure = draw()
         buffer = io.BytesIO()
         figure.savefig(buffer, format="svg", bbox_inches="tight", metadata={"Date": None})
