@@ -13,7 +13,7 @@ import pytest
 from conftest import ROOT
 
 SILENT = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER}
-CAPS = {"src": 4030, "training": 2090, "tests": 5330}  # may fall, not rise; the aim is 3,500, 2,000 and 4,000
+CAPS = {"src": 3979, "training": 2090, "tests": 5330}  # may fall, not rise; the aim is 3,500, 2,000 and 4,000
 FILE, PAGE, CELL, CELLS = 240, 160, 51, 20  # code lines of a module, of a page's method, of a cell; code cells
 # Names that say nothing, and where they still stand: this list may become shorter, not longer.
 HEADLESS = re.compile("found|said|told|kept|asked|shown|wanted|drawn|held|made|whole|only|each|named")

@@ -10,7 +10,7 @@ from torch.nn.functional import layer_norm, silu
 def language_model(model, x, closed=None, how="zero", layers=(), position=None, states=None):
     """Logits (T, V), attention weights (L, H, T, T), residual streams (L + 1, T, D) and attention inputs (L, T, D).
 
-    x: (T, D), what block 0 reads.  closed: (T, T) bool, query by key, cut in some layers.  states: what is
+    x: (T, D), what block 0 reads.  closed: (T, T) or (H, T, T) bool, query by key, cut in some layers.  states: what is
     put at a position, by ("residual" or "attention", layer).
     """
     config, states = model.text_config, states or {}

@@ -30,13 +30,15 @@ def agree(model, batch, expected):
 
 
 @pytest.mark.parametrize("how", ["zero", "mask"])
-@pytest.mark.parametrize("layers", [range(4), [1, 2]])
-def test_knockout(model, how, layers):
+@pytest.mark.parametrize(("layers", "heads"), [(range(4), None), ([1, 2], None), (range(4), [0, 2])])
+def test_knockout(model, how, layers, heads):
     batch, x = prompt(model)
     sources, targets = batch.tokens.where("end", "special"), batch.tokens.where("after")
-    expected = language_model(model, x, targets[0][:, None] & sources[0], how, layers)[0]
-    assert (expected - language_model(model, x)[0]).abs().max() > 1e-2
-    with attention.knockout(model, sources, targets, how, layers):
+    closed = (targets[0][:, None] & sources[0]).expand(model.n_heads, -1, -1).clone()  # (H, T, T)
+    closed[[head for head in range(model.n_heads) if heads and head not in heads]] = False
+    expected = language_model(model, x, closed, how, layers)[0]
+    assert (expected - language_model(model, x)[0]).abs().max() > 1e-3
+    with attention.knockout(model, sources, targets, how, layers, heads):
         agree(model, batch, expected)
 
 

@@ -84,6 +84,7 @@ def knockout(
     targets: Tensor,
     how: str = "zero",
     layers: Iterable[int] | None = None,
+    heads: Iterable[int] | None = None,
     generated: bool = True,
 ) -> Iterator[None]:
     """Let some tokens not read some others while the model runs inside the context.
@@ -95,12 +96,14 @@ def knockout(
         how: "zero" sets the weights to 0 after the softmax and does not share them out again, as the paper's code
             does; "mask" leaves the sources out of the softmax.
         layers: blocks, 0 … L - 1; None for all.
+        heads: query heads, 0 … H - 1; None for all.
         generated: whether tokens after the first T, generated later, are targets too. They never are sources.
 
     Raises:
-        BadParameter: sets of two shapes, or one empty in a row; a layer out of range, or none; an unknown `how`;
-            a token left with nothing to read; a batch of other rows (beam search repeats them) or of other length; a
-            cache whose length is not its content (static or sliding); the model was not run inside the context.
+        BadParameter: sets of two shapes, or one empty in a row; a layer out of range, or none; no head; an unknown
+            `how`; a token left with nothing to read; a batch of other rows (beam search repeats them) or of other
+            length; a cache whose length is not its content (static or sliding); the model was not run inside the
+            context.
         ModelUnavailable: the model's attention is neither SDPA nor eager, or its masks are not made by transformers.
 
     Source: Serra et al. 2025, sec. 3, "zero" as in their code; "mask" as in Geva et al. 2023.
@@ -109,20 +112,24 @@ def knockout(
         raise BadParameter(f"how='{how}': give 'zero' (after the softmax) or 'mask' (before it).")
     _check_sets({"targets": targets} if sources is None else {"targets": targets, "sources": sources})
     sources = torch.zeros_like(targets) if sources is None else sources
+    chosen = torch.zeros(model.n_heads, dtype=torch.bool, device=model.device)  # (H,)
+    chosen[list(range(model.n_heads) if heads is None else heads)] = True
+    if not chosen.any():
+        raise BadParameter(f"No head of {model.name} is to be changed: give some of 0 … {model.n_heads - 1}.")
 
     def act(attend: Callable[..., Tensor], module, query, key, value, mask, seen: int) -> Tensor:
         n_keys = key.shape[2]
         reading = _extend(targets, n_keys, generated)[:, seen:]  # (B, Q)
         blocked = _extend(sources, n_keys, False)  # (B, K)
         if how == "mask":
-            pairs = reading[:, None, :, None] & blocked[:, None, None, :]  # (B, 1, Q, K)
+            pairs = reading[:, None, :, None] & blocked[:, None, None, :] & chosen[:, None, None]  # (B, H, Q, K)
             return attend(query, key, value, _mask_pairs(mask, pairs, check=True))
         output = attend(query, key, value, mask)  # (B, Q, H, D)
         rows = reading.any(0).nonzero().flatten()  # of any example; the others keep what they have
         if len(rows):
             silent = value.masked_fill(blocked[:, None, :, None], 0)  # (B, KV, K, D)
             changed = attend(query[:, :, rows], key, silent, mask[:, :, rows])  # (B, Q', H, D)
-            taken = reading[:, rows, None, None]  # (B, Q', 1, 1)
+            taken = reading[:, rows, None, None] & chosen[:, None]  # (B, Q', H, 1)
             output = output.index_copy(1, rows, torch.where(taken, changed, output[:, rows]))
         return output
 
