@@ -55,13 +55,13 @@ def dadapy(states: np.ndarray) -> tuple[np.ndarray, float]:
 
 def after_neighbours(states: np.ndarray) -> float:
     """Seconds of DADApy's share of ours: what is left to do once the neighbours are known, wherever they were found."""
-    from peaks_and_gates.landscape.density_peaks import K_MAX, RECIPES, by_recipe, dimensions
+    from peaks_and_gates.landscape.density_peaks import K_MAX, RECIPES, by_recipes
     from peaks_and_gates.landscape.neighbours import nearest_neighbours
 
     known = nearest_neighbours(states, K_MAX)
 
     def share() -> None:
-        by_recipe(*known, dimensions(*known)[0], RECIPES["released"], "made points")
+        by_recipes(*known, {"released": RECIPES["released"]}, "made points")
 
     share()  # what is imported and compiled only once
     return seconds(share, REPEATS)[0]

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
-from numbers import Integral
-from typing import Any
 
 
 class BookError(Exception):
@@ -24,11 +22,6 @@ class UnknownName(BookError):
 
 class BadParameter(BookError):
     """A parameter of the wrong type or outside its range."""
-
-
-def is_whole(value: Any, least: float = 0) -> bool:
-    """Whether a value is a whole number of at least so much; True and False are none."""
-    return isinstance(value, Integral) and not isinstance(value, bool) and value >= least
 
 
 class BadQuestions(BookError):

@@ -5,11 +5,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from conftest import make_questions
 from peaks_and_gates import cache, models
-from peaks_and_gates.errors import BadParameter, BadStates
+from peaks_and_gates.errors import BadStates
 from peaks_and_gates.landscape import extraction
 from peaks_and_gates.landscape.extraction import extract, hidden_states
 from peaks_and_gates.landscape.questions import build_prompts, load
@@ -92,7 +93,7 @@ def test_stored_states_equal_extracted_ones(own_cache):
     assert stored.subject == direct.subject
     assert stored.answer.tolist() == direct.answer.tolist()
     assert stored.n_layers == model.n_layers
-    with pytest.raises(BadParameter):
+    with pytest.raises(SafetensorError, match=r"norm\.0"):
         stored.layer("norm", 0)
 
 

@@ -95,7 +95,7 @@ def test_all_points_can_be_neighbours():
 def test_messages_say_where():
     points = gaussian()
     points[[3, 77]] = np.nan
-    with pytest.raises(BadStates, match=r"tiny, layer 12: 2 of 500 rows hold NaN or infinity \(rows 3, 77\)"):
+    with pytest.raises(BadStates, match=r"tiny, layer 12: 2 of 500 rows hold NaN or infinity, first \[3, 77\]"):
         nearest_neighbours(points, 5, where="tiny, layer 12")
     with pytest.raises(BadStates, match="int64"):
         nearest_neighbours(np.zeros((2, 3), dtype=int), 1)

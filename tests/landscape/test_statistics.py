@@ -3,7 +3,7 @@ import pytest
 from sklearn.metrics import adjusted_rand_score
 
 from peaks_and_gates import statistics
-from peaks_and_gates.errors import BadParameter
+from peaks_and_gates.errors import TooFewPoints
 from peaks_and_gates.statistics import adjusted_rand_index, bootstrap_mean, subsampled
 
 
@@ -98,5 +98,5 @@ def test_subsampling_finds_the_standard_error_of_a_mean():
 
 
 def test_errors():
-    with pytest.raises(BadParameter, match="fraction"):
+    with pytest.raises(TooFewPoints, match="share"):
         subsampled(lambda rows: [len(rows)], 10, fraction=1.0)

@@ -11,7 +11,6 @@ and are what the pages on the methods show.
 
 from __future__ import annotations
 
-from functools import cache
 from importlib.util import find_spec
 
 import numpy as np
@@ -21,6 +20,7 @@ from peaks_and_gates.errors import BookError
 
 GRIDE_RANGE = (1e-3, 1e3)  # where a dimension is looked for
 EPS = np.finfo(np.float64).eps
+HAS_DADAPY = find_spec("dadapy") is not None
 
 
 def gride(distances: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -150,12 +150,6 @@ def _saddles(sure, assignment, is_peak, neighbours, k: int) -> np.ndarray:
     return saddle
 
 
-@cache
-def has_dadapy() -> bool:
-    """Whether DADApy is installed."""
-    return find_spec("dadapy") is not None
-
-
 def dadapy_gride(distances: np.ndarray, neighbours: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """What `gride` returns, by DADApy."""
     data = dadapy_data(distances, neighbours)
@@ -177,13 +171,12 @@ def dadapy_peaks(data, z: float, where: str = "the points") -> tuple[np.ndarray,
     """Cluster a DADApy data set, whose density has been computed, by its ADP.
 
     DADApy 0.3.4's compiled ADP stores the link of a removed peak one row too low, and needs it for points
-    with no denser neighbour among maxk. They then get a wrong peak or none (its issue #165), some of them
-    silently. So the case is recognised beforehand, and left to DADApy's pure Python version, which is right
-    but slow. With the density of one fixed k it cannot occur: a removed peak lies among the k neighbours of
+    with no denser neighbour among maxk. They then get a wrong peak or none (its issue #165). With the
+    density of one fixed k it cannot occur: a removed peak lies among the k neighbours of
     a denser point, whose k-th neighbour is nearer, so that this point is also among its own k.
 
     Args:
-        data: dadapy.Data with log_den, log_den_err and kstar; its cluster attributes are set.
+        data: dadapy.Data with log_den and log_den_err; its cluster attributes are set.
         z: significance below which two peaks are merged.
         where: named in messages.
 
@@ -191,29 +184,17 @@ def dadapy_peaks(data, z: float, where: str = "the points") -> tuple[np.ndarray,
         As `density_peaks`.
 
     Raises:
-        BookError: points are left without a peak by both versions.
+        BookError: points are left without a peak.
 
     Source: d'Errico, Facco, Laio, Rodriguez 2021.
     """
-    versions = [data.compute_clustering_ADP, data.compute_clustering_ADP_pure_python]
-    for cluster in versions[_needs_links(data) :]:
-        assignment = np.asarray(cluster(Z=z, halo=False))
-        # Labels of points without a peak are what was in memory, so count the members of the peaks instead.
-        sizes = [len(members) for members in data.cluster_indices]
-        in_range = assignment.min() >= 0 and assignment.max() < len(sizes)
-        if in_range and np.array_equal(np.bincount(assignment), sizes):
-            return assignment, np.array(data.log_den_bord), _core(data, z)
-    raise BookError(f"{where}: DADApy left points without a peak, also in its pure Python version.")
-
-
-def _needs_links(data) -> bool:
-    """Tell whether some removed peak has no denser neighbour to follow."""
-    g, neighbours = data.log_den - data.log_den_err, data.dist_indices[:, 1:]
-    denser = g[neighbours] > g[:, None]  # (n, maxk)
-    within = np.arange(neighbours.shape[1]) < data.kstar[:, None]
-    followers = (g[neighbours] < g[:, None]) & within  # less dense, in a point's neighbourhood
-    removed = np.unique(neighbours[followers])
-    return not denser[removed].any(1).all()
+    assignment = np.asarray(data.compute_clustering_ADP(Z=z, halo=False))
+    # Labels of points without a peak are what was in memory, so count the members of the peaks instead.
+    sizes = [len(members) for members in data.cluster_indices]
+    in_range = assignment.min() >= 0 and assignment.max() < len(sizes)
+    if not (in_range and np.array_equal(np.bincount(assignment), sizes)):
+        raise BookError(f"{where}: DADApy left points without a peak.")
+    return assignment, np.array(data.log_den_bord), _core(data, z)
 
 
 def _core(data, z: float) -> np.ndarray:

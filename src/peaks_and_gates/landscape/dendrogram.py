@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import pandas as pd
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -23,8 +22,8 @@ from scipy.spatial.distance import squareform
 from sklearn.metrics.cluster import contingency_matrix
 
 from peaks_and_gates import figures
-from peaks_and_gates.cache import project_folder
-from peaks_and_gates.errors import BadParameter, MissingFile
+from peaks_and_gates.errors import BadParameter
+from peaks_and_gates.landscape import questions as question_sets
 from peaks_and_gates.landscape.density_peaks import Landscape, Recipe, clustered, landscape
 from peaks_and_gates.landscape.study import Study
 from peaks_and_gates.statistics import Estimate, coded, subsampled
@@ -95,12 +94,10 @@ def grow(peaks: Landscape, subjects: Sequence[str], least: int) -> Tree:
     peaks above a log density chosen by hand, which near-duplicates make; that is not done here.
 
     subjects: (N,) names of all the questions the landscape was made from, also of the identical ones it left out.
-    A tree without leaves or links is a tree.  Raises BadParameter.
+    A tree without leaves or links is a tree.
 
     Source: paper, Figure 4, as drawn by the authors' code.
     """
-    if not least >= 0 or len(subjects) <= peaks.kept.max():
-        raise BadParameter(f"least={least} must not be negative, and {len(subjects)} subjects be one per question.")
     names, codes, _ = coded(np.asarray(subjects)[peaks.kept], name="The subjects")
     counts = contingency_matrix(peaks.assignment, codes)  # (n_peaks, S)
     large = np.flatnonzero(counts.sum(1) > least)
@@ -129,17 +126,8 @@ def regrown(
 
 
 def subject_groups(questions: str, subjects: Iterable[str]) -> list[str]:
-    """The rough neighbourhood of each subject (animals, plants, society, …); empty where a question set has none.
-
-    Raises MissingFile without the repository.
-    """
-    if questions != "wordnet":
-        return ["" for _ in subjects]
-    root = project_folder()
-    if root is None:
-        raise MissingFile("The groups of the subjects are in data/ of the repository: clone it to draw them.")
-    table = pd.read_parquet(root / "data" / "wordnet-questions.parquet", columns=["subject", "group"])
-    group = dict(table.itertuples(index=False))
+    """The rough neighbourhood of each subject (animals, plants, society, …); empty where a question set has none."""
+    group = question_sets.subject_groups() if questions == "wordnet" else dict.fromkeys(subjects, "")
     return [group[subject] for subject in subjects]
 
 

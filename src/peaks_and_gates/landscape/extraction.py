@@ -32,7 +32,7 @@ from transformers import DynamicCache
 
 from .. import models
 from ..cache import STATES, cached, digest
-from ..errors import BadParameter, BadStates
+from ..errors import BadStates
 from ..models import LanguageModel
 from .questions import Prompt
 
@@ -116,20 +116,14 @@ def batches(group: list[Encoded], prefix_length: int, batch_tokens: int) -> list
 
 @torch.inference_mode()
 def extract(
-    model: LanguageModel,
-    prompts: Sequence[Prompt],
-    points: Sequence[str] = POINTS,
-    batch_tokens: int | None = None,
-    progress: tqdm | None = None,
+    model: LanguageModel, prompts: Sequence[Prompt], points: Sequence[str] = POINTS, batch_tokens: int | None = None
 ) -> States:
     """Hidden states of the last token of each prompt, and its letter log-probabilities, in one pass.
 
     batch_tokens: upper bound on rows x (prefix + question) tokens in one forward pass; bounds the memory. By default
     4096 on a CPU, on a GPU as many as half of its free memory has room for.
-    Raises BadParameter (unknown point), BadStates (not finite; names the model and the layer).
+    Raises BadStates (not finite; names the model and the layer).
     """
-    if unknown := set(points) - set(POINTS):
-        raise BadParameter(f"Unknown point {sorted(unknown)}; the residual stream is read at {POINTS}.")
     batch_tokens = batch_tokens or max_batch_tokens(model)
     letters = model.letter_tokens  # indices stay on the CPU: a split model's tensors lie on several devices
     hidden: dict[str, list[Tensor]] = {point: [] for point in points}
@@ -142,8 +136,6 @@ def extract(
                 hidden[point].append(states[point])  # (B, L, D)
             letter_logprobs.append(logprobs[:, letters])  # (B, 4)
             order += [item.index for item in batch]
-            if progress is not None:
-                progress.update(len(batch))
     place = torch.tensor(order).argsort()
     # Copied to the CPU at the end: a GPU that is waited for after every batch idles in between.
     stacked = {point: torch.cat(parts).cpu()[place] for point, parts in hidden.items()}  # (n, L, D)
@@ -163,16 +155,13 @@ def max_batch_tokens(model: LanguageModel) -> int:
         return FEWEST_TOKENS
     config = model.network.config
     kv_width = config.hidden_size * config.num_key_value_heads // config.num_attention_heads
-    numbers = numbers_per_token(config.num_hidden_layers, config.hidden_size, kv_width, config.intermediate_size)
+    # Of a token of a batch at most: keys and values twice, every block's state, the widest product.
+    blocks = config.num_hidden_layers
+    numbers = 4 * blocks * kv_width + (blocks + 1) * config.hidden_size + 3 * config.intermediate_size
     # Memory that torch keeps of tensors that are gone is free, too.
     reserved = torch.cuda.memory_reserved(model.device) - torch.cuda.memory_allocated(model.device)
     half = (torch.cuda.mem_get_info(model.device)[0] + reserved) // 2
     return min(MOST_TOKENS, max(FEWEST_TOKENS, half // (model.dtype.itemsize * numbers)))
-
-
-def numbers_per_token(blocks: int, width: int, kv_width: int, inner: int) -> int:
-    """Numbers that a token of a batch takes at most: keys and values twice, every block's state, the widest product."""
-    return 4 * blocks * kv_width + (blocks + 1) * width + 3 * inner
 
 
 def prefix_cache(model: LanguageModel, prefixes: list[tuple[int, ...]]) -> DynamicCache | None:
@@ -194,10 +183,7 @@ def forward(
     # Padded on the right with token 0: the last token of a prompt cannot see what comes after it.
     ids = pad_sequence([torch.tensor(item.rest) for item in batch], batch_first=True)  # (B, T)
     output = model.network.get_decoder()(
-        ids.to(model.device),
-        past_key_values=keys_values,
-        use_cache=keys_values is not None,
-        output_hidden_states=True,
+        ids.to(model.device), past_key_values=keys_values, use_cache=keys_values is not None, output_hidden_states=True
     )
     ends = torch.tensor([len(item.rest) - 1 for item in batch])  # (B,)
     residual = gather_last(output.hidden_states[1:], ends)  # L x (B, D)
@@ -250,8 +236,6 @@ class StoredStates:
 
     def layer(self, point: str, layer: int) -> Tensor:
         """Hidden states of one layer, 1..L, (n, D), in the dtype of the forward pass."""
-        if not 1 <= layer <= self.n_layers:
-            raise BadParameter(f"There is no layer {layer}: layers are 1 to {self.n_layers}.")
         return torch.cat([part.get_tensor(f"{point}.{layer}") for part in self.parts])
 
 
@@ -276,15 +260,15 @@ def hidden_states(
     model = cache(lambda: models.load(model_name, adapter, models.dtype_named(precision)))
     common = {"model": models.describe(model_name, adapter), "dtype": precision, "points": sorted(points)}
     parts, keys = [], []
-    with tqdm(total=len(prompts), desc=title, unit="question") as progress:
-        for subject, group in by_subject.items():
-            texts = digest([(prompt.prefix, prompt.question, prompt.answer) for prompt in group])
-            inputs = common | {"subject": subject, "prompts": texts, "version": STATES}
-            before = progress.n
-            compute = lambda group=group: by_layer(extract(model(), group, points, progress=progress))
-            parts.append(cached("states", inputs, compute))
-            keys.append(inputs)
-            progress.update(len(group) - (progress.n - before))  # a stored subject counts all at once
+    progress = tqdm(total=len(prompts), desc=title, unit="question")
+    for subject, group in by_subject.items():
+        texts = digest([(prompt.prefix, prompt.question, prompt.answer) for prompt in group])
+        inputs = common | {"subject": subject, "prompts": texts, "version": STATES}
+        compute = lambda group=group: by_layer(extract(model(), group, points))
+        parts.append(cached("states", inputs, compute))
+        keys.append(inputs)
+        progress.update(len(group))
+    progress.close()
     return StoredStates(
         tuple(parts),
         [prompt.subject for group in by_subject.values() for prompt in group],

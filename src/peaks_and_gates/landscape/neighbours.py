@@ -13,7 +13,7 @@ from peaks_and_gates.errors import BadParameter, BadStates, TooFewPoints
 from peaks_and_gates.statistics import PERCENTILES, Estimate, at_least, bootstrap_mean, coded
 
 TOLERANCE = 1e-8  # largest relative error of a squared distance that is not computed again
-FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+N_SHUFFLES = 50  # of the labels, for the null of their overlap: a mean over all points, and therefore steady
 
 
 def nearest_neighbours(
@@ -44,12 +44,12 @@ def nearest_neighbours(
 
     Raises:
         BadStates: the points are not a matrix of finite floats, or farther apart than float64 can say.
-        BadParameter: k or block below 1.
+        BadParameter: k below 1.
         TooFewPoints: k >= n.
     """
     points = as_matrix(points, where).to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     n, d = points.shape
-    at_least(1, k=k, block=block)
+    at_least(1, k=k)
     if k >= n:
         raise TooFewPoints(f"{where}: {n} points have at most {n - 1} neighbours each, but k={k}. Give {k + 1} points.")
     points = points.double()
@@ -91,12 +91,12 @@ def neighbour_overlap(neighbours: np.ndarray, labels: np.ndarray, k: int | np.nd
         (n,) float in [0, 1].
 
     Raises:
-        BadParameter: not one neighbour list and one label a point, or a k below 1.
+        BadParameter: not one label a point.
         TooFewPoints: a row has fewer than k neighbours.
 
     Source: Doimo et al. 2020, eq. 1; label form as in Serra et al. 2024, sec. 3.
     """
-    neighbours = _as_neighbours(neighbours, k)
+    _require_neighbours(neighbours, k)
     codes = coded(labels, len(neighbours))[1]
     width = int(np.max(k))
     same = codes[neighbours[:, :width]] == codes[:, None]  # (n, width)
@@ -104,14 +104,7 @@ def neighbour_overlap(neighbours: np.ndarray, labels: np.ndarray, k: int | np.nd
     return (same & within).sum(1) / k
 
 
-def label_overlap(
-    neighbours: np.ndarray,
-    labels: np.ndarray,
-    class_fraction: float,
-    n_bootstrap: int = 200,
-    seed: int = 0,
-    n_shuffles: int = 50,
-) -> Estimate:
+def label_overlap(neighbours: np.ndarray, labels: np.ndarray, class_fraction: float) -> Estimate:
     """Mean share of neighbours with a point's own label, every class with one weight.
 
     A point has class_fraction · (size of its class) neighbours, at least one: as in the paper, and as
@@ -122,25 +115,21 @@ def label_overlap(
         neighbours: (n, >=k) int, nearest first, the point itself left out.
         labels: (n,) integers or strings.
         class_fraction: from 0 to 1.
-        n_bootstrap: replicates of the interval.
-        seed: of interval and null.
-        n_shuffles: replicates of the null, a mean over all points and therefore steady.
 
     Returns:
         Estimate with null and null_high.
 
     Raises:
-        BadParameter: not one neighbour list and one label a point, a fraction outside its range, or no replicates.
+        BadParameter: not one label a point.
         TooFewPoints: a row has fewer neighbours than the largest class needs.
     """
-    at_least(1, n_shuffles=n_shuffles)
     _, codes, sizes = coded(labels)
     k = class_neighbours(codes, class_fraction)
     weights = 1 / sizes[codes]
-    rng = np.random.default_rng(seed)
-    mean = bootstrap_mean(neighbour_overlap(neighbours, codes, k), weights, n_bootstrap, seed)
+    rng = np.random.default_rng(0)
+    mean = bootstrap_mean(neighbour_overlap(neighbours, codes, k), weights)
     null = []
-    for _ in range(n_shuffles):
+    for _ in range(N_SHUFFLES):
         order = rng.permutation(len(codes))  # a label takes its k and its weight along
         null.append(np.average(neighbour_overlap(neighbours, codes[order], k[order]), weights=weights[order]))
     null_high = float(np.percentile(null, PERCENTILES[1]))
@@ -160,18 +149,11 @@ def restrict_to(distances: np.ndarray, neighbours: np.ndarray, rows: np.ndarray)
         kept point has left, about k · m / n.
 
     Raises:
-        BadParameter: rows that do not ascend or are no points, or other distances than neighbours.
-        TooFewPoints: no points, or some kept point has no neighbour left.
+        BadParameter: rows that do not ascend.
+        TooFewPoints: some kept point has no neighbour left.
     """
-    if np.shape(distances) != np.shape(neighbours):
-        raise BadParameter(f"Distances {np.shape(distances)} do not belong to neighbours {np.shape(neighbours)}.")
-    rows = np.asarray(rows)
-    if not rows.size:
-        raise TooFewPoints("No point is kept: give more points or a larger part of them.")
-    if rows.ndim != 1 or rows.dtype.kind not in "iu" or (np.diff(rows) <= 0).any():
-        raise BadParameter(f"Points are kept by their numbers, ascending; got {rows.dtype} of shape {rows.shape}.")
-    if rows[0] < 0 or rows[-1] >= len(neighbours):
-        raise BadParameter(f"The points kept have numbers from 0 to at most {len(neighbours) - 1}.")
+    if (np.diff(rows) <= 0).any():
+        raise BadParameter("Points are kept by their numbers, ascending.")
     place = np.full(len(neighbours), -1)
     place[rows] = np.arange(len(rows))
     local = place[neighbours[rows]]  # (m, k), -1 where a neighbour was left out
@@ -194,26 +176,22 @@ def point_overlap(neighbours_a: np.ndarray, neighbours_b: np.ndarray, k: int) ->
         (n,) float in [0, 1].
 
     Raises:
-        BadParameter: not the same number of points, no neighbour lists, or a k below 1.
+        BadParameter: not the same number of points.
         TooFewPoints: a row has fewer than k neighbours.
 
     Source: Doimo et al. 2020, eq. 1.
     """
     if len(neighbours_a) != len(neighbours_b):
         raise BadParameter(f"Overlap needs the same points twice, got {len(neighbours_a)} and {len(neighbours_b)}.")
-    neighbours_a, neighbours_b = _as_neighbours(neighbours_a, k), _as_neighbours(neighbours_b, k)
+    _require_neighbours(neighbours_a, k)
+    _require_neighbours(neighbours_b, k)
     # (n, 2k) in ascending order, so that a shared neighbour stands beside its copy
     both = np.sort(np.hstack([neighbours_a[:, :k], neighbours_b[:, :k]]), axis=1)
     return (both[:, 1:] == both[:, :-1]).sum(1) / k
 
 
 def class_neighbours(labels: np.ndarray, class_fraction: float) -> np.ndarray:
-    """Return (n,) int, the neighbours each point's overlap takes: a share of its class, at least one.
-
-    Raises BadParameter for a share outside [0, 1] and for labels that are not one a point.
-    """
-    if not 0 <= class_fraction <= 1:
-        raise BadParameter(f"class_fraction={class_fraction} is a share of each point's class: from 0 to 1.")
+    """Return (n,) int, the neighbours each point's overlap takes: a share of its class, at least one."""
     _, codes, sizes = coded(labels)
     return np.maximum((sizes * class_fraction).astype(int), 1)[codes]
 
@@ -224,38 +202,26 @@ def as_matrix(points: np.ndarray | torch.Tensor, where: str) -> torch.Tensor:
     Raises:
         BadStates: another shape or dtype, or rows that are not finite (the message names the first few).
     """
-    try:
-        points = torch.as_tensor(points).detach()
-    except (TypeError, ValueError, RuntimeError) as error:  # ragged lists, names, dtypes and strides torch has not
-        raise BadStates(f"{where}: not a matrix of floats ({error}). Give an array of numpy or torch.") from error
-    if points.ndim != 2 or points.dtype not in FLOATS or 0 in points.shape or points.layout != torch.strided:
+    points = torch.as_tensor(points).detach()
+    if points.ndim != 2 or not points.is_floating_point() or 0 in points.shape:
         raise BadStates(
-            f"{where}: expected a dense matrix (points, dimensions) of floats, got shape {tuple(points.shape)} of "
+            f"{where}: expected a matrix (points, dimensions) of floats, got shape {tuple(points.shape)} of "
             f"{points.dtype}. Give one layer at a time, one row per point."
         )
     largest = torch.linalg.vector_norm(points, torch.inf, dim=1)  # (n,), NaN where there is one
     bad = torch.nonzero(~torch.isfinite(largest)).flatten().tolist()
     if bad:
-        first = ", ".join(map(str, bad[:5])) + (", …" if len(bad) > 5 else "")
         raise BadStates(
-            f"{where}: {len(bad)} of {len(points)} rows hold NaN or infinity (rows {first}). "
+            f"{where}: {len(bad)} of {len(points)} rows hold NaN or infinity, first {bad[:5]}. "
             "Extract them again in float32; half precision overflows beyond 65,504."
         )
     return points
 
 
-def _as_neighbours(neighbours: np.ndarray, k: int | np.ndarray) -> np.ndarray:
-    """Neighbours as an (n, >=k) array of places among the points.  Raises BadParameter, TooFewPoints."""
-    neighbours, k = np.asarray(neighbours), np.asarray(k)
-    if neighbours.ndim != 2 or neighbours.dtype.kind not in "iu" or not neighbours.size:
-        raise BadParameter(f"Neighbours are integers (points, k), got {neighbours.dtype} of shape {neighbours.shape}.")
-    if k.shape not in ((), (len(neighbours),)) or k.dtype.kind not in "iu" or k.min() < 1:
-        raise BadParameter(f"k is one whole number from 1, or one for each point; got {k.dtype} of shape {k.shape}.")
-    if neighbours.shape[1] < k.max():
+def _require_neighbours(neighbours: np.ndarray, k: int | np.ndarray) -> None:
+    """Raise TooFewPoints if fewer than k neighbours of a point are known."""
+    if neighbours.shape[1] < np.max(k):
         raise TooFewPoints(
-            f"An overlap over {k.max()} neighbours needs as many of each point, but only {neighbours.shape[1]} were "
+            f"An overlap over {np.max(k)} neighbours needs as many of each point, but only {neighbours.shape[1]} were "
             "searched for. Search for more, or take a smaller k or class fraction."
         )
-    if neighbours.min() < 0 or neighbours.max() >= len(neighbours):
-        raise BadParameter(f"Neighbours of {len(neighbours)} points lie among them, from 0; some of these do not.")
-    return neighbours

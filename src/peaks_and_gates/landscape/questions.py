@@ -23,7 +23,7 @@ import numpy as np
 import pandas as pd
 
 from ..cache import check_files, file_sha256, project_folder, read_json
-from ..errors import BadParameter, BadQuestions, MissingFile, UnknownName, is_whole
+from ..errors import BadParameter, BadQuestions, MissingFile, UnknownName
 
 LETTERS = ("A", "B", "C", "D")
 SPLITS = ("dev", "train", "validation", "test")
@@ -129,12 +129,10 @@ def build_prompts(
         split: "test", "validation", "train" or "dev".
         with_header: begin with the line that names the subject; without it a prompt of no shots is the bare question.
 
-    Raises BadQuestions if a subject has fewer dev items than shots, or as `check`; BadParameter; UnknownName.
+    Raises BadQuestions if a subject has fewer dev items than shots, or as `check`; UnknownName.
     """
     if split not in SPLITS:
         raise UnknownName("split", split, SPLITS)
-    if not is_whole(n_shots) or not (n_orders is None or is_whole(n_orders, 1)) or not is_whole(seed):
-        raise BadParameter(f"{n_shots=}, {n_orders=}, {seed=}: need whole numbers >= 0, n_orders >= 1 or None.")
     check(questions, split)
     if n_shots:
         check(questions, "dev")
@@ -171,31 +169,23 @@ def generator(*names: object) -> np.random.Generator:
     return np.random.default_rng(int.from_bytes(sha256[:8], "big"))
 
 
-def load(
-    name: str, n_subjects: int | None = None, n_per_subject: int | None = None, seed: int = 0, source: str | None = None
-) -> QuestionSet:
+def load(name: str, n_subjects: int | None = None, n_per_subject: int | None = None) -> QuestionSet:
     """Load a question set by name.
 
     Args:
         name: "wordnet", "mmlu", or a folder laid out as MMLU.
         n_subjects: keep only so many subjects, related and unrelated ones mixed; None keeps all.
         n_per_subject: at most so many test questions per subject; None: all ("mmlu": 200, as in the paper).
-        seed: of the choice of test questions.
-        source: for "mmlu", another hub repository or a local folder with the same layout.
 
-    Raises UnknownName, BadParameter, MissingFile (no network and nothing stored), HashMismatch, BadQuestions.
+    Raises UnknownName, BadParameter, MissingFile (no network and nothing stored), HashMismatch.
     """
-    if isinstance(name, str | Path) and Path(name).is_dir():
-        name, source = "mmlu", str(name)
-    if name not in list(FIRST):
+    if Path(name).is_dir():
+        questions = _mmlu(Path(name))
+    elif name in FIRST:
+        questions = _wordnet() if name == "wordnet" else _mmlu()
+    else:
         raise UnknownName("question set", name, FIRST)
-    if name == "wordnet" and source is not None:
-        raise BadParameter("'wordnet' comes with the book; `source` is for 'mmlu' only.")
-    if not is_whole(seed):
-        raise BadParameter(f"seed={seed!r}: need a whole number >= 0.")
-    questions = _wordnet() if name == "wordnet" else _mmlu(source)
-    cap = MMLU_CAP if name == "mmlu" and n_per_subject is None else n_per_subject
-    questions = _fewer_questions(_fewer_subjects(questions, n_subjects), n_per_subject, cap, seed)
+    questions = _fewer_questions(_fewer_subjects(questions, n_subjects), n_per_subject)
     sizes = {split: sum(map(len, getattr(questions, split).values())) for split in SPLITS}
     return replace(questions, source=questions.source | {"subjects": len(questions.test), "sizes": sizes})
 
@@ -211,18 +201,11 @@ def check(questions: QuestionSet, split: str) -> None:
         if not items:
             raise BadQuestions(f"The subject '{subject}' has no {split} questions.")
         for number, question in enumerate(items):
-            place = f"{split} question {number} of '{subject}', {str(question.text)[:80]!r},"
-            if not all(map(_is_text, (subject, question.text))):
-                raise BadQuestions(f"{place} has a subject or a text that is no text.")
-            if len(question.options) != 4 or not all(map(_is_text, question.options)):
-                raise BadQuestions(f"{place} has the options {question.options!r}, not 4 texts.")
-            if type(question.answer) is not int or question.answer not in range(4):  # True and 1.0 are in a range
-                raise BadQuestions(f"{place} has the answer {question.answer!r}, not 0, 1, 2 or 3.")
-
-
-def _is_text(value: object) -> bool:
-    """Whether a value is text that can be written down: half of a surrogate pair cannot."""
-    return isinstance(value, str) and not any("\ud800" <= character <= "\udfff" for character in value)
+            if len(question.options) != 4 or question.answer not in range(4):
+                raise BadQuestions(
+                    f"{split} question {number} of '{subject}', {question.text[:80]!r}, has the options "
+                    f"{question.options!r} and the answer {question.answer!r}, not 4 texts and 0, 1, 2 or 3."
+                )
 
 
 def _fewer_subjects(questions: QuestionSet, n_subjects: int | None) -> QuestionSet:
@@ -230,7 +213,7 @@ def _fewer_subjects(questions: QuestionSet, n_subjects: int | None) -> QuestionS
     known = questions.subjects
     if n_subjects is None:
         return questions
-    if not is_whole(n_subjects, 1) or n_subjects > len(known):
+    if not 1 <= n_subjects <= len(known):
         raise BadParameter(f"n_subjects={n_subjects!r}; '{questions.name}' has 1 to {len(known)}.")
     first = [subject for subject in FIRST[questions.name] if subject in known]
     chosen = (first + [subject for subject in known if subject not in first])[:n_subjects]
@@ -238,32 +221,29 @@ def _fewer_subjects(questions: QuestionSet, n_subjects: int | None) -> QuestionS
     return replace(questions, **{split: part(split) for split in SPLITS})
 
 
-def _fewer_questions(questions: QuestionSet, n_per_subject: int | None, cap: int | None, seed: int) -> QuestionSet:
-    """Keep a seeded choice of at most `cap` test questions of each subject, in their own order."""
+def _fewer_questions(questions: QuestionSet, n_per_subject: int | None) -> QuestionSet:
+    """Keep a seeded choice of at most so many test questions of each subject, in their own order."""
     most = max(map(len, questions.test.values()))
-    if n_per_subject is not None and (not is_whole(n_per_subject, 1) or n_per_subject > most):
+    if n_per_subject is not None and not 1 <= n_per_subject <= most:
         raise BadParameter(f"n_per_subject={n_per_subject!r}; the largest subject here has {most} test questions.")
+    cap = n_per_subject or (MMLU_CAP if questions.name == "mmlu" else most)
     test = {}
     for subject, items in questions.test.items():
-        rng = generator("choose", questions.name, seed, subject)
-        chosen = sorted(rng.choice(len(items), min(cap or most, len(items)), replace=False).tolist())
+        rng = generator("choose", questions.name, 0, subject)
+        chosen = sorted(rng.choice(len(items), min(cap, len(items)), replace=False).tolist())
         test[subject] = tuple(items[i] for i in chosen)
     return replace(questions, test=test)
 
 
 def _question_set(name: str, source: dict[str, Any], rows: Mapping[str, Iterable[Mapping[str, Any]]]) -> QuestionSet:
-    """A checked QuestionSet from {split: rows with subject, question, choices and answer}.  Raises BadQuestions."""
+    """A QuestionSet from {split: rows with subject, question, choices and answer}."""
     splits = {split: defaultdict(list) for split in SPLITS}
     for split, items in rows.items():
         for row in items:
             question = Question(row["subject"], row["question"], tuple(row["choices"]), row["answer"])
             splits[split][question.subject].append(question)
     by_split = {split: {subject: tuple(qs) for subject, qs in items.items()} for split, items in splits.items()}
-    questions = QuestionSet(name, source, **by_split)
-    for split in SPLITS:
-        if by_split[split] or split == "test":
-            check(questions, split)
-    return questions
+    return QuestionSet(name, source, **by_split)
 
 
 def subject_groups() -> dict[str, str]:
@@ -286,16 +266,13 @@ def _wordnet() -> QuestionSet:
     return _question_set("wordnet", {"kind": "file", "sha256": sha256}, rows)
 
 
-def _mmlu(source: str | None) -> QuestionSet:
+def _mmlu(folder: Path | None = None) -> QuestionSet:
     """MMLU from the hub, or from a folder with Parquet or JSON files named after their split, or such in its `all`."""
     import datasets  # slow to import, and not needed for the questions that ship with the book
 
-    folder = Path(source or "").expanduser()
-    if source and folder.is_dir():
+    if folder:
         folder = folder / "all" if (folder / "all").is_dir() else folder
-        files = {
-            s: sorted(p for p in folder.glob(f"{s}*") if p.suffix != ".txt") for s in ("dev", "validation", "test")
-        }
+        files = {split: sorted(folder.glob(f"{split}*.*")) for split in ("dev", "validation", "test")}
         if missing := [split for split, paths in files.items() if not paths]:
             raise MissingFile(
                 f"{folder} has no Parquet or JSON file for {missing}; expected names like 'test*.parquet'."
@@ -304,17 +281,15 @@ def _mmlu(source: str | None) -> QuestionSet:
         arguments = {"path": kind, "data_files": {split: list(map(str, paths)) for split, paths in files.items()}}
         origin = {"kind": "folder", "files": {p.name: file_sha256(p) for paths in files.values() for p in paths}}
     else:
-        arguments = {"path": source or MMLU, "name": "all", "revision": None if source else MMLU_REVISION}
-        origin = {"kind": "hub", "repository": arguments["path"], "revision": arguments["revision"]}
+        arguments = {"path": MMLU, "name": "all", "revision": MMLU_REVISION}
+        origin = {"kind": "hub", "repository": MMLU, "revision": MMLU_REVISION}
     try:
         data = datasets.load_dataset(**arguments)
         return _question_set("mmlu", origin, {split: data[split] for split in SPLITS if split in data})
-    except (KeyError, TypeError, datasets.exceptions.DatasetGenerationError) as error:
-        raise BadQuestions(
-            f"'{source}' could not be read: {error}. Expected Parquet or JSON with question, subject, choices, answer."
-        ) from error
-    except (OSError, ValueError) as error:
-        raise MissingFile(
-            f"'{arguments['path']}' could not be read: {error} Connect to the network; if it is gated, accept its "
-            "terms and run `hf auth login`; or give a local folder as `source`."
+    except (KeyError, TypeError, ValueError, OSError, datasets.exceptions.DatasetsError) as error:
+        advice = "Connect to the network, or give a folder with the same files."
+        if folder:
+            advice = "Parquet or JSON is expected, with the columns question, subject, choices and answer."
+        raise (BadQuestions if folder else MissingFile)(
+            f"{folder or MMLU} could not be read: {error}. {advice}"
         ) from error

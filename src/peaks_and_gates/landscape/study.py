@@ -33,7 +33,7 @@ from .questions import LETTERS, Prompt, QuestionSet, build_prompts
 # Neighbours of the label overlap, as a share of the class: the paper has 0.3 for subjects and plots 0.1 for letters.
 CLASS_FRACTION = {"subject": 0.3, "answer": 0.1}
 # A layer's table is kept until the code changes that it comes from.
-CODE = ("statistics.py", "landscape/density_peaks.py", "landscape/neighbours.py", "landscape/study.py")
+CODE = ("statistics.py", *(f"landscape/{name}.py" for name in ("adp", "density_peaks", "neighbours", "study")))
 
 
 @dataclass(frozen=True)
