@@ -90,8 +90,8 @@ def is_made_from(card: Path, made_from: Mapping[str, Any]) -> bool:
 
 def write_card(card: Path, made_from: Mapping[str, Any], **about: Any) -> None:
     """Write the card of weights; after them, so that weights with a fitting card are complete."""
-    made = {"made_from": made_from, "code": source_hash(), "environment": environment()}
-    write_json(card, made | about)
+    origin = {"made_from": made_from, "code": source_hash(), "environment": environment()}
+    write_json(card, origin | about)
 
 
 def load_or_train(
@@ -142,8 +142,8 @@ def check_loss(losses: Sequence[float], uniform: float, work: Path) -> None:
     dead = len(losses) > WINDOW and all(abs(loss - uniform) < 1e-4 * uniform for loss in recent)
     if math.isfinite(losses[-1]) and not (rose or dead or mean > DIVERGED * began):
         return
-    kept = sorted(work.glob("step-*"), key=lambda path: int(path.name.removeprefix("step-")))
-    where = f"The last good checkpoint is {kept[-1]}." if kept else "There is no checkpoint yet."
+    checkpoints = sorted(work.glob("step-*"), key=lambda path: int(path.name.removeprefix("step-")))
+    where = f"The last good checkpoint is {checkpoints[-1]}." if checkpoints else "There is no checkpoint yet."
     raise TrainingDiverged(
         f"The loss became {losses[-1]:.3g} at step {len(losses)}, it began at {losses[0]:.3g}. {where} "
         "Lower `learning_rate` in the recipe and run the same command again."

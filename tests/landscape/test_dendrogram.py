@@ -69,7 +69,7 @@ def test_subjects_sit_where_most_of_their_questions_are():
 
 def test_identical_questions_left_out_by_the_landscape_keep_subjects_in_step():
     found, subjects = chain()
-    shifted = replace(found, kept=found.kept + 1)
+    shifted = replace(found, unique_rows=found.unique_rows + 1)
     same, tree = grow(found, subjects, 11), grow(shifted, np.array(["law", *subjects]), 11)
     np.testing.assert_array_equal(tree.counts, same.counts)
     with pytest.raises(IndexError):  # fewer subjects than there were questions
@@ -169,7 +169,7 @@ def test_a_part_is_clustered_as_all_points_are(grouped):
     rows = np.arange(0, peaks.n, 2)
     half = with_z(peaks, 1.6, rows)
     assert half.n == len(half.assignment) == 240 and with_z(peaks, 0).n_peaks > peaks.n_peaks
-    np.testing.assert_array_equal(half.kept, rows)
+    np.testing.assert_array_equal(half.unique_rows, rows)
 
 
 def test_a_layer_is_taken_by_its_depth(own_cache):

@@ -101,7 +101,7 @@ def test_identical_rows_are_dropped_with_their_labels():
     layer = landscape(points, {"subject": subjects})
     kept = np.delete(np.arange(len(points)), [20, 31, 100, 280])
     assert layer.n == 296
-    np.testing.assert_array_equal(layer.kept, kept)
+    np.testing.assert_array_equal(layer.unique_rows, kept)
     without = landscape(points[kept], {"subject": subjects[kept]})
     np.testing.assert_array_equal(layer.assignment, without.assignment)
     assert layer.adjusted_rand_index == without.adjusted_rand_index

@@ -71,7 +71,7 @@ def build(recipe: Mapping) -> TrainingSet:
 def words_of(questions: QuestionSet, splits: Sequence[str]) -> set[str]:
     """Every option of the questions of some splits, lower case."""
     parts = [getattr(questions, split) for split in splits]
-    return {option.lower() for part in parts for asked in part.values() for q in asked for option in q.options}
+    return {option.lower() for part in parts for questions in part.values() for q in questions for option in q.options}
 
 
 def check_no_leak(trained: Sequence[Question], held_out: Collection[str]) -> None:

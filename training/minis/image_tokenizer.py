@@ -77,7 +77,7 @@ class Residual(nn.Module):
     def __init__(self, width: int):
         super().__init__()
         parts = [(nn.GroupNorm(8, width), nn.SiLU(), nn.Conv2d(width, width, 3, padding=1)) for _ in range(2)]
-        self.inner = nn.Sequential(*(part for each in parts for part in each))
+        self.inner = nn.Sequential(*(layer for block in parts for layer in block))
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) to the same shape."""

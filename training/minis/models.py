@@ -71,8 +71,8 @@ def tokenizer(n_codes: int) -> PreTrainedTokenizerFast:
     by_word.add_special_tokens([*special, *code_names(n_codes)])
     by_word.post_processor = processors.TemplateProcessing("<s> $A", special_tokens=[("<s>", 1)])
     names = {"pad": "<pad>", "bos": "<s>", "eos": "</s>", "unk": "<unk>", "sep": "</s>"}
-    named = {f"{name}_token": token for name, token in names.items()}
-    return PreTrainedTokenizerFast(tokenizer_object=by_word, **named, extra_special_tokens=MARKS)
+    special_tokens = {f"{name}_token": token for name, token in names.items()}
+    return PreTrainedTokenizerFast(tokenizer_object=by_word, **special_tokens, extra_special_tokens=MARKS)
 
 
 def code_names(n: int) -> list[str]:

@@ -80,21 +80,21 @@ def train(preset: str, cell: Cell, seed: int) -> Path:
         return path
     folder, log = trained(preset, settings)
     pictures = ask_scenes(settings["n_image"], settings["most_things"], made_from["n_questions"], made_from["kinds"])
-    found = scores(pictures, answers(folder, pictures))
+    measured = scores(pictures, answers(folder, pictures))
     write_card(
         path,
         made_from,
         cell=cell.name,
         seed=seed,
         command=f"python -m training.narrow_gates {cell.name} --seed {seed} --preset {preset}",
-        scores={name: numbers(score) for name, score in found.items()},
+        scores={name: numbers(score) for name, score in measured.items()},
         log={
             "loss": [float(np.mean(log.loss[i : i + EVERY])) for i in range(0, len(log.loss), EVERY)],
             "every": EVERY,
             "seconds": log.seconds,
         },
     )
-    print(f"{path}: {log.seconds / 60:.1f} minutes, accuracy {found['accuracy'].value:.2f}", flush=True)
+    print(f"{path}: {log.seconds / 60:.1f} minutes, accuracy {measured['accuracy'].value:.2f}", flush=True)
     return path
 
 
@@ -151,7 +151,7 @@ def scores(pictures: Sequence[Picture], texts: Mapping[str, Sequence[str]]) -> d
     The strength is the share lost without the end-of-image token less the share lost without the image: 1 is a gate
     that everything goes through, -1 a model whose text reads the image itself.
     """
-    right = {metric: vqa_accuracy(list(said), [p.answers for p in pictures]) for metric, said in texts.items()}
+    right = {metric: vqa_accuracy(list(answered), [p.answers for p in pictures]) for metric, answered in texts.items()}
     uncut, end, image = (right[metric] for metric in CUTS)
     by_wording = defaultdict(Counter)
     for picture in pictures:

@@ -66,10 +66,12 @@ def twin_rows(seed: int) -> list[dict[str, Any]]:
     scenes = scene.sample("test", N_ASKED, seed)
     i, original = next((i, described) for i, described in enumerate(scenes) if has_two_different_objects(described))
     rows = []
-    for attribute, shown in {"": original, **scene.twins(original)}.items():
-        old, new = (attribute and value(described, attribute) for described in (original, shown))
+    for attribute, variant in {"": original, **scene.twins(original)}.items():
+        old, new = (attribute and value(described, attribute) for described in (original, variant))
         row = {"seed": seed, "i": i, "attribute": attribute, "change": f"{old} → {new}" if attribute else ""}
-        rows.append(row | {"caption": words.caption(shown), "questions": all_questions(shown), "png": png(draw(shown))})
+        rows.append(
+            row | {"caption": words.caption(variant), "questions": all_questions(variant), "png": png(draw(variant))}
+        )
     return rows
 
 

@@ -106,7 +106,7 @@ class Experiment:
         return min(K, self.n_per_class - 1)
 
     def batches(
-        self, task: str, shown: Sequence[Picture], texts: Sequence[str] | None = None
+        self, task: str, pictures: Sequence[Picture], texts: Sequence[str] | None = None
     ) -> Iterator[tuple[VisionLanguageModel, Batch, list[int]]]:
         """Pictures with the prompts of a task as batches for the model, with a seed for each row, and a progress bar.
 
@@ -114,13 +114,13 @@ class Experiment:
         with it does not depend on the batch.
         """
         model, prompt = self.load(), PROMPTS[self.source].get(task)
-        texts = [prompt.format(question=picture.question) for picture in shown] if texts is None else texts
-        with tqdm(total=len(shown), desc=f"{self.model}, {task}", unit="picture") as progress:
-            for start in range(0, len(shown), self.batch_size):
+        texts = [prompt.format(question=picture.question) for picture in pictures] if texts is None else texts
+        with tqdm(total=len(pictures), desc=f"{self.model}, {task}", unit="picture") as progress:
+            for start in range(0, len(pictures), self.batch_size):
                 part = slice(start, start + self.batch_size)
-                seeds = [int(digest([picture.key, self.seed])[:8], 16) for picture in shown[part]]
-                yield model, vlm.encode(model, [picture.image for picture in shown[part]], texts[part]), seeds
-                progress.update(len(shown[part]))
+                seeds = [int(digest([picture.key, self.seed])[:8], 16) for picture in pictures[part]]
+                yield model, vlm.encode(model, [picture.image for picture in pictures[part]], texts[part]), seeds
+                progress.update(len(pictures[part]))
 
 
 _loaded = lru_cache(maxsize=1)(vlm.load)  # models are big: only the last one stays in memory
@@ -227,11 +227,11 @@ def apply_knockout(
 
 @torch.inference_mode()
 def generate_answers(
-    experiment: Experiment, task: str, shown: Sequence[Picture], knockouts: Sequence[Knockout]
+    experiment: Experiment, task: str, pictures: Sequence[Picture], knockouts: Sequence[Knockout]
 ) -> dict[Knockout, list[str]]:
     """What the model writes about each picture with each knockout, greedily; N texts per knockout."""
     texts = {knockout: [] for knockout in knockouts}
-    for model, batch, seeds in experiment.batches(task, shown):
+    for model, batch, seeds in experiment.batches(task, pictures):
         prompt = split_prompt(model, batch, single_position(batch.tokens.where("end")))
         for knockout in texts:
             tokens, inputs = prompt.to_generate(knockout.targets)
@@ -268,7 +268,7 @@ TOKENS: dict[str, Choice] = {
 def token_states(
     experiment: Experiment,
     task: str,
-    shown: Sequence[Picture],
+    pictures: Sequence[Picture],
     tokens: Mapping[str, Choice],
     knockout: Knockout | None = None,
     texts: Sequence[str] | None = None,
@@ -279,7 +279,7 @@ def token_states(
     Returns (N, L + 1, D) by name, on the CPU, in the dtype of the model.
     """
     residual: dict[str, list[Tensor]] = {name: [] for name in tokens}
-    for model, batch, seeds in experiment.batches(task, shown, texts):
+    for model, batch, seeds in experiment.batches(task, pictures, texts):
         positions = {name: single_position(choose(batch.tokens, seeds)) for name, choose in tokens.items()}  # (B,) each
         with ExitStack() as stack:
             if knockout is not None:
@@ -293,8 +293,8 @@ def token_states(
 
 def output_overlap(experiment: Experiment, knockout: Knockout) -> Estimate:
     """Class overlap of the last prompt token after the last block, with a knockout: χ^{out,gt}."""
-    shown = experiment.pictures("classes")
+    pictures = experiment.pictures("classes")
     last = {"last text": TOKENS["last text"]}
-    states = token_states(experiment, "classes", shown, last, knockout)["last text"][:, -1]  # (N, D)
-    labels = np.array([picture.label for picture in shown])
+    states = token_states(experiment, "classes", pictures, last, knockout)["last text"][:, -1]  # (N, D)
+    labels = np.array([picture.label for picture in pictures])
     return measures.class_overlap(states, labels, experiment.k, where=f"{experiment.model}, {knockout}")

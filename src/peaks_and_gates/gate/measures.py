@@ -142,7 +142,7 @@ def modality_homogeneity(
     if len(first_of_identical(states)) < len(first_of_identical(text)) + len(first_of_identical(image)):
         raise BadStates(f"{where}: text and image share a direction exactly. Are they of the same positions?")
     everything = landscape(states, {}, "figures", where=where)
-    modality = modality[everything.kept]
+    modality = modality[everything.unique_rows]
     peaks = {name: part.assignment for name, part in clustered(everything, SETTINGS, where=where).items()}
 
     def homogeneities(rows: np.ndarray) -> list[float]:

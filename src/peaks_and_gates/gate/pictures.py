@@ -203,8 +203,8 @@ def _scene_pairs(seed: int) -> list[tuple[str, str]]:
     """Ten pairs of classes without a colour or shape in common, no class twice."""
     labels, rng = _labels(_scenes(seed)), np.random.default_rng(seed)
     while True:  # about a dozen draws
-        drawn = [labels[i] for i in rng.permutation(len(labels))[: 2 * len(PAIRS)]]
-        names = list(zip(drawn[::2], drawn[1::2], strict=True))
+        chosen = [labels[i] for i in rng.permutation(len(labels))[: 2 * len(PAIRS)]]
+        names = list(zip(chosen[::2], chosen[1::2], strict=True))
         if not any(set(one.split()) & set(other.split()) for one, other in names):
             return names
 

@@ -98,7 +98,7 @@ def grow(peaks: Landscape, subjects: Sequence[str], least: int) -> Tree:
 
     Source: paper, Figure 4, as drawn by the authors' code.
     """
-    names, codes, _ = coded(np.asarray(subjects)[peaks.kept], name="The subjects")
+    names, codes, _ = coded(np.asarray(subjects)[peaks.unique_rows], name="The subjects")
     counts = contingency_matrix(peaks.assignment, codes)  # (n_peaks, S)
     large = np.flatnonzero(counts.sum(1) > least)
     top = peaks.peak_log_density[large]  # (m,)

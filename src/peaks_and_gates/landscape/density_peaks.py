@@ -62,7 +62,7 @@ class Landscape:
 
     Attributes:
         recipe: the settings.
-        kept: (n,) int, rows of the hidden states that equal no earlier row; every array below is over these.
+        unique_rows: (n,) int, rows of the hidden states that equal no earlier row; every array below is over these.
         distances: (n, k) float64, to the neighbours, ascending.
         neighbours: (n, k) int, indices among the kept points, nearest first, the point itself left out.
         intrinsic_dimension: (scales,) float; NaN where Gride finds none (`dimensions`).
@@ -77,7 +77,7 @@ class Landscape:
     """
 
     recipe: Recipe
-    kept: np.ndarray
+    unique_rows: np.ndarray
     distances: np.ndarray
     neighbours: np.ndarray
     intrinsic_dimension: np.ndarray
@@ -92,7 +92,7 @@ class Landscape:
     @property
     def n(self) -> int:
         """Number of points kept."""
-        return len(self.kept)
+        return len(self.unique_rows)
 
     @property
     def n_peaks(self) -> int:
@@ -167,13 +167,15 @@ def landscapes(
         if name not in RECIPES:
             raise UnknownName("recipe", name, RECIPES)
     states = as_matrix(hidden_states, where)
-    kept = first_of_identical(states)
-    labels = {name: coded(values, len(states), f"The labels '{name}'")[1][kept] for name, values in labels.items()}
+    unique_rows = first_of_identical(states)
+    labels = {
+        name: coded(values, len(states), f"The labels '{name}'")[1][unique_rows] for name, values in labels.items()
+    }
     fractions = {name: (class_fraction or {}).get(name, CLASS_FRACTION) for name in labels}
 
-    k_max = min(K_MAX, max(1, len(kept) - 1))
+    k_max = min(K_MAX, max(1, len(unique_rows) - 1))
     k = max([k_max, *(int(class_neighbours(labels[name], fractions[name]).max()) for name in labels)])
-    distances, neighbours = nearest_neighbours(states[kept], k, where=where)  # (n, k) each
+    distances, neighbours = nearest_neighbours(states[unique_rows], k, where=where)  # (n, k) each
     if not distances[:, 0].all():
         raise BadStates(f"{where}: different rows at distance 0 in float64. Round the states to float32 first.")
     overlap = {name: label_overlap(neighbours, labels[name], fractions[name]) for name in labels}
@@ -181,7 +183,7 @@ def landscapes(
     return {
         name: Landscape(
             **peaks,
-            kept=kept,
+            unique_rows=unique_rows,
             adjusted_rand_index={label: adjusted_rand_index(peaks["assignment"], labels[label]) for label in labels},
             label_overlap=overlap,
         )
@@ -221,7 +223,7 @@ def clustered(
     """
     rows = np.arange(layer.n) if rows is None else rows
     by_recipe = by_recipes(*restrict_to(layer.distances, layer.neighbours, rows), recipes, where)
-    part = replace(layer, kept=layer.kept[rows], adjusted_rand_index={}, label_overlap={})
+    part = replace(layer, unique_rows=layer.unique_rows[rows], adjusted_rand_index={}, label_overlap={})
     return {name: replace(part, **peaks) for name, peaks in by_recipe.items()}
 
 
@@ -245,7 +247,7 @@ def subsample_intervals(
     Source: `statistics.subsampled`.
     """
     every = next(iter(layer.values()))  # which points are kept, and their neighbours, are the same by every recipe
-    labels = {name: np.asarray(values)[every.kept] for name, values in labels.items()}
+    labels = {name: np.asarray(values)[every.unique_rows] for name, values in labels.items()}
     recipes = {name: peaks.recipe for name, peaks in layer.items()}
 
     def numbers(by_recipe: Mapping[str, Landscape], rows: np.ndarray) -> dict[tuple[str, str], float]:
