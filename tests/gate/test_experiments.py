@@ -220,7 +220,7 @@ def test_gated_lives_by_the_end_of_image_token_and_open_by_the_image_tokens(how)
 def test_a_penalty_moves_a_model_from_open_to_gated():
     """The share of the answers lost without the token rises with the penalty, the one lost without the image falls."""
     lost = {"end → text": [], "image → text": []}
-    for model in ("mini-native-0", "mini-lightly-taxed", "mini-taxed"):
+    for model in ("mini-native-0", "mini-weakly-penalised", "mini-penalised"):
         accuracy, _ = right(model, "none")
         assert accuracy > 0.6
         for name, shares in lost.items():

@@ -119,10 +119,10 @@ def test_every_mini_is_trained_and_runs(place, monkeypatch):
     """All kinds; a second call does nothing; a wired one carries its wiring; no test scene is left unscored."""
     with pytest.raises(MissingFile, match=r"run `python -m training.minis native`"):
         minis.train("smoke", "gated")
-    for folder in minis.train_all("smoke", ["native", "words", "adapted", "gated", "taxed"], [0]):
+    for folder in minis.train_all("smoke", ["native", "text-only", "adapted", "gated", "penalised"], [0]):
         card = read_json(folder.with_suffix(".json"))
         assert len(card["log"]["loss"]) == models.recipe("smoke", "native")["steps"]
-        if "words" not in folder.name:
+        if "text-only" not in folder.name:
             assert {"questions", "all questions", "classes", "cider_ptb"} == set(card["scores"])
             config = vlm.load(str(folder), torch.float32).network.config
             assert (getattr(config, "wiring", None) == "gated") == (folder.name == "gated-0")
@@ -148,5 +148,5 @@ def test_the_shipped_minis_are_those_of_the_recipes_and_can_answer():
             assert card["sha256"] == file_sha256(folder / "model.safetensors")
             assert card["made_from"]["recipe"] == models.recipe("laptop", name, seed)
             scores = card["scores"].get("questions", {})
-            assert name == "words" or min(scores[kind]["value"] for kind in ("colour", "shape")) > 0.9
+            assert name == "text-only" or min(scores[kind]["value"] for kind in ("colour", "shape")) > 0.9
     assert read_json(ROOT / "data/mini-pictures.json")["sha256"] == file_sha256(ROOT / "data/mini-pictures.parquet")

@@ -28,7 +28,7 @@ def loss_of(
 ) -> tuple[Tensor, float]:
     """The loss of a step, and the part of it that is on text."""
     size, kind = settings["batch"], settings["kind"]
-    if kind == "words":
+    if kind == "text-only":
         loss = text_loss(network, lessons.batch(step, size, "caption"))
         return loss, loss.item()
     if kind == "adapted":

@@ -65,7 +65,7 @@ def train(preset: str, name: str, seed: int = 0) -> Path:
         parameters=sum(p.numel() for p in network.parameters()),
         log=vars(log),
         n_scored=n_scored,
-        scores={} if settings["kind"] == "words" else scores(target, n_scored),
+        scores={} if settings["kind"] == "text-only" else scores(target, n_scored),
     )
     print(f"{target}: {log.seconds / 60:.1f} minutes, loss {np.mean(log.loss[-50:]):.3f}")
     return target
@@ -105,7 +105,7 @@ def build(
     n_image = settings.get("n_image", image_tokenizer.N_IMAGE)
     with torch.random.fork_rng():
         torch.manual_seed(settings["seed"])
-        if settings["kind"] == "words":
+        if settings["kind"] == "text-only":
             network, processor = models.language_model(settings["shape"])
         elif settings["kind"] == "adapted":
             network, processor = models.adapted(settings["shape"], n_image)
@@ -148,7 +148,7 @@ def place_codes(network: PreTrainedModel, processor: ProcessorMixin, settings: M
 
 def train_loop(network: PreTrainedModel, processor: Any, settings: Mapping[str, Any], work: Path) -> Log:
     """All steps, from the stored state on if there is one."""
-    words = processor if settings["kind"] == "words" else processor.tokenizer
+    words = processor if settings["kind"] == "text-only" else processor.tokenizer
     keys = ("n_scenes", "seed", "captions", "direct", "n_image", "most_things")  # the last two have a default
     lessons = Lessons(words, **{key: settings[key] for key in keys if key in settings})
     codes = image_codes(network, processor, lessons) if settings["kind"] == "native" else None

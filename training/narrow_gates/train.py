@@ -46,7 +46,7 @@ def recipe(preset: str, cell: Cell | None, seed: int) -> dict[str, Any]:
     Raises UnknownName.
     """
     chosen = size(preset)
-    changes = dict(cell.changes) if cell else chosen["words"]
+    changes = dict(cell.changes) if cell else chosen["text-only"]
     settings, shape = dict(chosen["base"]), dict(chosen["shape"])
     for key, value in changes.items():
         if key not in settings and key not in shape:
