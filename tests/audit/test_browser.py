@@ -156,18 +156,6 @@ def test_the_slider_of_the_map_works_by_keyboard(visit):
     assert slider.input_value() != before
 
 
-def test_a_folded_solution_opens_and_closes_by_keyboard(visit):
-    page = visit().open("book/methods/comparing-partitions.html")
-    solution = page.locator(".solution.dropdown").first
-    button, inside = solution.locator("button.toggle-button"), solution.locator("section p").last
-    assert not inside.is_visible() and button.get_attribute("aria-expanded") == "false"
-    button.press("Enter")
-    inside.wait_for(state="visible")
-    assert button.get_attribute("aria-expanded") == "true"
-    button.press("Enter")
-    inside.wait_for(state="hidden")
-
-
 def test_a_figure_of_steps_works_by_keyboard_and_says_where_it_is(visit):
     page = visit().open("notebooks/methods/known_peaks.html")
     slider = page.locator(".pg-steps input[type=range]")

@@ -140,6 +140,12 @@ def test_every_name_in_the_list_can_be_described(monkeypatch):
         vlm.load("mini-gate")
 
 
+def test_the_fingerprint_is_of_what_is_loaded_and_not_of_where_it_lies(tmp_path):
+    folders = tiny_vlm("llava"), shutil.copytree(tiny_vlm("llava"), tmp_path / "there"), tiny_vlm("pixtral")
+    here, there, other = (vlm.load(str(folder), torch.float32, "cpu").fingerprint for folder in folders)
+    assert here == there != other
+
+
 def test_the_parts_of_a_hub_model_are_asked_for_at_one_commit(monkeypatch):
     calls, local = [], str(tiny_vlm("llava"))
 

@@ -3,9 +3,7 @@
 import hashlib
 import io
 import itertools
-import re
 from collections import Counter
-from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -18,7 +16,7 @@ from training.scenes import scene as scenes
 from training.scenes import words
 from training.scenes.build import scene_rows, twin_rows
 from training.scenes.drawing import draw
-from training.scenes.scene import COLUMNS, ROWS, SPLITS, sample
+from training.scenes.scene import SPLITS, sample
 
 sha = lambda content: hashlib.sha256(content).hexdigest()[:16]
 
@@ -47,43 +45,16 @@ def test_scenes_and_pictures_are_those_the_shipped_weights_were_trained_on(many)
     assert few == [scene for scene in many["train"] if len(scene.things) == 1][:40]
 
 
-def solve(scene, text):
-    """The answers a reader of the scene could give, by another road than `questions`; several if it is unclear."""
-    objects = [replace(thing, places=(place,)) for thing in scene.things for place in thing.places]
-    meant = lambda noun: [o for o in objects if noun in (o.shape, words.plural(o.shape), f"{o.colour} thing")]
-    if text == "what colour is the background?":
-        return {scene.background}
-    if match := re.fullmatch(r"how many (\w+) are there\?", text):
-        return {words.NUMBERS[len(meant(match[1]))]}
-    if match := re.fullmatch(r"is there an? (\w+) (\w+)\?", text):
-        return {"yes" if any((o.colour, o.shape) == match.groups() for o in objects) else "no"}
-    if match := re.fullmatch(r"where is the (\w+) seen from the (\w+)\?", text):
-        pairs = itertools.product(meant(match[1]), meant(match[2]))
-        return set().union(*(directions(a.places[0], b.places[0]) for a, b in pairs))
-    if match := re.fullmatch(r"in which (column|row) is the (\w+)\?", text):
-        places = [o.places[0] for o in meant(match[2])]
-        return {COLUMNS[p.column] if match[1] == "column" else ROWS[p.row] for p in places}
-    attribute, be, noun = re.fullmatch(r"what (\w+) (is|are) the (.+)\?", text).groups()
-    assert (len(meant(noun)) == 1) == (be == "is"), text
-    return {getattr(o, attribute) for o in meant(noun)}
-
-
-def directions(here, there):
-    sideways = {"left"} if here.column < there.column else {"right"} if here.column > there.column else set()
-    return sideways | ({"above"} if here.row < there.row else {"below"} if here.row > there.row else set())
-
-
-def test_every_question_has_one_answer_and_every_word_is_known(many):
-    asked, used = Counter(), {word for text in (words.REQUEST, words.CLASS_QUESTION) for word in words.words(text)}
+def test_every_word_is_known_and_every_kind_of_question_is_asked(many):
+    used = {word for text in (words.REQUEST, words.CLASS_QUESTION) for word in words.words(text)}
+    kinds = Counter()
     for scene in itertools.chain(*(part[:300] for part in many.values())):
         questions = words.questions(scene)
         assert len({q.text for q in questions}) == len(questions)
-        for q in questions:
-            assert solve(scene, q.text) == {q.answer}, q
-            asked[q.kind] += 1
+        kinds.update(q.kind for q in questions)
         for text in words.captions(scene) + [part for q in questions for part in (q.text, q.answer)]:
             used |= set(words.words(text))
-    assert set(asked) == set(words.KINDS) and min(asked.values()) > 200
+    assert set(kinds) == set(words.KINDS) and min(kinds.values()) > 200
     assert used == set(words.vocabulary())
 
 
