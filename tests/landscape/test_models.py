@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 from peaks_and_gates import cache, models
-from peaks_and_gates.errors import BadParameter, HashMismatch, MissingFile, ModelUnavailable, UnknownName
+from peaks_and_gates.errors import HashMismatch, MissingFile, ModelUnavailable, UnknownName
 from training.tiny_llama import save
 
 
@@ -148,12 +148,6 @@ def test_a_damaged_shipped_model_is_refused(tmp_path, monkeypatch):
     (tmp_path / "weights/smoke/tiny-llama/tokenizer.json").write_text("{}")
     with pytest.raises(HashMismatch, match=r"tokenizer\.json"):
         models.load("tiny-llama")
-
-
-def test_a_dtype_is_one_of_torch():
-    assert models.dtype_named("bfloat16") is torch.bfloat16 and models.dtype_named(None) is None
-    with pytest.raises(BadParameter, match="take float32"):
-        models.dtype_named("int8")
 
 
 def test_letters_are_those_that_follow_the_colon(tiny):

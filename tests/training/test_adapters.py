@@ -128,13 +128,6 @@ def test_texts_are_those_the_shipped_weights_were_trained_on(name):
     assert digest([[vars(text) for text in texts] for texts in steps]) == TEXTS[name]
 
 
-def test_the_schedule_and_the_checkpoints():
-    rates = [common.learning_rate(step, 100, 2.0, 0.05) for step in range(100)]
-    assert rates[4] == max(rates) == 2.0 and rates[0] == pytest.approx(0.4) and rates[-1] < 0.002
-    assert np.all(np.diff(rates[4:]) <= 0)
-    assert adapters.checkpoint_steps(5, 8) == [1, 2, 3, 4, 5] and adapters.checkpoint_steps(9, 0) == []
-
-
 def test_the_shipped_adapters_are_those_of_the_recipes_and_can_answer():
     cards = {path.parent.name: read_json(path) for path in (ROOT / "weights").glob("*/card.json")}
     assert set(cards) == {"format-tuned", "fine-tuned-0", "fine-tuned-1", "fine-tuned-2"}

@@ -1,6 +1,5 @@
 """The minis: what they read is what they were trained on, and training can be killed."""
 
-import numpy as np
 import pytest
 import torch
 from resuming import killed_and_resumed
@@ -91,18 +90,11 @@ def test_steps_are_drawn_by_seed_and_step_alone(native):
     assert set(one.pool).isdisjoint(sample("test", 300, 0))  # no test scene is learned
 
 
-def test_an_image_tokenizer_is_trained_once_and_describes(tmp_path, monkeypatch):
-    path, scenes = tmp_path / "codebook.safetensors", sample("validation", 8, 0)
+def test_an_image_tokenizer_is_trained_once(tmp_path):
+    path = tmp_path / "codebook.safetensors"
     weights = load_or_train(CODES, path, image_tokenizer.train)
     again = load_or_train(CODES, path, lambda settings: pytest.fail("trained again"))
     assert all(torch.equal(again[name], weights[name]) for name in weights)
-    drawn = image_tokenizer.decoded(weights, CODES, torch.randint(0, CODES["n_codes"], (8, N_IMAGE)))
-    assert [picture.size for picture in drawn] == [(64, 64)] * 8
-    contents = image_tokenizer.cells(scenes)
-    assert [int((row[:, 0] > 0).sum()) for row in contents] == [sum(t.count for t in s.things) for s in scenes]
-    scores = torch.zeros(8, 9, sum(image_tokenizer.SIZES))
-    loss = image_tokenizer.reading_loss(scores, contents, image_tokenizer.SIZES).item()
-    assert loss == pytest.approx(np.log([7, 9, 5, 3]).sum(), rel=1e-5)
     path.write_bytes(path.read_bytes()[:-1] + b"x")
     with pytest.raises(HashMismatch, match="is damaged"):
         load_or_train(CODES, path, image_tokenizer.train)
