@@ -2,7 +2,6 @@
 
 import base64
 import re
-from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -10,8 +9,6 @@ import pandas as pd
 import pytest
 
 from peaks_and_gates import figures
-
-ROOT = Path(__file__).parents[1]
 
 
 def rows(metric, values, **more):

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from peaks_and_gates import record
-from peaks_and_gates.book import runner
+from peaks_and_gates.book import jobs, runner
 from training.adapters import train as finetune
 from training.tiny_llama import save
 
@@ -45,9 +45,9 @@ def test_the_landscape_of_the_paper_preset_runs(folders, checkout):
     changes |= {"model": folders["model"], "pretrained": folders["model"], "fine_tuned": [folders["adapter"]]}
     changes |= {"checkpoints": folders["adapter"], "questions": folders["questions"], "dtype": "float32"}
     pages = ["accuracy", "subjects", "fine_tuning_dynamics", "probes", "landscape_map"]
-    jobs = runner.plan("paper", pages, changes)
-    assert runner.run(jobs) == []
-    table = record.read(next(job.record for job in jobs if job.name == "subjects"))["geometry"]
+    planned = runner.plan("paper", pages, changes)
+    assert jobs.run(planned) == []
+    table = record.read(next(job.record for job in planned if job.name == "subjects"))["geometry"]
     raw, tuned = (table[table["group"] == group] for group in ("raw model", "models that answer"))
     assert set(raw["condition"]) == {"0-shot", "1-shot", "2-shot", "5-shot"}
     assert set(table["n"]) == {len(SUBJECTS) * SIZES["test"]}

@@ -77,7 +77,7 @@ def test_pages_come_from_the_table_of_contents_and_names_are_checked(checkout):
 
 def test_a_failing_page_stops_no_other_and_finished_pages_stay(checkout, capsys):
     assert set(states().values()) == {"missing"}
-    assert runner.run(runner.plan("smoke")) == ["broken: There are no questions."]
+    assert jobs.run(runner.plan("smoke")) == ["broken: There are no questions."]
     output = capsys.readouterr().out
     assert "[2/3] broken (smoke): running" in output and "Claims: 0 holds, 0 partly" in output
     assert states() == {"first": "done", "broken": "missing", "last": "done"}
@@ -87,12 +87,12 @@ def test_a_failing_page_stops_no_other_and_finished_pages_stay(checkout, capsys)
     assert about["environment"]["packages"]["torch"]
     assert (job.record.parent / "scorecard.json").read_text().strip() == "[]"
 
-    assert len(runner.run(runner.plan("smoke"))) == 1  # the broken one again, and no other
+    assert len(jobs.run(runner.plan("smoke"))) == 1  # the broken one again, and no other
     assert runner.plan("smoke", ["first"])[0].manifest == about
     for trouble, expected in (("1 / 0", "cell 3: ZeroDivisionError: "), ("os.kill(os.getpid(), 9)", "Kernel")):
         write_page(job.source, trouble)
         assert states()["first"] == "stale"
-        (message,) = runner.run(runner.plan("smoke", ["first"]))
+        (message,) = jobs.run(runner.plan("smoke", ["first"]))
         assert expected in message
         assert runner.plan("smoke", ["first"])[0].manifest == about  # the old record stays until a run has finished
     job.record.with_suffix(".json").write_text("{")
@@ -102,7 +102,7 @@ def test_a_failing_page_stops_no_other_and_finished_pages_stay(checkout, capsys)
 
 def test_a_record_made_elsewhere_redraws_the_page_and_runs_again_when_asked(checkout):
     (job,) = runner.plan("smoke", ["first"])
-    assert runner.run([job]) == [] and job.is_drawn
+    assert jobs.run([job]) == [] and job.is_drawn
     outputs = json.loads(job.output.read_text())["cells"][-1]["outputs"]
     job.marker.unlink()
     job.output.unlink()
@@ -115,11 +115,11 @@ def test_a_record_made_elsewhere_redraws_the_page_and_runs_again_when_asked(chec
     job.output.write_text("{")
     assert not job.is_drawn
     assert "PG_PAGE" not in os.environ
-    assert runner.run([job]) == [] and job.state == "done"
+    assert jobs.run([job]) == [] and job.state == "done"
 
 
 def test_a_page_without_a_model_is_left_out_until_it_is_given_one(checkout, capsys):
-    assert runner.run(runner.plan("paper", ["last"], {"native": []})) == []
+    assert jobs.run(runner.plan("paper", ["last"], {"native": []})) == []
     assert "no vision-language model (name one with --model): last." in capsys.readouterr().out
     for name, role in {"chameleon-7b": "native", "llava-1.5-7b": "adapted"}.items():
         assert runner.model_parameters(name) == {"native": [], "adapted": [], "controls": []} | {role: [name]}
@@ -167,7 +167,7 @@ def test_jobs_leave_the_same_record_and_failures(checkout, monkeypatch, executor
             environment = stack.enter_context(slurm_here.slurm(Path(folder)))
             monkeypatch.setenv("SLURM_CONF", environment["SLURM_CONF"])
             monkeypatch.setenv("PATH", environment["PATH"])
-        failures = runner.run(runner.plan("smoke"), executor=executor)
+        failures = jobs.run(runner.plan("smoke"), executor=executor)
     assert failures == ["broken: There are no questions."]
     assert states() == {"first": "done", "broken": "missing", "last": "done"}
     expected = pd.DataFrame({"condition": ["a", "b"], "layer": [0, 1], "value": [0.5, 2.0], "n": [3, 4]})

@@ -35,10 +35,11 @@ def cli() -> None:
 @click.option("--profile", type=click.Path(exists=True), help="Settings of jobs (YAML), such as slurm_partition: gpu.")
 def run(preset: str, pages: tuple[str, ...], changes: tuple[str, ...], model: str | None, **how: Any) -> None:
     """Run the pages at one size and record their tables."""
+    from . import jobs
+
     parameters = runner.model_parameters(model) if model else {}
     parameters |= dict(presets.parse_assignment(text) for text in changes)
-    jobs = runner.plan(preset, pages, parameters)
-    failures = runner.run(jobs, **how)
+    failures = jobs.run(runner.plan(preset, pages, parameters), **how)
     if failures:
         raise BookError("\n".join([*failures, "Finished pages are kept; run the same command to resume."]))
 

@@ -1,6 +1,6 @@
-"""Pages as jobs: one submitit job per page, in processes of this machine or on a SLURM cluster.
+"""Pages in turn, or as jobs: one submitit job per page, in processes of this machine or on a SLURM cluster.
 
-failures = as_jobs(jobs, "slurm", resources("paper", "my-cluster.yml"))
+failures = run(plan("laptop"), executor="slurm", profile="my-cluster.yml")
 """
 
 from __future__ import annotations
@@ -17,9 +17,39 @@ import submitit
 from .. import cache
 from ..errors import BadParameter
 from . import presets
-from .runner import Job, last_minutes, perform
+from .runner import Job, last_minutes, perform, write_scorecard
 
 DEAD = ("FAILED", "CANCELLED", "TIMEOUT", "OUT_OF_MEMORY", "NODE_FAIL", "BOOT_FAIL", "DEADLINE", "PREEMPTED")
+
+
+def run(jobs: Sequence[Job], force: bool = False, executor: str = "here", profile: str | None = None) -> list[str]:
+    """Run what is not done, here or as jobs, and judge the claims on the record that there is then.
+
+    Returns the failures' messages; raises BadParameter.
+    """
+    if left_out := [job.name for job in jobs if not job.runnable]:
+        print(f"Left out, as this size has no vision-language model (name one with --model): {', '.join(left_out)}.")
+    todo = [job for job in jobs if job.runnable and (force or job.state != "done")]
+    print(f"{len(jobs) - len(todo)} of {len(jobs)} pages are done or left out.", flush=True)
+    if executor == "here":
+        failures = in_turn(todo)
+    else:
+        failures = as_jobs(todo, executor, resources(jobs[0].preset, profile), force)
+    if jobs[0].record.parent.is_dir():
+        print(f"Claims: {write_scorecard(jobs)}. The record is {jobs[0].record.parent}.")
+    return failures
+
+
+def in_turn(jobs: Sequence[Job]) -> list[str]:
+    """Run pages one after the other, in this process.  Returns the failures' messages."""
+    failures = []
+    for number, job in enumerate(jobs):
+        left = sum(map(last_minutes, jobs[number:]))
+        print(f"[{number + 1}/{len(jobs)}] {job.name} ({job.preset}): running, about {left:.0f} min left", flush=True)
+        if message := perform(job):
+            failures.append(f"{job.name}: {message}")
+            print(f"    failed: {message}", flush=True)
+    return failures
 
 
 def resources(preset: str, profile: str | None) -> dict[str, Any]:

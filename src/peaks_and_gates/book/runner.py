@@ -1,7 +1,7 @@
 """Run the pages with papermill, keep their record, and know which of them are done, stale or missing.
 
-    jobs = plan("laptop", ["subjects"], {"n_orders": 1})
-    failures = run(jobs)                        # here, or run(jobs, executor="slurm", profile="my-cluster.yml")
+    for job in plan("laptop", ["subjects"], {"n_orders": 1}):
+        perform(job)                                              # `jobs.run` does so for many, here or on a cluster
 
 The pages are those of _toc.yml.  A page is one job: its record replaces the old one when it has finished, and a page
 that fails does not stop the others.
@@ -131,38 +131,6 @@ def plan(preset: str, names: Iterable[str] = (), changes: dict[str, Any] | None 
         if not any(name in job.parameters for job in jobs):
             raise BadParameter(f"None of {', '.join(job.name for job in jobs)} takes the parameter '{name}'.")
     return jobs
-
-
-def run(jobs: Sequence[Job], force: bool = False, executor: str = "here", profile: str | None = None) -> list[str]:
-    """Run what is not done, here or as jobs, and judge the claims on the record that there is then.
-
-    Returns the failures' messages; raises BadParameter.
-    """
-    if left_out := [job.name for job in jobs if not job.runnable]:
-        print(f"Left out, as this size has no vision-language model (name one with --model): {', '.join(left_out)}.")
-    todo = [job for job in jobs if job.runnable and (force or job.state != "done")]
-    print(f"{len(jobs) - len(todo)} of {len(jobs)} pages are done or left out.", flush=True)
-    if executor == "here":
-        failures = in_turn(todo)
-    else:
-        from .jobs import as_jobs, resources
-
-        failures = as_jobs(todo, executor, resources(jobs[0].preset, profile), force)
-    if jobs[0].record.parent.is_dir():
-        print(f"Claims: {write_scorecard(jobs)}. The record is {jobs[0].record.parent}.")
-    return failures
-
-
-def in_turn(jobs: Sequence[Job]) -> list[str]:
-    """Run pages one after the other, in this process.  Returns the failures' messages."""
-    failures = []
-    for number, job in enumerate(jobs):
-        left = sum(map(last_minutes, jobs[number:]))
-        print(f"[{number + 1}/{len(jobs)}] {job.name} ({job.preset}): running, about {left:.0f} min left", flush=True)
-        if message := perform(job):
-            failures.append(f"{job.name}: {message}")
-            print(f"    failed: {message}", flush=True)
-    return failures
 
 
 def last_minutes(job: Job) -> float:

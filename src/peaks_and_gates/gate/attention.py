@@ -19,7 +19,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -28,10 +27,8 @@ from transformers.masking_utils import eager_mask, sdpa_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from ..errors import BadParameter, ModelUnavailable
+from .model import VisionLanguageModel
 from .tokens import Family, TokenMap, token_map
-
-if TYPE_CHECKING:
-    from .vlm import VisionLanguageModel
 
 # The attention of a model, and the name under which ours calls it.
 OURS = {"sdpa": "peaks_and_gates_sdpa", "eager": "peaks_and_gates_eager"}

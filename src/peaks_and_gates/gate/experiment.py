@@ -26,11 +26,12 @@ from ..models import dtype_named
 from ..statistics import Estimate, over_seeds
 from . import measures, pictures, vlm
 from .attention import knockout as knockout_attention
+from .inputs import Batch
+from .model import VisionLanguageModel
 from .patching import read_states, single_position
 from .pictures import Pair, Picture
 from .split import split_prompt
 from .tokens import TokenMap
-from .vlm import Batch, VisionLanguageModel
 
 # The paper's prompts, and those of the book's scenes. The image comes first, except where it is to follow the text.
 PROMPTS = {

@@ -12,7 +12,6 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 import transformers
@@ -22,10 +21,8 @@ from transformers import AutoImageProcessor, AutoTokenizer, PreTrainedModel, Pre
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from ..errors import BadImage, BadParameter, ModelUnavailable
+from .model import VisionLanguageModel
 from .tokens import FAMILIES, TokenMap, token_map
-
-if TYPE_CHECKING:
-    from .vlm import VisionLanguageModel
 
 PLACEHOLDER = "<image>"
 # What a processor must be told so that it writes the prompt and nothing after it.

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import BadParameter, BadStates
-from .vlm import VisionLanguageModel
+from .model import VisionLanguageModel
 
 Act = Callable[[Tensor, Tensor, Tensor], Tensor]  # hidden states (B, T, D), rows (B,), positions (B,) to (B, T, D)
 

@@ -19,8 +19,9 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
+from .inputs import Batch
+from .model import VisionLanguageModel
 from .tokens import KINDS, TokenMap
-from .vlm import Batch, VisionLanguageModel
 
 OF_TOKENS = {"input_ids", "attention_mask", "position_ids"}  # the inputs with a column per token
 

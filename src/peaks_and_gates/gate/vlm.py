@@ -8,15 +8,12 @@ batch.tokens.where("end")          # the gate, see `tokens`
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
 import torch
 from PIL import Image
-from torch import nn
-from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedConfig, PreTrainedModel, ProcessorMixin
-from transformers import PreTrainedTokenizerBase as Tokenizer
+from transformers import AutoConfig, AutoModelForImageTextToText
 from transformers.utils import logging as transformers_logging
 
 from .. import models
@@ -24,69 +21,10 @@ from ..cache import check_files, digest, read_json
 from ..errors import BookError, ModelUnavailable
 from .attention import knockout, wire
 from .inputs import Batch, encode, encode_once, load_processor, open_image
-from .tokens import FAMILIES, Family, family_of
+from .model import VisionLanguageModel
+from .tokens import FAMILIES, family_of
 
 __all__ = ["Batch", "VisionLanguageModel", "check", "describe", "encode", "load", "open_image"]
-
-
-@dataclass(frozen=True)
-class VisionLanguageModel:
-    """A vision-language model ready to be read.
-
-    template: what a text is put into, at "{prompt}".  fingerprint: identifies the weights, the same on every machine.
-    """
-
-    name: str
-    network: PreTrainedModel
-    processor: ProcessorMixin
-    family: Family
-    template: str
-    fingerprint: str
-
-    @property
-    def layers(self) -> nn.ModuleList:
-        """The L blocks of the language model; each has its attention at `self_attn`."""
-        return self.network.get_decoder().layers
-
-    @property
-    def final_norm(self) -> nn.Module:
-        """What normalises the residual stream after the last block, before the head."""
-        return self.network.get_decoder().norm
-
-    @property
-    def text_config(self) -> PreTrainedConfig:
-        """The config that all attention modules of the blocks hold, and ask for their implementation."""
-        return self.layers[0].self_attn.config
-
-    @property
-    def n_layers(self) -> int:
-        """Number of blocks L."""
-        return len(self.layers)
-
-    @property
-    def n_heads(self) -> int:
-        """Number of attention heads of a block, those of the queries."""
-        return self.text_config.num_attention_heads
-
-    @property
-    def hidden_size(self) -> int:
-        """Width of the residual stream."""
-        return self.text_config.hidden_size
-
-    @property
-    def device(self) -> torch.device:
-        """Where the embeddings are, hence where the inputs go."""
-        return self.network.get_input_embeddings().weight.device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """The dtype the forward pass runs in."""
-        return self.network.dtype
-
-    @property
-    def tokenizer(self) -> Tokenizer:
-        """The processor's tokenizer."""
-        return self.processor.tokenizer
 
 
 @cache
