@@ -179,15 +179,6 @@ def test_a_word_of_the_glossary_leads_to_its_place_by_keyboard(visit):
     assert page.locator("#term-intrinsic-dimension").count() == 1
 
 
-def test_a_first_visit_is_quiet_and_follows_the_system(chromium, address):
-    context = chromium.new_context(color_scheme="dark")
-    page, errors = context.new_page(), []
-    page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
-    page.goto(f"{address}/book/index.html", wait_until="networkidle")
-    assert errors == [] and page.evaluate("document.documentElement.dataset.theme") == "dark"
-    context.close()
-
-
 # ---- screenshots: small copies are kept, for they are compared with a tolerance anyway ----
 
 GOLDEN = ROOT / "tests" / "golden" / "screens"

@@ -25,6 +25,13 @@ def cut(model, batch, sources, targets, how="mask", run=logits, **settings):
         return run(model, batch)
 
 
+def shares_of(model, batch):
+    image, queries = batch.tokens.where("image"), batch.tokens.where("after")
+    with attention.attention_shares(model, {"image": image}, queries) as shares:
+        logits(model, batch)
+    return shares.values
+
+
 @HOW
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_a_batch_is_its_rows(model, how, side):
@@ -36,6 +43,7 @@ def test_a_batch_is_its_rows(model, how, side):
         alone = vlm.encode(model, [images[i]], [TEXTS[i]])
         expected = cut(model, alone, alone.tokens.where("end"), alone.tokens.where("after"), how)[0]
         assert close(together[i][batch.tokens.where("prompt")[i]], expected)
+        assert close(shares_of(model, batch)[i], shares_of(model, alone)[0])
 
 
 @HOW
