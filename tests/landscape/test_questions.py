@@ -89,6 +89,8 @@ def test_bad_requests():
         build_prompts(by_hand(n_dev=3), 5)
     with pytest.raises(UnknownName, match="Did you mean 'test'"):
         build_prompts(by_hand(), 0, split="tests")
+    with pytest.raises(BadParameter, match="n_shots=-1"):
+        build_prompts(by_hand(), -1)
 
 
 def test_selection(words):

@@ -24,6 +24,7 @@ import pandas as pd
 
 from ..cache import check_files, file_sha256, project_folder, read_json
 from ..errors import BadParameter, BadQuestions, MissingFile, UnknownName
+from ..statistics import at_least
 
 LETTERS = ("A", "B", "C", "D")
 SPLITS = ("dev", "train", "validation", "test")
@@ -129,10 +130,12 @@ def build_prompts(
         split: "test", "validation", "train" or "dev".
         with_header: begin with the line that names the subject; without it a prompt of no shots is the bare question.
 
-    Raises BadQuestions if a subject has fewer dev items than shots, or as `check`; UnknownName.
+    Raises BadQuestions if a subject has fewer dev items than shots, or as `check`; UnknownName, BadParameter.
     """
     if split not in SPLITS:
         raise UnknownName("split", split, SPLITS)
+    at_least(0, n_shots=n_shots, seed=seed)
+    at_least(1, n_orders=1 if n_orders is None else n_orders)
     check(questions, split)
     if n_shots:
         check(questions, "dev")
