@@ -24,7 +24,8 @@ from ..cache import digest
 from ..errors import BadParameter
 from ..models import dtype_named
 from ..statistics import Estimate, over_seeds
-from . import measures, pictures, vlm
+from . import measures, vlm
+from . import pictures as picture_sets
 from .attention import knockout as knockout_attention
 from .inputs import Batch
 from .model import VisionLanguageModel
@@ -86,11 +87,11 @@ class Experiment:
         """
         n = {"classes": self.n_per_class, "questions": self.n_questions, "captions": self.n_captions, "gap": self.n_gap}
         name = "captions" if task == "gap" else task
-        return pictures.load(name, source or self.source, n[task], self.seed, self.n_classes)
+        return picture_sets.load(name, source or self.source, n[task], self.seed, self.n_classes)
 
     def pairs(self) -> list[Pair]:
         """Pairs of classes whose names begin with different tokens.  Raises BadParameter if there are none."""
-        model, pairs = self.load(), pictures.pairs(self.source, self.n_per_pair, self.seed)
+        model, pairs = self.load(), picture_sets.pairs(self.source, self.n_per_pair, self.seed)
         different = [pair for pair in pairs if first_token(model, pair.names[0]) != first_token(model, pair.names[1])]
         print(f"{self.model} begins the two names with different tokens in {len(different)} of {len(pairs)} pairs.")
         if not different:

@@ -145,13 +145,13 @@ def load(task: str, source: str, n: int, seed: int = 0, n_classes: int | None = 
             for row in rows
         ]
     if task == "classes":
-        labels = _labels(_scenes(seed))
+        labels = _labels(seed)
         if n_classes is not None and n_classes > len(labels):
             raise BadParameter(f"n_classes={n_classes}: the scenes have {len(labels)} classes.")
         chosen = np.random.default_rng(seed).permutation(len(labels))[:n_classes]
         return _scene_classes({labels[i] for i in chosen}, n, seed)
     question = lambda row: (row.question, (row.answer,), row.kind) if task == "questions" else ()
-    rows = _scenes(seed, n).itertuples()
+    rows = _first_scenes(seed, n).itertuples()
     return [Picture(row.png, row.key, row.label, tuple(row.captions), *question(row)) for row in rows]
 
 
@@ -174,34 +174,40 @@ def pairs(source: str, n_per_pair: int, seed: int = 0) -> list[Pair]:
 
 
 @cache
-def _scenes(seed: int, n: int | None = None) -> pd.DataFrame:
-    """The first n test scenes of a seed, or all.  Raises BadParameter, MissingFile, TooFewPoints."""
+def _scenes(seed: int) -> pd.DataFrame:
+    """The test scenes of a seed, read once.  Raises BadParameter, MissingFile."""
     path = (project_folder() or Path()) / "data" / "scenes.parquet"
     if not path.is_file():
         raise MissingFile(f"{path} is not there: clone the repository to read its scenes.")
     scenes = pd.read_parquet(path, filters=[("split", "==", "test"), ("seed", "==", seed)]).sort_values("i")
     if scenes.empty:
         raise BadParameter(f"seed={seed}: the book ships scenes of the seeds 0, 1 and 2; training/scenes draws others.")
-    if n is not None and n > len(scenes):
+    return scenes
+
+
+def _first_scenes(seed: int, n: int) -> pd.DataFrame:
+    """The first n test scenes of a seed.  Raises as `_scenes`, and TooFewPoints."""
+    scenes = _scenes(seed)
+    if n > len(scenes):
         raise TooFewPoints(f"{n} scenes are needed, and {len(scenes)} of this seed are in data/scenes.parquet.")
     return scenes[:n]
 
 
-def _labels(scenes: pd.DataFrame) -> list[str]:
-    """The classes of scenes, in their own order."""
-    return scenes.drop_duplicates("label_id").sort_values("label_id")["label"].tolist()
+def _labels(seed: int) -> list[str]:
+    """The classes of a seed's scenes, in their own order."""
+    return _scenes(seed).drop_duplicates("label_id").sort_values("label_id")["label"].tolist()
 
 
 def _scene_classes(labels: set[str], n: int, seed: int) -> list[Picture]:
     """`n` scenes of each class: a sample has every class once in as many scenes as there are classes."""
-    scenes = _scenes(seed, n * len(_labels(_scenes(seed))))
+    scenes = _first_scenes(seed, n * len(_labels(seed)))
     rows = scenes[scenes["label"].isin(labels)].itertuples()
     return [Picture(row.png, row.key, row.label, tuple(row.captions)) for row in rows]
 
 
 def _scene_pairs(seed: int) -> list[tuple[str, str]]:
     """Ten pairs of classes without a colour or shape in common, no class twice."""
-    labels, rng = _labels(_scenes(seed)), np.random.default_rng(seed)
+    labels, rng = _labels(seed), np.random.default_rng(seed)
     while True:  # about a dozen draws
         chosen = [labels[i] for i in rng.permutation(len(labels))[: 2 * len(PAIRS)]]
         names = list(zip(chosen[::2], chosen[1::2], strict=True))
