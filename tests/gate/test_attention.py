@@ -76,14 +76,16 @@ def test_bad_input():
     batch = encoded(model)
     end, after = batch.tokens.where("end"), batch.tokens.where("after")
     second, prompt = torch.arange(3)[:, None] == 1, batch.tokens.where("prompt")
-    run = partial(cut, model, batch)
+    run, shorter = partial(cut, model, batch), vlm.encode(model, [picture(0)] * 3, TEXTS[:1] * 3)
     for wrong, message in [
         (lambda: run(end, after, "delete"), "how='delete'"),
         (lambda: run(end, after, layers=[0, 4]), r"Blocks \[4\] of .* blocks, 0 … 3"),
         (lambda: run(end, after, layers=[]), "nothing was changed"),
         (lambda: run(end & second, after), r"sources is empty in rows \[0, 2\]"),
         (lambda: run(end, after & False), r"targets is empty in rows \[0, 1, 2\]"),
-        (lambda: run(end[:1], after), r"\[\(3, 55\), \(1, 55\)\]"),
+        (lambda: run(end[:1], after), r"one shape.*\(1, 55, torch.bool\)"),
+        (lambda: run(end, after, heads=[-1]), r"heads=\{-1\}.* 0 … 3"),
+        (lambda: run(end, after, run=lambda *_: (logits(model, batch), logits(model, shorter))), "55 tokens.* 3 of"),
         (lambda: run(end[:1], after[:1]), "have 1 rows of 55 tokens, the model runs 3 of 55"),
         (lambda: run(end[:, 1:], after[:, 1:]), "have 3 rows of 54 tokens, the model runs 3 of 55"),
         (lambda: run(prompt, prompt), "nothing left to read"),
@@ -96,9 +98,16 @@ def test_bad_input():
     for wrong in ({"cache_implementation": "static"}, {"num_beams": 2}):
         with pytest.raises(BadParameter, match="generate greedily"), attention.knockout(model, end, after):
             generate(**wrong)
-    for queries, use, message in [(after, generate, "one pass"), (second & after, None, r"empty in rows \[0, 2\]")]:
-        with pytest.raises(BadParameter, match=message), attention.attention_shares(model, {"end": end}, queries):
-            use()
+    for queries, groups, message in [
+        (after, [end], "one pass"),
+        (second & after, [end], r"empty in rows \[0, 2\]"),
+        (after, [end, end[:1]], "one shape"),
+        (after, [end.float()], "must be bool"),
+        (after, [end] * 99, "at most 16 groups"),
+    ]:
+        groups = dict(enumerate(groups))
+        with pytest.raises(BadParameter, match=message), attention.attention_shares(model, groups, queries):
+            generate()
 
 
 def test_an_attention_that_cannot_be_replaced(monkeypatch):

@@ -161,14 +161,6 @@ def test_what_is_drawn_depends_on_the_picture_and_the_seed_alone():
     assert KNOCKOUTS["end → text"].draws(NATIVE) == [KNOCKOUTS["end → text"]]
 
 
-def test_all_knockouts_of_one_run_are_those_of_single_runs():
-    shown = NATIVE.pictures("captions")
-    together = generate_answers(NATIVE, "captions", shown, list(KNOCKOUTS.values()))
-    for knockout in KNOCKOUTS.values():
-        assert generate_answers(NATIVE, "captions", shown, [knockout])[knockout] == together[knockout]
-    assert page_code("gate/knockout_table", n_random=10)["KNOCKOUTS"] == KNOCKOUTS
-
-
 def test_several_models_are_one_group():
     """The group is the mean over its models, its interval spans theirs, and each one's rows are kept."""
     estimates = {"mini-a-0": Estimate(0.2, 0.1, 0.3, 9), "mini-a-1": Estimate(0.4, 0.35, 0.45, 9)}
@@ -215,18 +207,6 @@ def test_gated_lives_by_the_end_of_image_token_and_open_by_the_image_tokens(how)
     accuracy, _ = right("mini-open", "none", how)
     assert accuracy > 0.6 and right("mini-open", "image → text", how)[0] < 0.6 * accuracy
     assert right("mini-open", "end → text", how)[0] > 0.9 * accuracy
-
-
-def test_a_penalty_moves_a_model_from_open_to_gated():
-    """The share of the answers lost without the token rises with the penalty, the one lost without the image falls."""
-    lost = {"end → text": [], "image → text": []}
-    for model in ("mini-native-0", "mini-weakly-penalised", "mini-penalised"):
-        accuracy, _ = right(model, "none")
-        assert accuracy > 0.6
-        for name, shares in lost.items():
-            shares.append(1 - right(model, name)[0] / accuracy)
-    strength = np.array(lost["end → text"]) - np.array(lost["image → text"])
-    assert (np.diff(strength) > 0).all() and strength[0] < -0.3 < 0.3 < strength[-1], lost
 
 
 def test_patching_turns_the_gated_and_not_the_open():

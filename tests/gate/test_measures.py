@@ -128,6 +128,8 @@ def test_vectors_that_do_not_belong_together_are_refused(measure):
     for other in (image[:-1], image[:, :-1]):
         with pytest.raises(BadParameter, match="same order"):
             measure(text, other)
+    with pytest.raises(TooFewPoints, match="one example"):
+        measure(text[:1], image[:1])
     for value, message in ((0, "layer 3: a vector of zeros"), (1e-200, "no direction"), (np.nan, "1 of 150 rows")):
         image[5] = value
         with pytest.raises(BadStates, match=message):
@@ -205,6 +207,7 @@ def test_flips_by_hand():
         (similarity, (P.log() * torch.nan, Q.log()), BadStates, "4 of 4 rows"),
         (flips, (BEFORE, AFTER, FIRST, FIRST), BadParameter, "same token"),
         (flips, (BEFORE, AFTER, FIRST[:2], SECOND[:2]), BadParameter, "6 pairs need"),
+        (flips, (BEFORE, AFTER, FIRST - 9, SECOND), BadParameter, "6 pairs need"),
         (flips, (FORBIDDEN, AFTER, FIRST, SECOND), BadStates, "kept from giving either"),
     ],
 )

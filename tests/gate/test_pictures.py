@@ -152,6 +152,8 @@ def test_messages():
     for arguments, error, message in [
         (("captions", "vqav2", 1), UnknownName, "no source of captions 'vqav2'.*coco, flickr30k, paper"),
         (("classes", "scenes", 1, 0, 25), BadParameter, "n_classes=25: the scenes have 24"),
+        (("classes", "scenes", 1, 0, -3), BadParameter, "n_classes=-3 must be"),
+        (("questions", "scenes", 0), BadParameter, "n=0 must be"),
         (("captions", "scenes", 2401), TooFewPoints, "2401 scenes are needed"),
         (("captions", "scenes", 1, 7), BadParameter, "seeds 0, 1 and 2"),
     ]:

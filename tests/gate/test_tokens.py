@@ -138,8 +138,8 @@ def test_random_tokens_with_a_seed_per_row():
     same, other = found.random("image", 3, 0), found.random("image", 3, [0, 1])
     assert torch.equal(same[0], same[1]) and torch.equal(other[0], same[0])
     assert not torch.equal(other[0], other[1])
-    for n, seeds in ((3, [0]), (31, 0)):  # a seed too few, a token too many
-        with pytest.raises(ValueError, match=r"shorter|larger sample"):
+    for n, seeds, error in ((3, [0], ValueError), (31, 0, BadParameter), (0, 0, BadParameter)):
+        with pytest.raises(error, match=r"shorter|a prompt has only 30|n=0"):
             found.random("image", n, seeds)
     with pytest.raises(UnknownName, match="Did you mean 'image'"):
         found.where("images")

@@ -26,7 +26,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, Cache, PreT
 from transformers.masking_utils import eager_mask, sdpa_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from ..errors import BadParameter, ModelUnavailable
+from ..errors import BadParameter, ModelUnavailable, UnknownName
 from .model import VisionLanguageModel
 from .tokens import Family, TokenMap, token_map
 
@@ -97,9 +97,9 @@ def knockout(
         generated: whether tokens after the first T, generated later, are targets too. They never are sources.
 
     Raises:
-        BadParameter: sets of two shapes, or one empty in a row; a layer out of range, or none; no head; an unknown
-            `how`; a token left with nothing to read; a batch of other rows (beam search repeats them) or of other
-            length; a cache whose length is not its content (static or sliding); the model was not run inside the
+        BadParameter: sets of two shapes, not bool, or one empty in a row; a layer or head out of range, or none; an
+            unknown `how`; a token left with nothing to read; a batch of other rows (beam search repeats them) or of
+            other length; a cache whose length is not its content (static or sliding); the model was not run inside the
             context.
         ModelUnavailable: the model's attention is neither SDPA nor eager, or its masks are not made by transformers.
 
@@ -109,10 +109,11 @@ def knockout(
         raise BadParameter(f"how='{how}': give 'zero' (after the softmax) or 'mask' (before it).")
     _check_sets({"targets": targets} if sources is None else {"targets": targets, "sources": sources})
     sources = torch.zeros_like(targets) if sources is None else sources
-    chosen = torch.zeros(model.n_heads, dtype=torch.bool, device=model.device)  # (H,)
-    chosen[list(range(model.n_heads) if heads is None else heads)] = True
-    if not chosen.any():
-        raise BadParameter(f"No head of {model.name} is to be changed: give some of 0 … {model.n_heads - 1}.")
+    every = range(model.n_heads)
+    heads = set(every if heads is None else heads)
+    if not heads or not heads <= set(every):
+        raise BadParameter(f"heads={heads}: {model.name} has query heads 0 … {model.n_heads - 1}; give some of these.")
+    chosen = torch.tensor([head in heads for head in every], device=model.device)  # (H,)
 
     def act(attend: Callable[..., Tensor], module, query, key, value, mask, seen: int) -> Tensor:
         n_keys = key.shape[2]
@@ -151,14 +152,14 @@ def attention_shares(model: VisionLanguageModel, groups: Mapping[str, Tensor], q
 
     Source: Serra et al. 2025, fig. 3, which shows text queries, means over heads, and shares of the image's part.
     """
-    _check_sets({"queries": queries})
+    _check_sets({"queries": queries, **groups}, ["queries"])
     ones = torch.stack([*groups.values()], -1).float()  # (B, T, G)
     shares = Shares(tuple(groups), torch.full((len(queries), model.n_layers, model.n_heads, len(groups)), torch.nan))
 
     def act(attend: Callable[..., Tensor], module, query, key, value, mask, seen: int) -> Tensor:
         size = value.shape[3]
-        if seen or key.shape[2] != queries.shape[1]:
-            raise BadParameter("Attention shares are measured in one pass over the prompt, not while generating.")
+        if seen or key.shape[2] != queries.shape[1] or len(groups) > size:
+            raise BadParameter(f"Attention shares are measured in one pass over the prompt, of at most {size} groups.")
         rows = queries.any(0).nonzero().flatten()
         # As wide as the values are, so that the kernel that never stores a pattern is used here, too.
         indicators = torch.nn.functional.pad(ones, (0, size - len(groups)))  # (B, K, D)
@@ -182,10 +183,12 @@ def closed_pairs(tokens: TokenMap, wiring: str) -> Tensor:
 def wire(network: PreTrainedModel, processor: ProcessorMixin, family: Family) -> None:
     """Make the wiring named in a network's config part of every forward pass, cached or not.
 
-    A prompt without an image is not touched.
+    A prompt without an image is not touched.  Raises UnknownName.
     """
     image = processor.tokenizer.convert_tokens_to_ids(processor.image_token)
     config = network.get_decoder().layers[0].self_attn.config
+    if network.config.wiring not in WIRINGS:
+        raise UnknownName("wiring", network.config.wiring, WIRINGS)
     sources, targets = WIRINGS[network.config.wiring]
 
     def look(module, args, inputs) -> None:
@@ -254,7 +257,9 @@ def _attention(kind: str, module, query, key, value, attention_mask, **settings)
     n_queries, n_keys = query.shape[2], key.shape[2]
     # What is run first may be the end of the prompts, behind a cache with all that comes before.
     before = 0 if n_keys == n_queries else run.seen.get(layer, run.n_tokens - n_queries)
-    other_prompts = query.shape[0] != run.n_rows or (layer not in run.seen and n_keys != run.n_tokens)
+    # Each run is over the prompts, or has one token more than the last.
+    longer = run.seen.get(layer, run.n_tokens - 1) + 1
+    other_prompts = query.shape[0] != run.n_rows or n_keys not in (run.n_tokens, longer)
     if other_prompts or before + n_queries != n_keys:
         raise BadParameter(
             f"The token sets have {run.n_rows} rows of {run.n_tokens} tokens, the model runs {query.shape[0]} of "
@@ -303,13 +308,14 @@ def _mask_pairs(mask: Tensor, pairs: Tensor, check: bool = False) -> Tensor:
     return mask & ~pairs if mask.dtype == torch.bool else mask.masked_fill(pairs, torch.finfo(mask.dtype).min)
 
 
-def _check_sets(sets: Mapping[str, Tensor]) -> None:
-    """Raises BadParameter if sets of tokens (B, T) differ in shape, or one has none in a row: nothing would be done."""
-    if len({chosen.shape for chosen in sets.values()}) > 1:
-        raise BadParameter(f"Sources and targets have two shapes: {[tuple(chosen.shape) for chosen in sets.values()]}.")
-    for name, chosen in sets.items():
-        if not chosen.any(1).all():
-            rows = (~chosen.any(1)).nonzero().flatten().tolist()
-            raise BadParameter(
-                f"{name} is empty in rows {rows}: has every prompt an image? There is nothing to act on."
-            )
+def _check_sets(sets: Mapping[str, Tensor], filled: Iterable[str] | None = None) -> None:
+    """Raises BadParameter if sets of tokens are not bool and of one shape (B, T), or one has none in a row.
+
+    filled: those that need a token in every row, since else nothing would be done; all by default.
+    """
+    forms = {name: (*chosen.shape, chosen.dtype) for name, chosen in sets.items()}
+    if len(set(forms.values())) > 1 or next(iter(forms.values()))[2:] != (torch.bool,):
+        raise BadParameter(f"Sets of tokens must be bool and have one shape (B, T), got {forms}.")
+    for name in sets if filled is None else filled:
+        if rows := (~sets[name].any(1)).nonzero().flatten().tolist():
+            raise BadParameter(f"{name} is empty in rows {rows}, so nothing would be done: has every prompt an image?")

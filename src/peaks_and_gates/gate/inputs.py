@@ -58,8 +58,8 @@ def encode(
     change what a model computes.
     Raises BadImage, BadParameter.
     """
-    if images is not None and len(images) != len(texts):
-        raise BadParameter(f"Give as many images as texts, one for each, not {len(images)} for {len(texts)}.")
+    if isinstance(texts, str) or (images is not None and len(images) != len(texts)):
+        raise BadParameter(f"Give a list of texts, and one image for each; got {images!r:.60} and {texts!r:.60}.")
     written = [_write(model, text, images is not None, row) for row, text in enumerate(texts)]
     given = {} if images is None else {"images": [open_image(image, f"Image {i}") for i, image in enumerate(images)]}
     # A template may open with the token that the tokenizer would put there too.

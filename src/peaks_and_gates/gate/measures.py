@@ -295,6 +295,8 @@ def _directions(text, image, where: str) -> tuple[Tensor, Tensor]:
     pair = [as_matrix(text, f"{where}, text"), as_matrix(image, f"{where}, image")]
     if pair[0].shape != pair[1].shape:
         raise BadParameter(f"{where}: text and image vectors must be of the same examples, in the same order.")
+    if len(pair[0]) < 2:
+        raise TooFewPoints(f"{where}: one example has no text and image of different examples. Give more.")
     norms = [torch.linalg.vector_norm(vectors, dim=1, keepdim=True, dtype=torch.float64) for vectors in pair]  # (n, 1)
     if not all(((norm > LEAST_NORM) & norm.isfinite()).all() for norm in norms):
         raise BadStates(f"{where}: a vector of zeros has no direction. Was this position knocked out, or never filled?")
@@ -318,8 +320,8 @@ def _differences(logits: Tensor, first: Tensor, second: Tensor) -> np.ndarray:
     """logit(first) − logit(second) of every row, (B,) float64."""
     _probabilities(logits)  # for its checks
     answers = torch.stack([first, second], -1).to(logits.device)  # (B, 2)
-    if len(answers) != len(logits):
-        raise BadParameter(f"{len(logits)} pairs need as many token ids of each answer, got {len(answers)}.")
+    if len(answers) != len(logits) or not ((answers >= 0) & (answers < logits.shape[1])).all():
+        raise BadParameter(f"{len(logits)} pairs need as many token ids of each answer, got {answers.tolist()}.")
     same = torch.nonzero(answers[:, 0] == answers[:, 1]).flatten().tolist()
     if same:
         raise BadParameter(f"The answers of pairs {same[:5]} begin with the same token: leave these pairs out.")

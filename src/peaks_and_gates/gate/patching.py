@@ -169,8 +169,9 @@ def _hooked(model: VisionLanguageModel, position: Tensor, acts: Mapping[nn.Modul
 def _check_place(position: Tensor, prompts: Tensor) -> None:
     """Raises BadParameter if a position is not on a token of its prompt.  prompts: (B, T) bool, False on padding."""
     n_rows, n_tokens = prompts.shape
-    if len(position) != n_rows:
-        raise BadParameter(f"{len(position)} positions for a batch of {n_rows} rows: give one for each.")
+    if position.shape != (n_rows,) or position.dtype != torch.int64:
+        form = f"{tuple(position.shape)} positions of {position.dtype}"
+        raise BadParameter(f"{form} for a batch of {n_rows} rows: give one whole number for each.")
     inside = (position >= 0) & (position < n_tokens)  # (B,)
     inside &= prompts[torch.arange(n_rows), position.clamp(0, n_tokens - 1)]
     if not inside.all():

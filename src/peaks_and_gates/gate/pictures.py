@@ -24,6 +24,7 @@ from PIL import Image
 from ..cache import cached, project_folder
 from ..errors import BadParameter, BadQuestions, BookError, MissingFile, TooFewPoints, UnknownName
 from ..models import hub_advice
+from ..statistics import at_least
 from .inputs import open_image
 
 # Which data set "paper" means for each task.  The paper also reads captions of COCO.
@@ -131,6 +132,7 @@ def load(task: str, source: str, n: int, seed: int = 0, n_classes: int | None = 
 
     Raises UnknownName, BadParameter, TooFewPoints, BadImage, BadQuestions, MissingFile.
     """
+    at_least(1, n=n, n_classes=1 if n_classes is None else n_classes)
     if source != "scenes":
         names = [name for name, data in SOURCES.items() if data.task == task]
         name = PAPER[task] if source == "paper" else source

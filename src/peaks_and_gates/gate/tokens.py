@@ -23,6 +23,7 @@ from torch import Tensor
 from transformers import PreTrainedConfig, ProcessorMixin
 
 from ..errors import BadImage, BadParameter, ModelUnavailable, UnknownName
+from ..statistics import at_least
 
 KINDS = ("padding", "text", "begin", "image", "special", "end")
 BLOCK = ("begin", "image", "special", "end")
@@ -86,9 +87,12 @@ class TokenMap:
 
         seed: one for all rows, or one per row.  A row's choice depends on its seed and on how many tokens of the group
         it has, and on neither its padding nor the other rows: rows alike in length get the same choice under one seed.
-        Raises UnknownName, ValueError.
+        Raises UnknownName, BadParameter, ValueError (not one seed per row).
         """
+        at_least(1, n=n)
         members = self.where(group)
+        if n > (fewest := int(members.sum(1).min())):
+            raise BadParameter(f"{n} tokens of the group '{group}' are asked for, and a prompt has only {fewest}.")
         seeds = [seed] * len(members) if isinstance(seed, int | np.integer) else seed
         chosen = torch.zeros_like(members)
         for row, member, row_seed in zip(chosen, members, seeds, strict=True):

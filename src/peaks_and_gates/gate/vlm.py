@@ -61,6 +61,8 @@ def load(
     device = torch.device(device) if device else models.best_device()
     # The minis are small, and the codes of an image can turn on the last bit: they run in float32 everywhere.
     dtype = dtype or (torch.float32 if described["provider"] == "mini" else models.best_dtype(device))
+    if described["provider"] in ("wheel", "adapter"):
+        raise ModelUnavailable(f"{name} reads no pictures: give a vision-language model.")
     transformers_logging.disable_progress_bar()
     source = described["repo"] if described["provider"] == "hub" else str(models.in_checkout(described["folder"]))
     pinned = {"revision": described.get("revision"), "trust_remote_code": False}
