@@ -70,16 +70,16 @@ def at_least(least: int, **counts: int) -> None:
             raise BadParameter(f"{name}={count} must be a whole number, at least {least}.")
 
 
-def coded(
-    labels: Sequence, n: int | None = None, name: str = "The labels"
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def coded(labels: Sequence, n: int | None = None, name: str = "The labels") -> tuple[np.ndarray, ...]:
     """The different labels in order, (classes,), which of them each point has, (n,) int, and how many have each.
 
-    Raises BadParameter unless there is one label a point, none missing.  name: begins the messages.
+    Raises BadParameter unless there is one label a point, none missing.  name: begins the messages.  "nan" is missing,
+    too: it is what numpy makes of NaN among names.
     """
     labels = np.asarray(labels)
-    if labels.ndim != 1 or not labels.size or np.any(labels != labels):  # only NaN differs from itself
-        raise BadParameter(f"{name} have shape {labels.shape} or are NaN in places. Give one label a point.")
+    nan = labels.dtype.kind == "U" and labels == "nan"
+    if labels.ndim != 1 or not labels.size or np.any(nan | pd.isna(labels)):
+        raise BadParameter(f"{name} have shape {labels.shape} or are NaN or None in places. Give one label a point.")
     if n is not None and len(labels) != n:
         raise BadParameter(f"{name} have {len(labels)} entries for {n} points. Give one label a point, in their order.")
     return np.unique(labels, return_inverse=True, return_counts=True)
@@ -154,16 +154,16 @@ def bootstrap_mean(
         Estimate without a null.
 
     Raises:
-        BadParameter: no values, values that are not finite numbers, another number of weights, or weights that are not
-            positive; fewer than one replicate.
+        BadParameter: no values, values that are not finite numbers below 1e150, another number of weights, or weights
+            that are not positive; fewer than one replicate.
     """
     values = np.asarray(values, dtype=np.float64)
     weights = np.ones_like(values) if weights is None else np.asarray(weights, dtype=np.float64)
     if values.ndim != 1 or not values.size or weights.shape != values.shape:
         raise BadParameter(f"A mean needs one value and one weight a point, got {values.shape}, {weights.shape}.")
     at_least(1, n_bootstrap=n_bootstrap)
-    if not (np.isfinite(values).all() and (weights > 0).all()):
-        raise BadParameter("A mean needs finite values and positive weights; leave out the points that have none.")
+    if not ((np.abs([values, weights]) < 1e150).all() and (weights > 0).all()):  # so that no sum overflows
+        raise BadParameter("A mean needs finite values and positive weights, below 1e150; leave out all other points.")
     n = len(values)
     counts = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=n_bootstrap)  # (replicates, n)
     low, high = np.percentile((counts @ (weights * values)) / (counts @ weights), PERCENTILES)
@@ -229,10 +229,10 @@ def subsampled(
     """
     at_least(2, n_repeats=n_repeats)
     rng = np.random.default_rng(seed)
-    size = round(fraction * n)
+    size = np.round(fraction * n)
     if not 0 < size < n:
-        raise TooFewPoints(f"A share of {fraction} of {n} points is {size}: neither none nor all can be drawn.")
-    subsets = [np.sort(rng.choice(n, size, replace=False)) for _ in range(n_repeats)]
+        raise TooFewPoints(f"A share of {fraction} of {n} points is {size:g}: neither none nor all can be drawn.")
+    subsets = [np.sort(rng.choice(n, int(size), replace=False)) for _ in range(n_repeats)]
     values = np.asarray(statistic(np.arange(n)) if values is None else values, dtype=np.float64)
     replicates = np.array([statistic(rows) for rows in subsets], dtype=np.float64)  # (repeats, numbers)
     errors = np.sqrt(np.square(replicates - values).mean(0) * size / (n - size))

@@ -29,7 +29,7 @@ def made_landscape(sizes, top, saddles):
     for (i, j), height in saddles.items():
         matrix[i, j] = matrix[j, i] = height
     n, empty = len(assignment), np.empty(0)
-    return Landscape(None, np.arange(n), empty, empty, empty, empty, density, assignment, empty, matrix, {}, {})
+    return Landscape(None, np.arange(n), empty, empty, empty, empty, density, assignment, empty, matrix, {}, {}, n)
 
 
 def chain():
@@ -51,14 +51,6 @@ def test_joins_are_at_the_height_of_the_saddle():
     np.testing.assert_allclose(tree.links, [[0, 1, 2, 2], [2, 4, 8, 3], [3, 5, 10.5, 4]])
 
 
-def test_only_peaks_with_more_points_are_leaves():
-    found, subjects = chain()
-    n_leaves = {least: len(grow(found, subjects, least).counts) for least in (4, 12, 20, 30)}
-    assert n_leaves == {4: 5, 12: 3, 20: 1, 30: 0}
-    none = grow(found, subjects, 30)
-    assert none.links.shape == grow(found, subjects, 20).links.shape == (0, 4) and (none.home == -1).all()
-
-
 def test_subjects_sit_where_most_of_their_questions_are():
     found, subjects = chain()
     tree = grow(found, subjects, 11)
@@ -67,19 +59,25 @@ def test_subjects_sit_where_most_of_their_questions_are():
     assert tree.totals.tolist() == [20, 5, 25, 15, 17]  # drugs, on a small peak, are counted
 
 
+def test_only_peaks_with_more_points_are_leaves():
+    found, subjects = chain()
+    assert [len(grow(found, subjects, least).counts) for least in (4, 12, 20, 30)] == [5, 3, 1, 0]
+    none = grow(found, subjects, 30)
+    assert none.links.shape == grow(found, subjects, 20).links.shape == (0, 4) and (none.home == -1).all()
+
+
 def test_identical_questions_left_out_by_the_landscape_keep_subjects_in_step():
     found, subjects = chain()
-    shifted = replace(found, unique_rows=found.unique_rows + 1)
+    shifted = replace(found, unique_rows=found.unique_rows + 1, n_rows=found.n_rows + 1)
     same, tree = grow(found, subjects, 11), grow(shifted, np.array(["law", *subjects]), 11)
     np.testing.assert_array_equal(tree.counts, same.counts)
-    with pytest.raises(IndexError):  # fewer subjects than there were questions
-        grow(shifted, subjects, 11)
+    for others in (subjects, [*subjects, "law", "law"]):  # fewer or more than there were questions
+        with pytest.raises(BadParameter, match="entries for 83 points"):
+            grow(shifted, others, 11)
 
 
 def test_least_is_in_proportion_to_the_papers():
-    assert least_points(["a"] * 75 + ["b"] * 75) == 11
-    assert least_points(["a"] * 200 + ["b"] * 100) == 30
-    assert least_points(["a"] * 12) == 2
+    assert [least_points(["a"] * a + ["b"] * b) for a, b in ((75, 75), (200, 100), (12, 0))] == [11, 30, 2]
 
 
 def test_names_follow_the_papers_rule():
@@ -101,16 +99,11 @@ def grouped_points(size=60, seed=1):
     return (centres[which] + rng.standard_normal((len(which), 3))) @ basis, np.array([f"s{i}" for i in which])
 
 
-def with_z(found, z, rows=None):
-    """A landscape, or some rows of it, clustered as for the paper's trees."""
-    return clustered(found, {"tree": Recipe(dendrogram.GRIDE_SCALE, z, dendrogram.K)}, rows)["tree"]
-
-
 @pytest.fixture(scope="module")
 def grouped():
     points, subjects = grouped_points()
-    found = landscape(points, {}, "figures")
-    return with_z(found, 1.6), subjects
+    recipe = Recipe(dendrogram.GRIDE_SCALE, dendrogram.Z, dendrogram.K)
+    return clustered(landscape(points, {}, "figures"), {"tree": recipe})["tree"], subjects
 
 
 STEPS = np.where(np.arange(8)[:, None] // 2 == np.arange(8) // 2, 2.0, 8.0) - 2 * np.eye(8)
@@ -162,14 +155,6 @@ def test_a_known_tree_agrees_with_the_known_hierarchy(grouped, monkeypatch):
 
 def test_without_leaves_shares_are_left_out(grouped, monkeypatch):
     assert set(estimates(TREES, *grouped, 1000, monkeypatch)) == {"n_leaves", "least_points"}
-
-
-def test_a_part_is_clustered_as_all_points_are(grouped):
-    peaks, _ = grouped
-    rows = np.arange(0, peaks.n, 2)
-    half = with_z(peaks, 1.6, rows)
-    assert half.n == len(half.assignment) == 240 and with_z(peaks, 0).n_peaks > peaks.n_peaks
-    np.testing.assert_array_equal(half.unique_rows, rows)
 
 
 def test_a_layer_is_taken_by_its_depth(own_cache):

@@ -4,9 +4,9 @@ from dadapy import Data
 from sklearn.metrics import adjusted_rand_score
 from sklearn.preprocessing import normalize
 
-from peaks_and_gates.errors import BadStates, BookError, TooFewPoints
+from peaks_and_gates.errors import BadParameter, BadStates, BookError, TooFewPoints
 from peaks_and_gates.landscape import adp, density_peaks
-from peaks_and_gates.landscape.density_peaks import RECIPES, landscape, landscapes, subsample_intervals
+from peaks_and_gates.landscape.density_peaks import RECIPES, Recipe, landscape, landscapes, subsample_intervals
 from peaks_and_gates.landscape.neighbours import nearest_neighbours, neighbour_overlap, point_overlap
 
 
@@ -26,20 +26,15 @@ def clusters(n_clusters, size=60, d=30, inner=4, seed=0):
 
 
 # Boundaries (uniform), tails (normal) and 3,000 points in many dimensions lower it at larger scales.
-@pytest.mark.parametrize(
-    ("draw", "n_columns", "dimension", "width", "tolerance"),
-    [
-        ("random", 2, 2, 50, 0.05),
-        ("random", 5, 5, 100, 0.12),
-        ("standard_normal", 5, 5, 100, 0.10),
-        ("standard_normal", 11, 10, 60, 0.15),  # on a sphere
-    ],
-)
-def test_dimension_of_known_manifolds(draw, n_columns, dimension, width, tolerance):
-    points = getattr(np.random.default_rng(0), draw)((3000, n_columns))
-    layer = landscape(rotated(points if n_columns == dimension else normalize(points), width), {})
+MANIFOLDS = [("random", 2, 0.05), ("random", 5, 0.12), ("standard_normal", 5, 0.1), ("standard_normal", 11, 0.15)]
+
+
+@pytest.mark.parametrize(("draw", "n_columns", "tolerance"), MANIFOLDS)
+def test_dimension_of_known_manifolds(draw, n_columns, tolerance):
+    points, on_sphere = getattr(np.random.default_rng(0), draw)((3000, n_columns)), n_columns == 11
+    layer = landscape(rotated(normalize(points) if on_sphere else points, 60), {})
     np.testing.assert_array_equal(layer.gride_ranks, [1, 2, 4, 8, 16, 32, 64])
-    assert layer.intrinsic_dimension[layer.recipe.gride_scale] == pytest.approx(dimension, rel=tolerance)
+    assert layer.intrinsic_dimension[layer.recipe.gride_scale] == pytest.approx(n_columns - on_sphere, rel=tolerance)
     at_8 = layer.dimension_at(8)
     assert at_8.value == layer.intrinsic_dimension[3] and at_8.low < at_8.value < at_8.high
 
@@ -137,8 +132,6 @@ def test_neighbour_overlap_by_hand():
     np.testing.assert_allclose(neighbour_overlap(neighbours, labels, 1), [1, 1, 1, 1])
     np.testing.assert_allclose(neighbour_overlap(neighbours, labels, 3), [1 / 3] * 4)
     np.testing.assert_allclose(neighbour_overlap(neighbours, labels, np.array([1, 2, 1, 2])), [1, 0.5, 1, 0.5])
-    with pytest.raises(TooFewPoints, match="over 4 neighbours needs as many of each point, but only 3"):
-        neighbour_overlap(neighbours, labels, 4)
 
 
 def test_point_overlap():
@@ -242,15 +235,30 @@ def test_reclustering_a_part_equals_the_landscape_of_that_part(monkeypatch):
     for part in landscapes(points[rows], {"subject": labels[rows]}).values():
         expected += [part.n_peaks, part.core_fraction, part.adjusted_rand_index["subject"].value]
     np.testing.assert_allclose(statistics[0](rows), expected, atol=1e-9)
+    assert (density_peaks.clustered(found["figures"], RECIPES, rows)["released"].unique_rows == rows).all()
 
 
 def test_errors_say_what_where_and_how():
-    points, _ = clusters(3)
-    with pytest.raises(TooFewPoints, match=r"layer 2: .*32 different rows"):
-        landscape(points[:32], {}, where="layer 2")
+    points, names = clusters(3)
+    layer = landscapes(points, {"x": names})
+    near, described = layer["figures"].neighbours, lambda f: landscape(points, {"x": names}, class_fraction={"x": f})
+    recipes = [(-1, 1, 16), (7, 1, 16), (3, np.nan, 16), (3, np.inf, 16), (3, -1, 16), (3, 1, 0), (3, 1, 129)]
+    others = {"y": names}, {"x": np.roll(names, 9)}
+    refused = [
+        (TooFewPoints, r"layer 2: .*32 different rows", lambda: landscape(points[:32], {}, where="layer 2")),
+        (BadStates, "distance 0", lambda: landscape(np.transpose([np.arange(40) * 1e-200, np.ones(40)]), {})),
+        (TooFewPoints, "over 129 neighbours needs as many .*only 128", lambda: neighbour_overlap(near, names, 129)),
+        (BadParameter, "leave the point itself out", lambda: point_overlap(near * 0, near, 3)),
+        (BadParameter, "by their names", lambda: landscape(points, names)),
+        (BadParameter, "lower_rank=5", lambda: layer["figures"].dimension_at(5)),
+        *[(BadParameter, "these are not the labels", lambda of=of: subsample_intervals(layer, of)) for of in others],
+        (BadParameter, "181 entries for 180", lambda: subsample_intervals(layer, {"x": [*names, "a"]})),
+        *[(BadParameter, "a share, above 0", lambda f=f: described(f)) for f in (-1, np.nan, 1.5)],
+        *[(BadParameter, f"k={k}", lambda k=k: point_overlap(near, near, k)) for k in (0, -1)],
+        *[(BadParameter, "must be", lambda r=r: Recipe(*r)) for r in recipes],
+    ]
+    for error, message, call in refused:
+        with pytest.raises(error, match=message):
+            call()
     assert landscape(points[:33], {}).n == 33
     assert landscape(points[:17], {}, "figures").n == 17
-    points = np.ones((40, 2))
-    points[:, 0] = np.arange(40) * 1e-200
-    with pytest.raises(BadStates, match="distance 0"):
-        landscape(points, {})

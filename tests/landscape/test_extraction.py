@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from conftest import make_questions
 from peaks_and_gates import cache, models
-from peaks_and_gates.errors import BadStates
+from peaks_and_gates.errors import BadParameter, BadStates
 from peaks_and_gates.landscape import extraction
 from peaks_and_gates.landscape.extraction import extract, hidden_states
 from peaks_and_gates.landscape.questions import build_prompts, load
@@ -75,16 +75,19 @@ def test_a_layer_off_by_one_is_seen(prompts):
     assert_like_plain_loop(model, prompts)
 
 
-def test_states_that_are_not_finite_name_model_and_layer(prompts):
+def test_states_that_are_not_finite_or_not_meant_name_model_and_layer(prompts):
     model = models.load("tiny-llama", dtype=torch.float32, device="cpu")
     with torch.no_grad():
         model.network.model.layers[2].mlp.down_proj.weight[0, 0] = float("nan")
     with pytest.raises(BadStates, match=r"tiny-llama.*layer 3"):
         extract(model, prompts)
+    model.network.config.max_position_embeddings = 99
+    with pytest.raises(BadParameter, match=r"prompt 0 has .* 99 fit"):
+        extract(model, prompts)
 
 
 def test_stored_states_equal_extracted_ones(own_cache):
-    prompts = build_prompts(make_questions(2, 6), 2)
+    prompts = sorted(build_prompts(make_questions(2, 6), 2), key=lambda prompt: prompt.answer)  # subjects mixed
     stored = hidden_states("tiny-llama", prompts, ("norm", "residual"), dtype="float64")
     model = models.load("tiny-llama", dtype=torch.float64)
     direct = extract(model, prompts)

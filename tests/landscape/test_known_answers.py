@@ -14,10 +14,7 @@ from conftest import make_questions
 from page_code import page_code
 from peaks_and_gates.landscape.questions import build_prompts
 
-
-@cache
-def page(name):
-    return page_code(name)
+page = cache(page_code)
 
 
 @pytest.fixture(scope="module")
@@ -63,10 +60,8 @@ def test_a_probe_of_several_labels_equals_scikit_learns_classifier_of_each():
     means = np.hstack([np.zeros((6, 5)), rng.standard_normal((6, 15))])
     noise = rng.standard_normal((240, 20)) * np.repeat([50.0, 1.0], [5, 15])
     points = (noise + 0.6 * means[subject]).astype(np.float32)
-    folds, labels = (
-        page("landscape/probes")["folds_of"](subject),
-        {"answer": rng.integers(0, 4, 240), "subject": subject},
-    )
+    folds = page("landscape/probes")["folds_of"](subject)
+    labels = {"answer": rng.integers(0, 4, 240), "subject": subject}
     estimates = page("landscape/probes")["probe"](points, labels, folds)
     for name, values in labels.items():
         classifier = make_pipeline(StandardScaler(), RidgeClassifier(alpha=page("landscape/probes")["PENALTY"]))
@@ -80,8 +75,7 @@ def test_the_parts_of_the_stream_add_up_and_its_end_is_what_the_model_says(tiny)
     prompts = build_prompts(make_questions(1, 3), n_shots=1)
     states, writes = stream["read"](prompts[0].text)
     assert stream["deviation_of_sum"](states, writes) < 1e-6
-    wrong = writes | {"attention": writes["attention"].roll(1, 0)}
-    assert stream["deviation_of_sum"](states, wrong) > 1e-2
+    assert stream["deviation_of_sum"](states, writes | {"attention": writes["attention"].roll(1, 0)}) > 1e-2
     stream["questions"] = lambda n_shots, seed: prompts
     last = stream["logit_lens"]("tiny-llama", 0, None).groupby("layer").first().loc[tiny.n_layers]
     probabilities = tiny.network(torch.tensor([tiny.tokenizer.encode(prompts[0].text)])).logits[0, -1].softmax(-1)

@@ -1,9 +1,10 @@
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from scipy.spatial.distance import cdist
 
-from peaks_and_gates.errors import BadStates, TooFewPoints
+from peaks_and_gates.errors import BadParameter, BadStates, TooFewPoints
 from peaks_and_gates.landscape.neighbours import nearest_neighbours, restrict_to
 
 
@@ -19,48 +20,24 @@ def gaussian(n=500, d=48, seed=0):
     return np.random.default_rng(seed).standard_normal((n, d))
 
 
-def duplicates():
-    points = gaussian()
-    points[10:60] = points[3]  # more copies than there are spare candidates
-    points[[7, 480]] = points[100]
-    return points
-
-
-def near_duplicates():
-    points = gaussian() * 100
-    points[1::2] = points[::2] + 1e-9 * gaussian(250, seed=1)
-    return points
-
-
-def ties():
-    grid = np.stack(np.meshgrid(*[np.arange(8.0)] * 3), -1).reshape(-1, 3)
-    return grid[np.random.default_rng(0).permutation(len(grid))]
-
-
-def constant_column():
-    return np.hstack([gaussian(), np.full((500, 1), 1e7)])
-
-
-def spread_norms():
-    return gaussian() * np.logspace(-2, 2, 500)[:, None]
-
-
-def common_offset():
-    return gaussian() + 1e6
-
-
-def two_far_groups():
-    """Centring does not help here: each group is small and far from the mean."""
-    return gaussian() * 1e-3 + np.repeat([[-1e5], [1e5]], 250, 0)
-
-
-CASES = [gaussian, duplicates, near_duplicates, ties, constant_column, spread_norms, common_offset, two_far_groups]
+CASES = {
+    "gaussian": gaussian(),
+    # More copies than there are spare candidates.
+    "duplicates": gaussian()[np.r_[0:7, 100, 8:10, [3] * 50, 60:480, 100, 481:500]],
+    "near-duplicates": np.repeat(100 * gaussian(250), 2, 0) + 1e-9 * gaussian(seed=1),
+    "ties": np.random.default_rng(0).permutation(np.stack(np.meshgrid(*[np.arange(8.0)] * 3), -1).reshape(-1, 3)),
+    "constant column": np.hstack([gaussian(), np.full((500, 1), 1e7)]),
+    "spread norms": gaussian() * np.logspace(-2, 2, 500)[:, None],
+    "common offset": gaussian() + 1e6,
+    # Centring does not help here: each group is small and far from the mean.
+    "two far groups": gaussian() * 1e-3 + np.repeat([[-1e5], [1e5]], 250, 0),
+}
 
 
 @pytest.mark.parametrize("block", [7, 128, 1024])
 @pytest.mark.parametrize("case", CASES)
 def test_equal_to_all_float64_differences(case, block):
-    points = case()
+    points = CASES[case]
     before = points.copy()
     distances, neighbours = nearest_neighbours(points, 20, block=block)  # on a GPU if there is one
     np.testing.assert_array_equal(points, before)  # the input is left as it was
@@ -89,7 +66,8 @@ def test_takes_narrow_floats_as_the_numbers_they_are(dtype):
 
 def test_all_points_can_be_neighbours():
     points = gaussian(30)
-    np.testing.assert_array_equal(nearest_neighbours(points, 29)[1], by_differences(points, 29)[1])
+    for same in (points, pd.DataFrame(points), points[:, ::-1]):  # a table, a view that runs backwards
+        np.testing.assert_array_equal(nearest_neighbours(same, 29)[1], by_differences(points, 29)[1])
 
 
 def test_messages_say_where():
@@ -99,6 +77,8 @@ def test_messages_say_where():
         nearest_neighbours(points, 5, where="tiny, layer 12")
     with pytest.raises(BadStates, match="int64"):
         nearest_neighbours(np.zeros((2, 3), dtype=int), 1)
+    with pytest.raises(BadStates, match="layer 3: list is no matrix"):
+        nearest_neighbours([[1.0, 2.0], [3.0]], 1, where="layer 3")
     with pytest.raises(TooFewPoints, match="layer 3: 10 points have at most 9 neighbours each, but k=10"):
         nearest_neighbours(gaussian(10), 10, where="layer 3")
 
@@ -113,3 +93,6 @@ def test_the_neighbours_of_a_part_are_those_a_search_would_find():
     np.testing.assert_allclose(distances, expected_distances)
     with pytest.raises(TooFewPoints, match="2 of 500"):
         restrict_to(*nearest_neighbours(points, 3), np.array([0, 499]))
+    for rows in ([], [-1, 7], [7, 500], [7, 7]):
+        with pytest.raises(BadParameter, match="from 0 to 499"):
+            restrict_to(*nearest_neighbours(points, 3), rows)

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 import torch
 
+from peaks_and_gates.errors import BadParameter
 from peaks_and_gates.landscape import study as studies
 from peaks_and_gates.landscape.questions import Prompt
 from peaks_and_gates.landscape.study import Study, accuracy_table, landscape_table, of_seeds
@@ -58,6 +59,8 @@ def test_a_layer_is_compared_with_every_label(crossed):
     assert value["n_peaks", 1] == value["n_peaks", 2] == 6
     assert set(table["condition"]) == {"mixed"} and set(table["model"]) == {"tiny-llama"}
     assert table.groupby("metric")["setting"].nunique()["ari_subject"] == 2  # both recipes
+    with pytest.raises(BadParameter, match="'subject' have"):
+        landscape_table(STUDY, {"mixed": prompts}, {"subject": [np.nan, *of_question[1:]]})
 
 
 def test_a_layers_table_is_kept_by_what_it_depends_on(crossed, monkeypatch):

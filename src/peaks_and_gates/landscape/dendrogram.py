@@ -94,10 +94,11 @@ def grow(peaks: Landscape, subjects: Sequence[str], least: int) -> Tree:
     peaks above a log density chosen by hand, which near-duplicates make; that is not done here.
 
     subjects: (N,) names of all the questions the landscape was made from, also of the identical ones it left out.
-    A tree without leaves or links is a tree.
+    A tree without leaves or links is a tree.  Raises BadParameter for another number of subjects.
 
     Source: paper, Figure 4, as drawn by the authors' code.
     """
+    coded(subjects, peaks.n_rows, "The subjects")
     names, codes, _ = coded(np.asarray(subjects)[peaks.unique_rows], name="The subjects")
     counts = contingency_matrix(peaks.assignment, codes)  # (n_peaks, S)
     large = np.flatnonzero(counts.sum(1) > least)

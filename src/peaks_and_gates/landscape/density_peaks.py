@@ -17,16 +17,10 @@ import numpy as np
 import torch
 from sklearn.metrics import adjusted_rand_score
 
-from peaks_and_gates.errors import BadStates, TooFewPoints, UnknownName
-from peaks_and_gates.landscape import adp
-from peaks_and_gates.landscape.neighbours import (
-    as_matrix,
-    class_neighbours,
-    label_overlap,
-    nearest_neighbours,
-    restrict_to,
-)
-from peaks_and_gates.statistics import Estimate, adjusted_rand_index, coded, normal_estimate, subsampled
+from ..errors import BadParameter, BadStates, TooFewPoints, UnknownName
+from ..statistics import Estimate, adjusted_rand_index, at_least, coded, normal_estimate, subsampled
+from . import adp
+from .neighbours import as_matrix, class_neighbours, label_overlap, nearest_neighbours, restrict_to
 
 K_MAX = 128  # the ID curve of the paper ends at ranks 64 and 128
 CLASS_FRACTION = 0.3  # label overlap: neighbours per point, as a share of its class
@@ -40,11 +34,21 @@ class Recipe:
         gride_scale: s sets the intrinsic dimension from neighbours 2^s and 2^(s+1).
         z: significance below which two peaks are merged.
         k: neighbours of the density.
+
+    Raises:
+        BadParameter: a scale below 0, k below 1, a z that is negative or not finite, or more neighbours than K_MAX.
     """
 
     gride_scale: int
     z: float
     k: int
+
+    def __post_init__(self) -> None:
+        """Refuse what would choose neighbours or merge peaks in silence."""
+        at_least(0, gride_scale=self.gride_scale)
+        at_least(1, k=self.k)
+        if not (0 <= self.z < np.inf and self.most_neighbours <= K_MAX):
+            raise BadParameter(f"{self}: z must be 0 or more, and it can look at {K_MAX} neighbours of a point.")
 
     @property
     def most_neighbours(self) -> int:
@@ -74,6 +78,7 @@ class Landscape:
             where two peaks do not touch, and on the diagonal.
         adjusted_rand_index: peaks against each set of labels.
         label_overlap: neighbours against each set of labels, every class with one weight.
+        n_rows: rows of the hidden states, also those that equal an earlier one.
     """
 
     recipe: Recipe
@@ -88,6 +93,7 @@ class Landscape:
     saddle_log_density: np.ndarray
     adjusted_rand_index: dict[str, Estimate]
     label_overlap: dict[str, Estimate]
+    n_rows: int
 
     @property
     def n(self) -> int:
@@ -121,7 +127,12 @@ class Landscape:
         return 2 ** np.arange(len(self.intrinsic_dimension))
 
     def dimension_at(self, lower_rank: int) -> Estimate:
-        """Intrinsic dimension from neighbours lower_rank and 2·lower_rank (the paper's curve: 64)."""
+        """Intrinsic dimension from neighbours lower_rank and 2·lower_rank (the paper's curve: 64).
+
+        Raises BadParameter for another rank than those of `gride_ranks`.
+        """
+        if lower_rank not in self.gride_ranks:
+            raise BadParameter(f"lower_rank={lower_rank} must be one of {self.gride_ranks.tolist()}.")
         scale = self.gride_ranks.tolist().index(lower_rank)
         value, error = self.intrinsic_dimension[scale], self.intrinsic_dimension_error[scale]
         return normal_estimate(float(value), float(error), self.n)
@@ -157,7 +168,7 @@ def landscapes(
 
     Raises:
         UnknownName: no such recipe.
-        BadParameter: labels of another length or with NaN.
+        BadParameter: labels without a name, of another length or with NaN or None; a class_fraction outside (0, 1].
         BadStates: states that are not a matrix of finite floats, or whose distances give no dimension or density.
         TooFewPoints: too few different rows for the recipe.
 
@@ -166,11 +177,11 @@ def landscapes(
     for name in recipes:
         if name not in RECIPES:
             raise UnknownName("recipe", name, RECIPES)
+    if not isinstance(labels, Mapping):
+        raise BadParameter(f"{where}: give labels by their names, {{'subject': subjects}}, or {{}} for none.")
     states = as_matrix(hidden_states, where)
     unique_rows = first_of_identical(states)
-    labels = {
-        name: coded(values, len(states), f"The labels '{name}'")[1][unique_rows] for name, values in labels.items()
-    }
+    labels = {name: coded(v, len(states), f"The labels '{name}'")[1][unique_rows] for name, v in labels.items()}
     fractions = {name: (class_fraction or {}).get(name, CLASS_FRACTION) for name in labels}
 
     k_max = min(K_MAX, max(1, len(unique_rows) - 1))
@@ -186,6 +197,7 @@ def landscapes(
             unique_rows=unique_rows,
             adjusted_rand_index={label: adjusted_rand_index(peaks["assignment"], labels[label]) for label in labels},
             label_overlap=overlap,
+            n_rows=len(states),
         )
         for name, peaks in by_recipe.items()
     }
@@ -242,12 +254,13 @@ def subsample_intervals(
         By metric ("n_peaks", "core_fraction", "ari_" and the label's name) and recipe.  ARIs carry their null.
 
     Raises:
+        BadParameter: labels of another length, or that the layer was not described by.
         BookError: as `clustered` and `statistics.subsampled`.
 
     Source: `statistics.subsampled`.
     """
     every = next(iter(layer.values()))  # which points are kept, and their neighbours, are the same by every recipe
-    labels = {name: np.asarray(values)[every.unique_rows] for name, values in labels.items()}
+    labels = {name: coded(v, every.n_rows, f"The labels '{name}'")[1][every.unique_rows] for name, v in labels.items()}
     recipes = {name: peaks.recipe for name, peaks in layer.items()}
 
     def numbers(by_recipe: Mapping[str, Landscape], rows: np.ndarray) -> dict[tuple[str, str], float]:
@@ -264,7 +277,9 @@ def subsample_intervals(
     intervals = dict(zip(values, estimates, strict=True))
     for (metric, recipe), estimate in intervals.items():
         if metric != "n_peaks":  # a share or an index: its interval ends at 1
-            index = layer[recipe].adjusted_rand_index.get(metric.removeprefix("ari_"), Estimate(0, 0, 0, 0))
+            index = ({"core_fraction": estimate} | layer[recipe].adjusted_rand_index).get(metric.removeprefix("ari_"))
+            if index is None or index.value != estimate.value:
+                raise BadParameter(f"{metric}: these are not the labels of that name that the layer was described by.")
             estimate = replace(estimate, high=min(estimate.high, 1.0), null=index.null, null_high=index.null_high)
             intervals[metric, recipe] = estimate
     return intervals
@@ -295,8 +310,7 @@ def by_recipes(
         BadStates: Gride finds no dimension at the recipe's scale, or the densities overflow.
         BookError: as `adp.dadapy_peaks`.
     """
-    most = max(recipe.most_neighbours for recipe in recipes.values())
-    if distances.shape[1] < most:
+    if distances.shape[1] < (most := max(recipe.most_neighbours for recipe in recipes.values())):
         raise TooFewPoints(
             f"{where}: {distances.shape[1]} neighbours of each of {len(distances)} different rows are known, but a "
             f"recipe looks at {most}. Give more questions, or a larger part of them."

@@ -22,6 +22,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import groupby
 from typing import Any
 
 import torch
@@ -32,7 +33,7 @@ from transformers import DynamicCache
 
 from .. import models
 from ..cache import STATES, cached, digest
-from ..errors import BadStates
+from ..errors import BadParameter, BadStates
 from ..models import LanguageModel
 from .questions import Prompt
 
@@ -68,13 +69,14 @@ def encode(model: LanguageModel, prompts: Sequence[Prompt]) -> list[Encoded]:
     """Token ids of each prompt, tokenised as one text and cut after the last token that lies in its prefix.
 
     Tokenising prefix and question apart would be wrong: a tokenizer may join characters across the cut.
+    Raises BadParameter for a prompt of more tokens than the model was made for: farther on it returns noise.
     """
     encoded = []
-    texts = [prompt.prefix + prompt.question for prompt in prompts]
-    batch = model.tokenizer(texts, return_offsets_mapping=True)
+    batch = model.tokenizer([prompt.text for prompt in prompts], return_offsets_mapping=True)
     for index, (ids, offsets) in enumerate(zip(batch["input_ids"], batch["offset_mapping"], strict=True)):
-        end = len(prompts[index].prefix)
-        cut = sum(stop <= end for _, stop in offsets[:-1])  # at least one token stays in the rest
+        if len(ids) > (most := getattr(model.network.config, "max_position_embeddings", len(ids))):
+            raise BadParameter(f"{model.name}: prompt {index} has {len(ids)} tokens; {most} fit. Take fewer shots.")
+        cut = sum(stop <= len(prompts[index].prefix) for _, stop in offsets[:-1])  # a token at least stays in the rest
         encoded.append(Encoded(index, tuple(ids[:cut]), tuple(ids[cut:])))
     return encoded
 
@@ -122,7 +124,7 @@ def extract(
 
     batch_tokens: upper bound on rows x (prefix + question) tokens in one forward pass; bounds the memory. By default
     4096 on a CPU, on a GPU as many as half of its free memory has room for.
-    Raises BadStates (not finite; names the model and the layer).
+    Raises BadParameter (a prompt longer than the model reads), BadStates (not finite; names the model and the layer).
     """
     batch_tokens = batch_tokens or max_batch_tokens(model)
     letters = model.letter_tokens  # indices stay on the CPU: a split model's tensors lie on several devices
@@ -249,21 +251,19 @@ def hidden_states(
 ) -> StoredStates:
     """Many prompts through a model, stored subject by subject: an interrupted run resumes where it stopped.
 
-    The order is by subject, as in `build_prompts`.  Memory is bounded by the largest subject, not by the number of
-    prompts.  The model is loaded only if some subject is not stored yet.  dtype: a torch dtype name; by hardware if
-    None.  title: of the progress bar.  Raises what `models.load` and `extract` raise.
+    The states come in the order of the prompts.  Those of one subject must stand together, as in `build_prompts`, to be
+    stored together.  Memory is bounded by the largest subject, not by the number of prompts.  The model is loaded only
+    if some subject is not stored yet.  dtype: a torch dtype name; by hardware if None.  title: of the progress bar.
+    Raises what `models.load` and `extract` raise.
     """
-    by_subject: dict[str, list[Prompt]] = defaultdict(list)
-    for prompt in prompts:
-        by_subject[prompt.subject].append(prompt)
     precision = dtype or str(models.best_dtype(models.best_device())).removeprefix("torch.")
     model = cache(lambda: models.load(model_name, adapter, models.dtype_named(precision)))
     common = {"model": models.describe(model_name, adapter), "dtype": precision, "points": sorted(points)}
     parts, keys = [], []
     progress = tqdm(total=len(prompts), desc=title, unit="question")
-    for subject, group in by_subject.items():
+    for group in [list(together) for _, together in groupby(prompts, lambda prompt: prompt.subject)]:
         texts = digest([(prompt.prefix, prompt.question, prompt.answer) for prompt in group])
-        inputs = common | {"subject": subject, "prompts": texts, "version": STATES}
+        inputs = common | {"subject": group[0].subject, "prompts": texts, "version": STATES}
         compute = lambda group=group: by_layer(extract(model(), group, points))
         parts.append(cached("states", inputs, compute))
         keys.append(inputs)
@@ -271,7 +271,7 @@ def hidden_states(
     progress.close()
     return StoredStates(
         tuple(parts),
-        [prompt.subject for group in by_subject.values() for prompt in group],
+        [prompt.subject for prompt in prompts],
         torch.cat([part.get_tensor("answer") for part in parts]),
         torch.cat([part.get_tensor("letter_logprobs") for part in parts]),
         sum(key.startswith(f"{points[0]}.") for key in parts[0].keys()),  # noqa: SIM118 - no mapping, a file

@@ -91,7 +91,7 @@ def neighbour_overlap(neighbours: np.ndarray, labels: np.ndarray, k: int | np.nd
         (n,) float in [0, 1].
 
     Raises:
-        BadParameter: not one label a point.
+        BadParameter: not one label a point, k below 1, or points that are their own neighbours.
         TooFewPoints: a row has fewer than k neighbours.
 
     Source: Doimo et al. 2020, eq. 1; label form as in Serra et al. 2024, sec. 3.
@@ -114,13 +114,13 @@ def label_overlap(neighbours: np.ndarray, labels: np.ndarray, class_fraction: fl
     Args:
         neighbours: (n, >=k) int, nearest first, the point itself left out.
         labels: (n,) integers or strings.
-        class_fraction: from 0 to 1.
+        class_fraction: above 0, at most 1.
 
     Returns:
         Estimate with null and null_high.
 
     Raises:
-        BadParameter: not one label a point.
+        BadParameter: not one label a point, another class_fraction, or points that are their own neighbours.
         TooFewPoints: a row has fewer neighbours than the largest class needs.
     """
     _, codes, sizes = coded(labels)
@@ -128,10 +128,8 @@ def label_overlap(neighbours: np.ndarray, labels: np.ndarray, class_fraction: fl
     weights = 1 / sizes[codes]
     rng = np.random.default_rng(0)
     mean = bootstrap_mean(neighbour_overlap(neighbours, codes, k), weights)
-    null = []
-    for _ in range(N_SHUFFLES):
-        order = rng.permutation(len(codes))  # a label takes its k and its weight along
-        null.append(np.average(neighbour_overlap(neighbours, codes[order], k[order]), weights=weights[order]))
+    orders = [rng.permutation(len(codes)) for _ in range(N_SHUFFLES)]  # a label takes its k and its weight along
+    null = [np.average(neighbour_overlap(neighbours, codes[o], k[o]), weights=weights[o]) for o in orders]
     null_high = float(np.percentile(null, PERCENTILES[1]))
     return Estimate(mean.value, mean.low, mean.high, mean.n, float(np.mean(null)), null_high)
 
@@ -149,11 +147,11 @@ def restrict_to(distances: np.ndarray, neighbours: np.ndarray, rows: np.ndarray)
         kept point has left, about k · m / n.
 
     Raises:
-        BadParameter: rows that do not ascend.
+        BadParameter: no rows, or rows that do not ascend from 0 or more to n - 1 or less.
         TooFewPoints: some kept point has no neighbour left.
     """
-    if (np.diff(rows) <= 0).any():
-        raise BadParameter("Points are kept by their numbers, ascending.")
+    if not len(rows) or (np.diff(rows, prepend=-1, append=len(neighbours)) <= 0).any():
+        raise BadParameter(f"Points are kept by their numbers, ascending, one or more from 0 to {len(neighbours) - 1}.")
     place = np.full(len(neighbours), -1)
     place[rows] = np.arange(len(rows))
     local = place[neighbours[rows]]  # (m, k), -1 where a neighbour was left out
@@ -176,7 +174,7 @@ def point_overlap(neighbours_a: np.ndarray, neighbours_b: np.ndarray, k: int) ->
         (n,) float in [0, 1].
 
     Raises:
-        BadParameter: not the same number of points.
+        BadParameter: not the same number of points, k below 1, or points that are their own neighbours.
         TooFewPoints: a row has fewer than k neighbours.
 
     Source: Doimo et al. 2020, eq. 1.
@@ -191,18 +189,26 @@ def point_overlap(neighbours_a: np.ndarray, neighbours_b: np.ndarray, k: int) ->
 
 
 def class_neighbours(labels: np.ndarray, class_fraction: float) -> np.ndarray:
-    """Return (n,) int, the neighbours each point's overlap takes: a share of its class, at least one."""
+    """Return (n,) int, the neighbours each point's overlap takes: a share of its class, at least one.
+
+    Raises BadParameter for a share outside (0, 1].
+    """
+    if not 0 < class_fraction <= 1:
+        raise BadParameter(f"class_fraction={class_fraction} must be a share, above 0 and at most 1.")
     _, codes, sizes = coded(labels)
     return np.maximum((sizes * class_fraction).astype(int), 1)[codes]
 
 
 def as_matrix(points: np.ndarray | torch.Tensor, where: str) -> torch.Tensor:
-    """Return the points as a detached (n, d) tensor of finite floats.
+    """Return the points, an array, table or tensor, as a detached (n, d) tensor of finite floats.
 
     Raises:
         BadStates: another shape or dtype, or rows that are not finite (the message names the first few).
     """
-    points = torch.as_tensor(points).detach()
+    try:
+        points = torch.as_tensor(points if isinstance(points, torch.Tensor) else np.ascontiguousarray(points)).detach()
+    except (TypeError, ValueError) as error:  # ragged, or no numbers
+        raise BadStates(f"{where}: {type(points).__name__} is no matrix of floats: {error}") from error
     if points.ndim != 2 or not points.is_floating_point() or 0 in points.shape:
         raise BadStates(
             f"{where}: expected a matrix (points, dimensions) of floats, got shape {tuple(points.shape)} of "
@@ -219,7 +225,10 @@ def as_matrix(points: np.ndarray | torch.Tensor, where: str) -> torch.Tensor:
 
 
 def _require_neighbours(neighbours: np.ndarray, k: int | np.ndarray) -> None:
-    """Raise TooFewPoints if fewer than k neighbours of a point are known."""
+    """Raise BadParameter for k below 1 or points among their own neighbours, TooFewPoints for fewer than k of them."""
+    at_least(1, k=np.min(k))
+    if (neighbours[:, 0] == np.arange(len(neighbours))).any():
+        raise BadParameter("A point is its own nearest neighbour here: leave the point itself out, neighbours[:, 1:].")
     if neighbours.shape[1] < np.max(k):
         raise TooFewPoints(
             f"An overlap over {np.max(k)} neighbours needs as many of each point, but only {neighbours.shape[1]} were "

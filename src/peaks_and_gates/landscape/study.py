@@ -18,13 +18,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
 from ..cache import SOURCE, cached, digest, file_sha256
-from ..statistics import bootstrap_mean, over_seeds, row
+from ..statistics import bootstrap_mean, coded, over_seeds, row
 from . import questions as question_sets
 from .density_peaks import RECIPES, landscapes, subsample_intervals
 from .extraction import StoredStates, hidden_states
@@ -134,6 +135,7 @@ def landscape_table(
     """The landscape of each condition's prompts, by its name: one cached table per condition and layer.
 
     labels: by name, one per prompt, beside or in place of the prompts' own "subject" and "answer".
+    Raises BadParameter for another number of them, or NaN or None among them.
     """
     tables = []
     about = {"code": [file_sha256(SOURCE / name) for name in CODE], "point": study.point}
@@ -141,13 +143,10 @@ def landscape_table(
     for condition, of_condition in prompts.items():
         states = study.read(of_condition, condition)
         by_name = {"subject": states.subject, "answer": states.answer.tolist(), **(labels or {})}
-        codes = {name: np.unique(values, return_inverse=True)[1] for name, values in by_name.items()}  # (n,) each
-        layers = range(1, states.n_layers + 1)
-        for layer in tqdm(iterable=layers, desc=f"landscape, {condition}", unit="layer"):
+        codes = {name: coded(v, len(of_condition), f"The labels '{name}'")[1] for name, v in by_name.items()}  # (n,)
+        for layer in tqdm(range(1, states.n_layers + 1), desc=f"landscape, {condition}", unit="layer"):
             inputs = about | {"states": states.key, "layer": layer, "condition": condition}
-            compute = lambda layer=layer, condition=condition, states=states, codes=codes: layer_table(
-                study, condition, layer, states, codes
-            )
+            compute = partial(layer_table, study, condition, layer, states, codes)
             tables.append(cached("landscape", inputs, compute, "table"))
     return pd.concat(tables, ignore_index=True).assign(model=study.model)
 
