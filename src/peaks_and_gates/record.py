@@ -119,9 +119,9 @@ def read_all(folder: Path) -> dict[str, pd.DataFrame]:
 
 
 def pages(folder: Path) -> list[Path]:
-    """The Parquet files of a record's pages."""
-    manifests = sorted(folder.glob("*.json"))
-    return [path.with_suffix(".parquet") for path in manifests if "tables" in cache.read_json(path)]
+    """The Parquet files of a record's pages, a page of which the file or its manifest is gone included."""
+    files = [path for path in folder.glob("[!.]*") if path.suffix in (".json", ".parquet") and path.stem != "scorecard"]
+    return sorted({path.with_suffix(".parquet") for path in files})
 
 
 def restored(rows: pa.Table, columns: Mapping[str, str]) -> pd.DataFrame:

@@ -66,7 +66,7 @@ def over_seeds(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
 def at_least(least: int, **counts: int) -> None:
     """Raise BadParameter for a count, named by its keyword, that is not a whole number or below `least`."""
     for name, count in counts.items():
-        if not isinstance(count, (int, np.integer)) or count < least:
+        if isinstance(count, bool) or not isinstance(count, (int, np.integer)) or count < least:
             raise BadParameter(f"{name}={count} must be a whole number, at least {least}.")
 
 

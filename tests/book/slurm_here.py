@@ -39,14 +39,10 @@ def slurm(folder):
     key.write_bytes(os.urandom(128))
     key.chmod(0o600)
     files = [f"--{name}-file={folder}/munge.{name}" for name in ("key", "pid", "log", "seed")]
-    commands = [
-        ["munged", "--foreground", "--force", f"--socket={folder}/munge.socket", *files],
-        ["slurmctld", "-D"],
-        ["slurmd", "-D"],
-    ]
+    munged = ["munged", "--foreground", "--force", f"--socket={folder}/munge.socket", *files]
     environment = os.environ | {"SLURM_CONF": str(settings), "PATH": PATH, "SLURMD_NODENAME": about["host"]}
     with ExitStack() as stack:
-        for command in commands:
+        for command in (munged, ["slurmctld", "-D"], ["slurmd", "-D"]):
             log = stack.enter_context((folder / f"{command[0]}.out").open("w"))
             daemon = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
             stack.callback(daemon.wait, 20)

@@ -6,6 +6,7 @@ import os
 import signal
 import time
 from pathlib import Path
+from unittest.mock import Mock
 
 import pandas as pd
 import pytest
@@ -64,10 +65,7 @@ def test_a_damaged_file_is_computed_again(own_cache, kind, part, damage):
 
 @pytest.mark.parametrize("kind", VALUES)
 def test_a_full_disk_is_one_message_and_leaves_nothing(own_cache, kind, monkeypatch):
-    def full(self, target):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("pathlib.Path.replace", full)
+    monkeypatch.setattr("pathlib.Path.replace", Mock(side_effect=OSError(28, "No space left on device")))
     with pytest.raises(StorageFull, match=r"No space left.*PG_CACHE"):
         cache.cached("test", {}, lambda: VALUES[kind], kind)
     assert [path.suffix for path in (own_cache / "test").iterdir()] == [".lock"]
@@ -132,7 +130,7 @@ def test_a_file_that_is_missing_or_damaged_is_named(tmp_path):
         path.unlink(missing_ok=True)
         with pytest.raises(MissingFile, match=r"a\.json"):
             read(path)
-        path.write_text("{")
+        path.write_text("[]")
         with pytest.raises(HashMismatch, match=r"a\.json"):
             read(path)
     cache.write_json(path, {"b": (1, 2)})

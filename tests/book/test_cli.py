@@ -17,10 +17,8 @@ HEAVY = ("torch", "matplotlib", "transformers", "papermill", "sklearn", "scipy")
     [
         (["run", "--preset", "labtop"], 2, "Did you mean 'laptop'"),
         (["run", "--only", "subject"], 2, "Did you mean 'subjects'"),
-        (["run", "-p", "n_orders=many"], 2, "n_orders"),
-        (["run", "-p", "n_orders"], 2, "key=value"),
         (["run", "--profile", "nowhere.yml"], 2, "does not exist"),
-        (["compare", "results/laptop", "nowhere"], 2, "does not exist"),
+        (["compare", *[str(runner.root() / "src")] * 2], 2, "Neither"),
         (["compare", *[str(runner.root() / "results" / "laptop")] * 2], 0, "The same tables, numbers and verdicts."),
     ],
 )

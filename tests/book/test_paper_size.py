@@ -27,8 +27,7 @@ def folders(tmp_path_factory):
             for i in range(n):
                 text = f"In {subject}, item {i} of {split}, what is {draw.integers(1000)}?"
                 choices = [f"{subject[-4:]} {letter} {draw.integers(1000)}" for letter in "pqrs"]
-                row = {"question": text, "subject": subject, "choices": choices, "answer": int(draw.integers(4))}
-                rows.append(row)
+                rows += [{"question": text, "subject": subject, "choices": choices, "answer": int(draw.integers(4))}]
         (questions / "all").mkdir(parents=True, exist_ok=True)
         datasets.Dataset.from_list(rows).to_parquet(questions / "all" / f"{split}-00000-of-00001.parquet")
     settings = finetune.recipe("paper", "fine-tuned", base=str(model), questions=str(questions))

@@ -7,12 +7,12 @@ import shutil
 import subprocess
 import sys
 import zipfile
-from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 from peaks_and_gates import cache, models
@@ -46,17 +46,30 @@ def test_a_folder_gives_the_model_that_was_saved_and_a_hash_of_its_weights(tiny,
 
 
 def test_an_adapter_is_merged_and_named(tiny, folder, tmp_path):
-    network = get_peft_model(
-        LlamaForCausalLM.from_pretrained(folder, dtype=torch.float64), LoraConfig(r=2, target_modules=["q_proj"])
-    )
-    for name, weight in network.named_parameters():
-        if "lora_B" in name:
-            torch.nn.init.normal_(weight)
+    config = LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False)  # at random, so that they do something
+    network = get_peft_model(LlamaForCausalLM.from_pretrained(folder, dtype=torch.float64), config)
     network.save_pretrained(tmp_path / "adapter")
     adapted = models.load(str(folder), adapter=str(tmp_path / "adapter"), dtype=torch.float64, device="cpu")
     expected = network(torch.tensor([tiny.tokenizer.encode("Which word means this?\nAnswer:")])).logits
     torch.testing.assert_close(logits(adapted), expected.detach(), rtol=1e-6, atol=1e-8)
     assert not torch.allclose(logits(adapted), logits(tiny))
+    for file, content, message in ((0, b"{}", "cannot be put on"), (1, b"cut short", "is damaged")):
+        (tmp_path / "adapter" / models.ADAPTER[file]).write_bytes(content)
+        with pytest.raises(ModelUnavailable, match=message):
+            models.load(str(folder), adapter=str(tmp_path / "adapter"))
+
+
+@pytest.mark.parametrize("shipped", ["tiny-llama", "fine-tuned-0"])
+def test_weights_that_do_not_fit_are_refused_by_name(tmp_path, shipped):
+    copying = {"dirs_exist_ok": True, "ignore": shutil.ignore_patterns("card.json")}
+    (path,) = shutil.copytree(models.in_checkout(f"weights/smoke/{shipped}"), tmp_path, **copying).glob("*.safetensors")
+    about, weights = models.metadata(path), load_file(path)
+    renamed, broken, *_ = sorted(name for name in weights if "q_proj" in name)
+    weights["more"] = weights.pop(renamed)
+    weights[broken][0] = torch.nan  # which attention on a CPU does not pass on
+    save_file(weights, path, about)
+    with pytest.raises(ModelUnavailable, match=r"missing_keys.*q_proj.*unexpected_keys.*more.*not finite.*q_proj"):
+        models.load(str(tmp_path))
 
 
 def test_a_hub_model_is_loaded_at_its_commit_and_without_a_network_one_message_says_so(folder, tmp_path):
@@ -111,9 +124,7 @@ def test_the_check_sees_a_missing_layer_and_an_already_normalised_last_state():
 def test_the_check_sees_states_lost_between_two_devices(fault):
     """A copy from one GPU to another that fails leaves zeros, or anything, and raises no error."""
     model = models.load("tiny-llama", dtype=torch.float64)
-    block = model.network.model.layers[2]
-    forward = block.forward
-    block.forward = lambda hidden, *args, **kwargs: forward(fault(hidden), *args, **kwargs)
+    model.network.model.layers[2].register_forward_pre_hook(lambda block, inputs: (fault(inputs[0]), *inputs[1:]))
     with pytest.raises(ModelUnavailable, match="states of layer 3 are zero, or not finite"):
         models.check(model)
 
@@ -153,9 +164,9 @@ def test_a_damaged_shipped_model_is_refused(tmp_path, monkeypatch):
 def test_letters_are_those_that_follow_the_colon(tiny):
     for letter, token in zip("ABCD", tiny.letter_tokens.tolist(), strict=True):
         assert tiny.tokenizer.encode(f"Answer: {letter}")[-1] == token
-    tokenizer = SimpleNamespace(encode=lambda text, add_special_tokens: [1, 2, 3])
-    with pytest.raises(ModelUnavailable, match="splits the answer letters"):
-        _ = dataclasses.replace(tiny, tokenizer=tokenizer).letter_tokens
+    for ids in ([1, 2, 3], [0]):  # 0: unknown
+        with pytest.raises(ModelUnavailable, match="splits the answer letters"):
+            _ = dataclasses.replace(tiny, tokenizer=Mock(**{"encode.return_value": ids})).letter_tokens
 
 
 def test_the_laptop_model_is_unpacked_and_speaks():

@@ -18,12 +18,14 @@ import pandas as pd
 from IPython.display import HTML
 
 from .. import record
+from ..errors import BadParameter, MissingFile, UnknownName
 from ..statistics import Estimate
 from .keys import root
 from .presets import read_yaml
 
 Tables = Mapping[str, pd.DataFrame]  # by PAGE.NAME, as recorded
 BASELINE = {"baseline": "condition", "baseline_table": "table", "baseline_group": "group"}  # what a part compares with
+KEYS = {"says", "why", "table", "measure", "metric", "condition", "setting", "group", "at_least", "at_most", *BASELINE}
 VERDICTS = ("holds", "partly", "fails", "not tested")
 SYMBOLS = {"holds": "✓", "partly": "◐", "fails": "✗", "not tested": "○"}
 
@@ -49,24 +51,22 @@ class Verdict:
     @property
     def verdict(self) -> str:
         """One of VERDICTS."""
-        outcomes = {part.outcome for part in self.parts}
-        if not outcomes or "untested" in outcomes:
+        outcomes = {part.outcome for part in self.parts} or {"untested"}
+        if "untested" in outcomes:
             return "not tested"
-        if outcomes == {"met"}:
-            return "holds"
-        return "fails" if outcomes == {"missed"} else "partly"
+        return {("met",): "holds", ("missed",): "fails"}.get(tuple(outcomes), "partly")
 
 
 def load() -> list[dict[str, Any]]:
     """The claims, as written in book/claims.yml.  Raises MissingFile, BadParameter."""
     path = root() / "book" / "claims.yml"
-    return read_yaml(path.read_bytes(), str(path))
+    return read_yaml(path, str(path))
 
 
 def curve(tables: Tables, part: Mapping[str, Any]) -> pd.DataFrame | None:
     """The rows a part looks at, by layer; `most shots` is the condition with the most.
 
-    None if there are none, or nothing to measure: no answer right that a cut could take.
+    None if there are none, or nothing to measure: no answer right that a cut could take.  Raises BadParameter.
     """
     rows, condition = tables.get(part["table"]), part["condition"]
     if rows is None:
@@ -77,6 +77,8 @@ def curve(tables: Tables, part: Mapping[str, Any]) -> pd.DataFrame | None:
         few_shot = [name for name in rows["condition"].unique() if name.endswith("-shot")]
         condition = max(few_shot, key=lambda name: int(name.removesuffix("-shot")), default="")
     rows = rows[rows["condition"] == condition].sort_values("layer", ignore_index=True)
+    if rows["layer"].duplicated().any():
+        raise BadParameter(f"{part['table']} has several rows a layer for it, which setting or group must tell apart")
     return None if rows["value"].isna().all() else rows
 
 
@@ -99,12 +101,18 @@ def lift(rows: pd.DataFrame, baseline: pd.DataFrame) -> Estimate:
     return Estimate(value, value - below, value + above, top.n)
 
 
-def share_lost(rows: pd.DataFrame, baseline: pd.DataFrame) -> Estimate:
-    """Which part of a baseline's last value a condition lacks; ends from the ends of the two."""
-    rest, base = as_estimate(rows.iloc[-1]), as_estimate(baseline.iloc[-1])
+def ratio(value: pd.Series, base: pd.Series) -> Estimate:
+    """One row's value as a share of another's; ends from the ends of the two, none above a base that may be zero."""
+    top, base = as_estimate(value), as_estimate(base)
     with np.errstate(divide="ignore", invalid="ignore"):  # nothing has no share
-        value, low, high = rest.value / base.value, rest.low / base.high, rest.high / base.low
-    return Estimate(1 - value, 1 - high, 1 - low, min(rest.n, base.n))
+        high = np.inf if base.low <= 0 else top.high / base.low
+        return Estimate(top.value / base.value, top.low / base.high, high, min(top.n, base.n))
+
+
+def share_lost(rows: pd.DataFrame, baseline: pd.DataFrame) -> Estimate:
+    """Which part of a baseline's last value a condition lacks."""
+    rest = ratio(rows.iloc[-1], baseline.iloc[-1])
+    return Estimate(1 - rest.value, 1 - rest.high, 1 - rest.low, rest.n)
 
 
 def depth_of_maximum(rows: pd.DataFrame) -> Estimate:
@@ -131,9 +139,8 @@ def first_layer(rows: pd.DataFrame) -> Estimate:
 
 
 def last_over_first(rows: pd.DataFrame) -> Estimate:
-    """The last layer's value as a share of the first's; ends of the interval from the ends of the two."""
-    first, last = as_estimate(rows.iloc[0]), as_estimate(rows.iloc[-1])
-    return Estimate(last.value / first.value, last.low / first.high, last.high / first.low, last.n)
+    """The last layer's value as a share of the first's."""
+    return ratio(rows.iloc[-1], rows.iloc[0])
 
 
 def above_chance(rows: pd.DataFrame) -> Estimate:
@@ -147,15 +154,16 @@ MEASURES = {function.__name__.replace("_", " "): function for function in FUNCTI
 
 
 def measure(part: Mapping[str, Any], tables: Tables) -> Part:
-    """Measure one part and compare it with its bounds."""
+    """Measure one part and compare it with its bounds.  Raises what `judge` gives a name."""
+    unknown = part.keys() - KEYS | {part["measure"]} - MEASURES.keys()
+    if unknown or not {"at_least", "at_most"} & part.keys():
+        raise BadParameter(f"a part has {unknown or 'no bound'}; known are {', '.join(sorted(KEYS | MEASURES.keys()))}")
     at_least, at_most = part.get("at_least", -np.inf), part.get("at_most", np.inf)
     bounds = [f"at least {at_least}"] * ("at_least" in part) + [f"at most {at_most}"] * ("at_most" in part)
     compared = f" over {part['baseline']}" if "baseline" in part else ""
     rule = f"{part['measure']} of {part['metric']}, {part['condition']}{compared}: {' and '.join(bounds)}"
-    looks = [part]
-    if "baseline" in part:
-        looks.append({**part} | {new: part[old] for old, new in BASELINE.items() if old in part})
-    curves = [curve(tables, look) for look in looks]
+    baseline = [{**part} | {new: part[old] for old, new in BASELINE.items() if old in part}] * ("baseline" in part)
+    curves = [curve(tables, look) for look in (part, *baseline)]
     value = None if any(rows is None for rows in curves) else MEASURES[part["measure"]](*curves)
     if value is None or np.isnan(value.value):
         return Part(part["says"], rule, part["why"], None, "untested")
@@ -168,8 +176,14 @@ def measure(part: Mapping[str, Any], tables: Tables) -> Part:
 
 
 def judge(claim: Mapping[str, Any], tables: Tables) -> Verdict:
-    """Measure a claim's parts.  tables: by name, as recorded; a table that is not there leaves its parts untested."""
-    return Verdict(claim, tuple(measure(part, tables) for part in claim.get("parts", ())))
+    """Measure a claim's parts.  tables: by name, as recorded; a table that is not there leaves its parts untested.
+
+    Raises BadParameter, which names the claim, for a part that is written wrongly or does not fit its table.
+    """
+    try:
+        return Verdict(claim, tuple(measure(part, tables) for part in claim["parts"]))
+    except (BadParameter, KeyError, TypeError, ValueError) as error:  # of a column that is not there, of no baseline
+        raise BadParameter(f"Claim {claim['id']} in book/claims.yml has a wrong part: {error}.") from error
 
 
 def judge_all(folder: Path) -> list[Verdict]:
@@ -181,6 +195,8 @@ def judge_all(folder: Path) -> list[Verdict]:
 def show_claims(ids: list[str], tables: Tables) -> HTML:
     """What a page's tables say about claims, as HTML.  tables: by PAGE.NAME."""
     claims = {claim["id"]: claim for claim in load()}
+    for name in set(ids) - claims.keys():
+        raise UnknownName("claim", name, claims)
     return HTML("".join(as_html(judge(claims[name], tables)) for name in ids))
 
 
@@ -196,8 +212,7 @@ def number(value: Estimate | None) -> str:
         return "not measured"
     if np.isnan(value.low) or value.low == value.high:
         return f"{value.value:.2f}"
-    high = "∞" if np.isinf(value.high) else f"{value.high:.2f}"
-    return f"{value.value:.2f} [{value.low:.2f}, {high}]"
+    return f"{value.value:.2f} [{value.low:.2f}, {value.high:.2f}]".replace("inf", "∞")
 
 
 def as_html(verdict: Verdict) -> str:
@@ -219,15 +234,14 @@ def scorecard(verdicts: list[Verdict], about: Mapping[str, Any]) -> list[dict[st
     rows = []
     for verdict in verdicts:
         first = next((part.estimate for part in verdict.parts if part.estimate is not None), None)
-        claim = {key: verdict.claim[key] for key in ("id", "paper", "figure", "claim", "paper_value", "paper_source")}
+        claim = {key: value for key, value in verdict.claim.items() if key != "parts"}
         values = {key: getattr(first, key, np.nan) for key in ("value", "low", "high", "n")}
         numbers = {key: value if np.isfinite(value) else None for key, value in values.items()}  # JSON has no infinity
         parts = [
             {"says": p.says, "rule": p.rule, "outcome": p.outcome, "found": p.estimate and number(p.estimate)}
             for p in verdict.parts
         ]
-        page = {"page": verdict.claim["page"], "parts": parts}
-        rows.append(claim | {"verdict": verdict.verdict} | numbers | page | dict(about))
+        rows.append(claim | {"verdict": verdict.verdict} | numbers | {"parts": parts} | dict(about))
     return rows
 
 
@@ -242,6 +256,8 @@ def differences(before: Path, after: Path, tolerance: float) -> list[str]:
     tolerance: relative to a number, absolute below 1.  Raises MissingFile, HashMismatch.
     """
     old, new = record.read_all(before), record.read_all(after)
+    if not old and not new:
+        raise MissingFile(f"Neither {before} nor {after} holds the record of a page, such as results/laptop does.")
     lines = [f"{name}: only in {before if name in old else after}" for name in sorted(old.keys() ^ new.keys())]
     for name in sorted(old.keys() & new.keys()):
         a, b = old[name], new[name]
@@ -261,7 +277,7 @@ def differences(before: Path, after: Path, tolerance: float) -> list[str]:
 
 def distance(before: pd.Series, after: pd.Series, tolerance: float) -> pd.Series:
     """How far the values of two columns are apart, 0 within the tolerance; 1 where what is no number differs."""
-    if not pd.api.types.is_numeric_dtype(before):
+    if not all(map(pd.api.types.is_numeric_dtype, (before, after))):
         return ((before != after) & ~(before.isna() & after.isna())).astype(float)
     x, y = before.astype(float), after.astype(float)
     return (x - y).abs().fillna(np.inf).mask(np.isclose(x, y, rtol=tolerance, atol=tolerance, equal_nan=True), 0)

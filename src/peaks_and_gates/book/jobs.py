@@ -27,6 +27,8 @@ def run(jobs: Sequence[Job], force: bool = False, executor: str = "here", profil
 
     Returns the failures' messages; raises BadParameter.
     """
+    if profile and executor == "here":
+        raise BadParameter("Pages that run here take no --profile: name an executor, too, such as --executor slurm.")
     if left_out := [job.name for job in jobs if not job.runnable]:
         print(f"Left out, as this size has no vision-language model (name one with --model): {', '.join(left_out)}.")
     todo = [job for job in jobs if job.runnable and (force or job.state != "done")]
@@ -57,7 +59,9 @@ def resources(preset: str, profile: str | None) -> dict[str, Any]:
 
     Raises BadParameter.
     """
-    given = presets.read_yaml(Path(profile).read_bytes(), f"The profile {profile}") if profile else {}
+    given = presets.read_yaml(Path(profile), f"The profile {profile}") if profile else {}
+    if not isinstance(given, dict):
+        raise BadParameter(f"The profile {profile} sets nothing: write lines such as 'slurm_partition: gpu'.")
     return presets.load(preset)["resources"] | given
 
 

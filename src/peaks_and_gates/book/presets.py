@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -54,14 +55,14 @@ def parse_assignment(text: str) -> tuple[str, Any]:
     return name.strip(), read_yaml(value, f"The value of '{name}', {value[:80]!r},")
 
 
-def read_yaml(text: str | bytes, called: str) -> Any:
-    """What a reader wrote as YAML.  called: how a message calls it.
+def read_yaml(text: str | Path, called: str) -> Any:
+    """What a reader wrote as YAML.  text: or the file of it.  called: how a message calls it.
 
-    Raises BadParameter for what is no YAML, and for what JSON cannot hold, as which it will be written down: dates,
-    sets, infinities, lists that hold themselves.
+    Raises BadParameter for what is no file or no YAML, and for what JSON cannot hold, as which it will be written
+    down: dates, sets, infinities, lists that hold themselves.
     """
     try:
-        read = yaml.safe_load(text)
+        read = yaml.safe_load(text.read_bytes() if isinstance(text, Path) else text)
         json.dumps(read, ensure_ascii=False, allow_nan=False).encode()
     except Exception as error:  # PyYAML stumbles in many ways over what is no number, date or truth value
         reason = str(error).partition("\n")[0][:200]

@@ -73,7 +73,7 @@ class Job:
         """Whether the executed notebook here shows the record as the code of today draws it."""
         try:
             return json.loads(self.output.read_bytes())["metadata"]["page_key"] == drawing_key(self)
-        except (OSError, ValueError, KeyError):
+        except (OSError, ValueError, KeyError, TypeError):
             return False
 
     @property
@@ -114,9 +114,8 @@ def plan(preset: str, names: Iterable[str] = (), changes: dict[str, Any] | None 
     changes = changes or {}
     values = presets.override(presets.load(preset), changes)
     paths = notebooks()
-    for name in names:
-        if name not in paths:
-            raise UnknownName("notebook", name, paths)
+    for name in set(names) - paths.keys():
+        raise UnknownName("notebook", name, paths)
     label = f"{preset}-{cache.digest(changes)[:8]}" if changes else preset
     # Only runs at a preset's own size are the book's record; the smoke preset's numbers mean nothing.
     results = (root() / "results" if not changes and preset != "smoke" else root() / "_build" / "results") / label
@@ -127,9 +126,8 @@ def plan(preset: str, names: Iterable[str] = (), changes: dict[str, Any] | None 
         output = root() / "_build" / "notebooks" / label / source.parent.name / source.name
         key = page_key(source, parameters)
         jobs.append(Job(name, preset, source, output, results / f"{name}.parquet", parameters, key))
-    for name in changes:
-        if not any(name in job.parameters for job in jobs):
-            raise BadParameter(f"None of {', '.join(job.name for job in jobs)} takes the parameter '{name}'.")
+    for name in changes.keys() - {key for job in jobs for key in job.parameters}:
+        raise BadParameter(f"None of {', '.join(job.name for job in jobs)} takes the parameter '{name}'.")
     return jobs
 
 

@@ -180,14 +180,14 @@ def load(name: str, n_subjects: int | None = None, n_per_subject: int | None = N
         n_subjects: keep only so many subjects, related and unrelated ones mixed; None keeps all.
         n_per_subject: at most so many test questions per subject; None: all ("mmlu": 200, as in the paper).
 
-    Raises UnknownName, BadParameter, MissingFile (no network and nothing stored), HashMismatch.
+    Raises UnknownName, BadParameter, BadQuestions, MissingFile (no network and nothing stored), HashMismatch.
     """
-    if Path(name).is_dir():
-        questions = _mmlu(Path(name))
-    elif name in FIRST:
-        questions = _wordnet() if name == "wordnet" else _mmlu()
-    else:
+    at_least(1, n_subjects=n_subjects or 1, n_per_subject=n_per_subject or 1)  # 0 is refused with the largest number
+    if name not in FIRST and not Path(name).is_dir():
         raise UnknownName("question set", name, FIRST)
+    questions = _wordnet() if name == "wordnet" else _mmlu(None if name == "mmlu" else Path(name))
+    for split in [split for split in SPLITS if getattr(questions, split) or split == "test"]:
+        check(questions, split)
     questions = _fewer_questions(_fewer_subjects(questions, n_subjects), n_per_subject)
     sizes = {split: sum(map(len, getattr(questions, split).values())) for split in SPLITS}
     return replace(questions, source=questions.source | {"subjects": len(questions.test), "sizes": sizes})
@@ -204,22 +204,19 @@ def check(questions: QuestionSet, split: str) -> None:
         if not items:
             raise BadQuestions(f"The subject '{subject}' has no {split} questions.")
         for number, question in enumerate(items):
-            if len(question.options) != 4 or question.answer not in range(4):
+            texts = {type(text) for text in (question.subject, question.text, *question.options)}
+            if len(question.options) != 4 or texts != {str} or repr(question.answer) not in {*"0123"}:  # nor true, 2.0
                 raise BadQuestions(
-                    f"{split} question {number} of '{subject}', {question.text[:80]!r}, has the options "
-                    f"{question.options!r} and the answer {question.answer!r}, not 4 texts and 0, 1, 2 or 3."
+                    f"{split} question {number} of '{subject}' is not of texts, 4 options and 0 to 3: {question}"
                 )
 
 
 def _fewer_subjects(questions: QuestionSet, n_subjects: int | None) -> QuestionSet:
     """Keep the first `n_subjects` in an order that starts with FIRST."""
     known = questions.subjects
-    if n_subjects is None:
-        return questions
-    if not 1 <= n_subjects <= len(known):
+    if n_subjects is not None and not 1 <= n_subjects <= len(known):
         raise BadParameter(f"n_subjects={n_subjects!r}; '{questions.name}' has 1 to {len(known)}.")
-    first = [subject for subject in FIRST[questions.name] if subject in known]
-    chosen = (first + [subject for subject in known if subject not in first])[:n_subjects]
+    chosen = [subject for subject in dict.fromkeys([*FIRST[questions.name], *known]) if subject in known][:n_subjects]
     part = lambda split: {s: items for s, items in getattr(questions, split).items() if s in chosen}
     return replace(questions, **{split: part(split) for split in SPLITS})
 
@@ -243,7 +240,8 @@ def _question_set(name: str, source: dict[str, Any], rows: Mapping[str, Iterable
     splits = {split: defaultdict(list) for split in SPLITS}
     for split, items in rows.items():
         for row in items:
-            question = Question(row["subject"], row["question"], tuple(row["choices"]), row["answer"])
+            choices = row["choices"] if isinstance(row["choices"], (list, np.ndarray)) else [row["choices"]]
+            question = Question(row["subject"], row["question"], tuple(choices), row["answer"])
             splits[split][question.subject].append(question)
     by_split = {split: {subject: tuple(qs) for subject, qs in items.items()} for split, items in splits.items()}
     return QuestionSet(name, source, **by_split)
@@ -277,9 +275,7 @@ def _mmlu(folder: Path | None = None) -> QuestionSet:
         folder = folder / "all" if (folder / "all").is_dir() else folder
         files = {split: sorted(folder.glob(f"{split}*.*")) for split in ("dev", "validation", "test")}
         if missing := [split for split, paths in files.items() if not paths]:
-            raise MissingFile(
-                f"{folder} has no Parquet or JSON file for {missing}; expected names like 'test*.parquet'."
-            )
+            raise MissingFile(f"{folder} has no Parquet or JSON file for {missing}, with a name like 'test*.parquet'.")
         kind = "parquet" if files["test"][0].suffix == ".parquet" else "json"
         arguments = {"path": kind, "data_files": {split: list(map(str, paths)) for split, paths in files.items()}}
         origin = {"kind": "folder", "files": {p.name: file_sha256(p) for paths in files.values() for p in paths}}
@@ -290,9 +286,7 @@ def _mmlu(folder: Path | None = None) -> QuestionSet:
         data = datasets.load_dataset(**arguments)
         return _question_set("mmlu", origin, {split: data[split] for split in SPLITS if split in data})
     except (KeyError, TypeError, ValueError, OSError, datasets.exceptions.DatasetsError) as error:
-        advice = "Connect to the network, or give a folder with the same files."
+        trouble, advice = MissingFile, "Connect to the network, or give a folder with the same files."
         if folder:
-            advice = "Parquet or JSON is expected, with the columns question, subject, choices and answer."
-        raise (BadQuestions if folder else MissingFile)(
-            f"{folder or MMLU} could not be read: {error}. {advice}"
-        ) from error
+            trouble, advice = BadQuestions, "Parquet or JSON has the columns question, subject, choices and answer."
+        raise trouble(f"{folder or MMLU} could not be read: {error}. {advice}") from error
