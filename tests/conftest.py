@@ -61,7 +61,7 @@ def checkout(tmp_path_factory):
     folder = tmp_path_factory.mktemp("checkout")
     for name in ("_config.yml", "_toc.yml", "requirements.lock"):
         shutil.copy2(ROOT / name, folder / name)
-    for name in ("benchmarks", "book", "data", "notebooks", "results", "weights"):
+    for name in ("benchmarks", "book", "data", "notebooks", "results", "src", "weights"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns(".ipynb_checkpoints"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cache, "project_folder", lambda: folder)

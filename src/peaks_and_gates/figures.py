@@ -18,6 +18,7 @@ import matplotlib
 import numpy as np
 import pandas as pd
 import seaborn as sns
+import yaml
 from IPython.display import HTML
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
@@ -30,36 +31,10 @@ from .errors import MissingFile
 # Paul Tol's bright palette, and the orange of his light one.
 BLUE, CYAN, GREEN, YELLOW, RED, PURPLE = "#4477AA", "#66CCEE", "#228833", "#CCBB44", "#EE6677", "#AA3377"
 ORANGE, GREY = "#EE8866", "#BBBBBB"
-# Colour and marker of what a figure tells apart: a condition, a control behind its comma, a token, a cut.  The marker
-# and the position back the colour up, so that no figure needs colour to be read.
-LOOKS = {
-    (BLUE, "o"): ("0-shot", "image", "random image", "image → text", "attention", "image, text"),
-    (CYAN, "s"): ("1-shot", "last image", "random image → text"),
-    (GREEN, "^"): ("2-shot", "special", "image → image"),
-    (RED, "D"): ("4-shot", "5-shot", "end", "end → text", "residual"),
-    (PURPLE, "v"): ("fine-tuned", "last text", "block → text", "block"),
-    (YELLOW, "P"): ("no header", "begin"),
-    (ORANGE, "X"): ("one order", "unseen order"),
-    (RED, "X"): ("1 order",),
-    (BLUE, "D"): ("8 orders",),
-    (GREEN, "o"): ("an order per question",),
-    ("#888888", "*"): ("none",),
-}
-PALETTE = {name: look for look, names in LOOKS.items() for name in names}
+DATA = yaml.safe_load((Path(__file__).parent / "figures.yml").read_text())
+PALETTE = {name: (colour, marker) for colour, marker, *names in DATA["looks"] for name in names}
+LABELS = DATA["labels"]
 SERIES = ((RED, "D"), (BLUE, "o"), (GREEN, "^"), (YELLOW, "P"), (PURPLE, "v"))  # of models side by side, in order
-LABELS = {
-    "ari_subject": "ARI of peaks with subject", "ari_answer": "ARI of peaks with answer letter",
-    "overlap_subject": "label overlap with subject", "overlap_answer": "label overlap with answer letter",
-    "overlap_pretrained": "neighbours in common with step 0", "n_peaks": "number of density peaks",
-    "core_fraction": "fraction of core points", "intrinsic_dimension": "intrinsic dimension",
-    "probe_subject": "probe accuracy, subject", "probe_answer": "probe accuracy, answer letter",
-    "cosine": "median |cosine| of image and text", "homogeneity": "homogeneity of peaks in modality",
-    "share": "share of the attention on the image's block", "mass": "attention on the image's block",
-    "class_overlap": "class overlap χ", "vqa": "VQA accuracy", "vqa_lost": "share of VQA accuracy lost",
-    "cider_ptb": "caption CIDEr", "cider_whitespace": "caption CIDEr, split at spaces",
-    "similarity": "similarity to the other's output", "flips": "share of pairs that flip",
-    "flips_of_right": "share of right pairs that flip",
-}  # fmt: skip
 DEPTH = "relative depth (layer / number of layers)"
 
 THEMES = {"light": ("#1b1f24", "#d5d9de"), "dark": ("#e6e8eb", "#444b54")}  # text, grid
@@ -71,14 +46,6 @@ SWITCH = (
     'html[data-theme="dark"] .pg-light,body[data-jp-theme-light="false"] .pg-light{display:none}'
     ".pg-figure img{max-width:100%;height:auto}</style>"
 )
-STYLE = {
-    **dict.fromkeys(("figure.facecolor", "axes.facecolor", "savefig.facecolor"), "none"),
-    **dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), MARKS[0]),
-    "grid.color": MARKS[1], "axes.grid": True, "axes.grid.axis": "y",
-    "axes.spines.top": False, "axes.spines.right": False,
-    "font.size": 11, "axes.titlesize": 12, "axes.titlelocation": "left", "legend.frameon": False,
-    "svg.hashsalt": "peaks-and-gates", "svg.fonttype": "path",
-}  # fmt: skip
 
 
 # A picture on a page
@@ -127,7 +94,7 @@ def pictures(draw: Callable[[], Figure], alt: str) -> str:
 
 def as_svg(draw: Callable[[], Figure]) -> bytes:
     """One picture as SVG, in no theme yet; the same data give the same bytes."""
-    with sns.axes_style(rc=STYLE), matplotlib.rc_context(STYLE):
+    with sns.axes_style(rc=DATA["style"]), matplotlib.rc_context(DATA["style"]):
         figure = draw()
         buffer = io.BytesIO()
         figure.savefig(buffer, format="svg", bbox_inches="tight", metadata={"Date": None})

@@ -14,7 +14,7 @@ import slurm_here
 
 from conftest import ROOT
 from peaks_and_gates import cache, record
-from peaks_and_gates.book import jobs, keys, presets, runner
+from peaks_and_gates.book import jobs, keys, presets, runner, site
 from peaks_and_gates.errors import BadParameter
 
 PAGE = """
@@ -105,8 +105,7 @@ def test_a_record_made_elsewhere_redraws_the_page_and_runs_again_when_asked(chec
     job.marker.unlink()
     job.output.unlink()
     assert (job.state, job.is_drawn) == ("recorded", False)
-    runner.execute(job)  # the page refuses to compute when it is redrawn
-    runner.stamp(job)
+    site.draw([job])  # the page refuses to compute when it is redrawn
     assert job.is_drawn and json.loads(job.output.read_text())["cells"][-1]["outputs"] == outputs
     (checkout / "book/claims.yml").write_text("[] # others")
     assert not job.is_drawn

@@ -176,16 +176,15 @@ def precision(parameters: dict[str, Any], gpu: str | None) -> str:
     return parameters.get("dtype") or ("float32" if minis or gpu is None else "bfloat16")
 
 
-def execute(job: Job, tables: Path | None = None) -> None:
-    """Execute one page.  tables: the folder it records into; None redraws it from its record alone.
+def execute(job: Job, tables: Path) -> None:
+    """Execute one page.  tables: the folder it records into.
 
     Raises BookError with the page's own message.
     """
     import papermill
     from traitlets.config import Config
 
-    variables = {"PG_PAGE": job.name, "PG_RECORD": str(tables or job.record.parent), "PG_REDRAW": "" if tables else "1"}
-    variables["TQDM_DISABLE"] = "1"  # bars need a live kernel
+    variables = {"PG_PAGE": job.name, "PG_RECORD": str(tables), "TQDM_DISABLE": "1"}  # bars need a live kernel
     running = job.output.with_suffix(".running.ipynb")
     # A kernel talks over sockets in a folder of its own: two pages that run at once would answer each other's.
     with cache.writing(job.output), tempfile.TemporaryDirectory(prefix="pg-") as sockets:
@@ -214,7 +213,7 @@ def stamp(job: Job) -> None:
 
 def drawing_key(job: Job) -> str:
     """Hash of everything an executed page shows: the whole notebook, the whole package, the claims, the record."""
-    package = {str(path): path.read_text() for path in sorted(cache.SOURCE.rglob("*.py"))}
+    package = [path.read_text() for path in sorted(cache.SOURCE.rglob("*.*")) if path.suffix in (".py", ".yml")]
     files = [path for path in (job.record, root() / "book" / "claims.yml") if path.is_file()]
     return cache.digest([job.source.read_text(), job.parameters, package, [cache.file_sha256(path) for path in files]])
 

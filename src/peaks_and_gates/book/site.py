@@ -5,35 +5,38 @@ The pages themselves are made by Sphinx with book/_ext/peaks_book.py.
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import shutil
 import subprocess
 import sys
-import warnings
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 
 from ..errors import BookError
 from . import runner
-from .keys import root
+from .keys import root, tags
+from .runner import Job
+
+# What pages compute with.  Drawing takes none of it: stand-ins are imported, so that a site needs no torch and no time.
+COMPUTING = ["torch", "transformers", "peft", "datasets", "dadapy", "safetensors", "tokenizers"]
+# What drawing imports: loaded once, in the process that each page's own is a copy of.
+DRAWING = ["IPython.core.interactiveshell", "seaborn", "pyarrow.parquet", "sklearn.decomposition", "sphinx.ext.autodoc"]
 
 
 def build(preset: str) -> Path:
     """Build the site of a preset's record; returns the folder with index.html.
 
-    A page that was run here is shown as it ran; one that is only recorded is redrawn from its tables; one that is
+    A page that was run here is shown as it ran; one that is only recorded is drawn from its tables; one that is
     neither is shown without results, and says so.  Raises HashMismatch if a recorded table is damaged, BookError if
     the builder reports a warning or an error.
     """
     jobs = runner.plan(preset)
     if jobs[0].record.parent.is_dir():
         runner.write_scorecard(jobs)
-    for job in jobs:
-        if job.state != "missing" and not job.is_drawn:
-            try:
-                runner.execute(job)
-                runner.stamp(job)
-            except BookError as error:
-                warnings.warn(f"{job.name} is shown without results: {error}", stacklevel=2)
+    draw([job for job in jobs if job.state != "missing" and not job.is_drawn])
+    print("All pages together: about a minute.", flush=True)
     target = root() / "_build" / "html"
     shutil.rmtree(target, ignore_errors=True)  # pages that are gone would stay
     builder = Path(sys.executable).with_name("jupyter-book")  # the script of this environment
@@ -47,3 +50,50 @@ def build(preset: str) -> Path:
         lines = [line for line in log.read_text().splitlines() if "WARNING" in line or "ERROR" in line]
         raise BookError("\n".join(["The site could not be built:", *lines[:10], f"The log is {log}."]))
     return target
+
+
+def draw(jobs: Sequence[Job]) -> None:
+    """Draw recorded pages from their tables, each in a process of its own, with a line per page."""
+    here = multiprocessing.get_all_start_methods()
+    context = multiprocessing.get_context("forkserver" if "forkserver" in here else "spawn")
+    if "forkserver" in here:
+        context.set_forkserver_preload(DRAWING)
+    with ProcessPoolExecutor(os.cpu_count(), context, max_tasks_per_child=1) as pool:
+        running = {pool.submit(draw_page, job): job for job in jobs}
+        for number, done in enumerate(as_completed(running), 1):
+            result = f"shown without results: {done.exception()}" if done.exception() else "drawn from its record"
+            print(f"[{number}/{len(jobs)}] {running[done].name}: {result}", flush=True)
+            if not done.exception():
+                runner.stamp(running[done])
+
+
+def draw_page(job: Job) -> None:
+    """Execute a page here, its tables read from its record and what computes left out, and keep the notebook.
+
+    Raises BookError with the page's own message.
+    """
+    import nbformat
+    from IPython.core.interactiveshell import InteractiveShell
+    from IPython.utils.capture import capture_output
+    from nbformat.v4 import new_code_cell, new_output
+    from sphinx.ext.autodoc.mock import mock
+
+    os.environ |= {"PG_PAGE": job.name, "PG_RECORD": str(job.record.parent), "PG_REDRAW": "1", "TQDM_DISABLE": "1"}
+    os.chdir(job.source.parent)
+    notebook, shell = nbformat.read(job.source, as_version=4), InteractiveShell.instance()
+    values = "\n".join(f"{name} = {value!r}" for name, value in job.parameters.items())
+    place = next(i for i, cell in enumerate(notebook.cells) if "parameters" in tags(cell)) + 1
+    notebook.cells.insert(place, new_code_cell(values, metadata={"tags": ["injected-parameters"]}))
+    with mock(COMPUTING):
+        for number, cell in enumerate((cell for cell in notebook.cells if cell.cell_type == "code"), 1):
+            with capture_output() as shown:
+                run = shell.run_cell(cell.source)
+            if error := run.error_before_exec or run.error_in_exec:
+                raise BookError(f"{type(error).__name__}: {error}")
+            cell.execution_count = number
+            cell.outputs = [new_output("display_data", output.data) for output in shown.outputs]
+            if run.result is not None:
+                data = shell.display_formatter.format(run.result)[0]
+                cell.outputs.append(new_output("execute_result", data, execution_count=number))
+    job.output.parent.mkdir(parents=True, exist_ok=True)
+    nbformat.write(notebook, job.output)
