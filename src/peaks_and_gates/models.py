@@ -27,6 +27,8 @@ from .errors import BadParameter, MissingFile, ModelUnavailable, UnknownName
 
 MODELS: dict[str, dict[str, str]] = yaml.safe_load((Path(__file__).parent / "models.yml").read_text())
 ADAPTER = ("adapter_config.json", "adapter_model.safetensors")  # the files of a PEFT adapter
+# How transformers is to load weights: from safetensors alone, and saying what did not fit, for `require_complete`.
+CHECKED = {"use_safetensors": True, "output_loading_info": True, "ignore_mismatched_sizes": True}
 SPARE_MEMORY = 1.25  # GPU memory as a multiple of the weights: keys, values and states of a batch need some, too
 
 
@@ -209,8 +211,7 @@ def load(
         tokenizer = AutoTokenizer.from_pretrained(folder, revision=revision)
         config = AutoConfig.from_pretrained(folder, revision=revision)
         split = device == torch.device("cuda") and exceeds_one_gpu(config, load_dtype)
-        options = {"dtype": load_dtype, "use_safetensors": True, "device_map": "auto" if split else None}
-        options |= {"output_loading_info": True, "ignore_mismatched_sizes": True}  # `require_complete` names them
+        options = {"dtype": load_dtype, "device_map": "auto" if split else None, **CHECKED}
         network, info = AutoModelForCausalLM.from_pretrained(folder, revision=revision, **options)
     except Exception as error:
         advice = hub_advice(folder, error) if revision else f"{name} could not be loaded from {folder}: {error}"

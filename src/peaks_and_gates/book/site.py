@@ -86,12 +86,12 @@ def draw_page(job: Job) -> None:
     notebook.cells.insert(place, new_code_cell(values, metadata={"tags": ["injected-parameters"]}))
     with mock(COMPUTING):
         for number, cell in enumerate((cell for cell in notebook.cells if cell.cell_type == "code"), 1):
-            with capture_output() as shown:
+            with capture_output() as captured:
                 run = shell.run_cell(cell.source)
             if error := run.error_before_exec or run.error_in_exec:
                 raise BookError(f"{type(error).__name__}: {error}")
             cell.execution_count = number
-            cell.outputs = [new_output("display_data", output.data) for output in shown.outputs]
+            cell.outputs = [new_output("display_data", output.data) for output in captured.outputs]
             if run.result is not None:
                 data = shell.display_formatter.format(run.result)[0]
                 cell.outputs.append(new_output("execute_result", data, execution_count=number))

@@ -121,16 +121,9 @@ class LlavaOnevisionProcessor(transformers.LlavaOnevisionProcessor):
     """The processor of LLaVA-OneVision without its video part, which alone needs torchvision."""
 
     def __init__(
-        self,
-        image_processor=None,
-        tokenizer=None,
-        num_image_tokens=None,
-        vision_feature_select_strategy=None,
-        chat_template=None,
-        image_token="<image>",
-        video_token="<video>",
-        vision_aspect_ratio="anyres_max_9",
-    ):
+        self, image_processor=None, tokenizer=None, num_image_tokens=None, vision_feature_select_strategy=None,
+        chat_template=None, image_token="<image>", video_token="<video>", vision_aspect_ratio="anyres_max_9",
+    ):  # fmt: skip
         ProcessorMixin.__init__(self, image_processor, tokenizer, chat_template=chat_template)
         self.num_image_tokens = num_image_tokens
         self.vision_feature_select_strategy = vision_feature_select_strategy
@@ -150,16 +143,9 @@ class PixtralProcessor(ProcessorMixin):
     images_kwargs = {"return_tensors": "pt"}  # noqa: RUF012
 
     def __init__(
-        self,
-        image_processor=None,
-        tokenizer=None,
-        patch_size=16,
-        spatial_merge_size=1,
-        chat_template=None,
-        image_token="[IMG]",
-        image_break_token="[IMG_BREAK]",
-        image_end_token="[IMG_END]",
-    ):
+        self, image_processor=None, tokenizer=None, patch_size=16, spatial_merge_size=1, chat_template=None,
+        image_token="[IMG]", image_break_token="[IMG_BREAK]", image_end_token="[IMG_END]",
+    ):  # fmt: skip
         super().__init__(image_processor, tokenizer, chat_template=chat_template)
         self.patch_size, self.spatial_merge_size = patch_size, spatial_merge_size
         self.image_token, self.image_break_token, self.image_end_token = image_token, image_break_token, image_end_token

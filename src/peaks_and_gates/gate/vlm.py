@@ -70,14 +70,15 @@ def load(
         config = AutoConfig.from_pretrained(source, **pinned)
         key = family_of(config)
         processor = load_processor(key, source, pinned["revision"])
-        settings = {"dtype": dtype, "attn_implementation": attention, "use_safetensors": True}
-        network = AutoModelForImageTextToText.from_pretrained(source, config=config, **pinned, **settings)
+        settings = {"dtype": dtype, "attn_implementation": attention, **models.CHECKED}
+        network, info = AutoModelForImageTextToText.from_pretrained(source, config=config, **pinned, **settings)
     except BookError:
         raise
     except Exception as error:
         on_hub, advice = described["provider"] == "hub", f"{name} could not be loaded from {source}: {error}"
         raise ModelUnavailable(models.hub_advice(source, error) if on_hub else advice) from error
     network = network.to(device).eval().requires_grad_(False)
+    models.require_complete(network, info, name)
     encode_once(network)
     if getattr(config, "wiring", None):
         wire(network, processor, FAMILIES[key])
