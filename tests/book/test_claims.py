@@ -155,8 +155,7 @@ def test_two_records_are_compared_by_values_and_verdicts(tmp_path):
         record.publish(tmp_path / "parts" / name, tmp_path / name / "subjects.parquet", {})
     compare = lambda name: claims.differences(tmp_path / "old", tmp_path / name, 1e-4)
     assert compare("same") == []
-    start = "subjects.geometry, "
-    names = [*(start + column for column in ("value", "low", "high", "text")), "L1"]
+    names = [*(f"subjects.geometry, {column}" for column in ("value", "low", "high", "text")), "L1"]
     assert [line.partition(":")[0] for line in compare("moved")] == names
     assert "1 of 4 differ; 5-shot, ari_subject, figures, raw model, o: 0.9 -> 0.2" in compare("moved")[0]
     assert "4 of 4 differ" in compare("moved")[3] and compare("moved")[4] == "L1: holds -> fails"

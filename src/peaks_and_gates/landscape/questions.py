@@ -182,7 +182,7 @@ def load(name: str, n_subjects: int | None = None, n_per_subject: int | None = N
 
     Raises UnknownName, BadParameter, BadQuestions, MissingFile (no network and nothing stored), HashMismatch.
     """
-    at_least(1, n_subjects=n_subjects or 1, n_per_subject=n_per_subject or 1)  # 0 is refused with the largest number
+    at_least(1, n_subjects=n_subjects or 1, n_per_subject=n_per_subject or 1)  # 0 is refused below
     if name not in FIRST and not Path(name).is_dir():
         raise UnknownName("question set", name, FIRST)
     questions = _wordnet() if name == "wordnet" else _mmlu(None if name == "mmlu" else Path(name))
@@ -205,10 +205,8 @@ def check(questions: QuestionSet, split: str) -> None:
             raise BadQuestions(f"The subject '{subject}' has no {split} questions.")
         for number, question in enumerate(items):
             texts = {type(text) for text in (question.subject, question.text, *question.options)}
-            if len(question.options) != 4 or texts != {str} or repr(question.answer) not in {*"0123"}:  # nor true, 2.0
-                raise BadQuestions(
-                    f"{split} question {number} of '{subject}' is not of texts, 4 options and 0 to 3: {question}"
-                )
+            if len(question.options) != 4 or texts != {str} or repr(question.answer) not in {*"0123"}:  # not True, 2.0
+                raise BadQuestions(f"{split} question {number} of '{subject}' is not 5 texts and 0 to 3: {question}")
 
 
 def _fewer_subjects(questions: QuestionSet, n_subjects: int | None) -> QuestionSet:
