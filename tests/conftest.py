@@ -75,6 +75,7 @@ def built(checkout):
         return Path(os.environ["PG_SITE"])
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PG_CACHE", str(checkout / "no-cache"))
+        patch.setenv("PYTHONPATH", str(checkout / "src"))  # for the processes that draw and build
         target = site.build("laptop")
     assert not list((checkout / "no-cache").rglob("*.safetensors")), "a model was needed to build the site"
     return target
