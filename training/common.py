@@ -26,13 +26,17 @@ from torch.optim import Optimizer
 from tqdm import tqdm
 
 from peaks_and_gates.cache import check_files, environment, file_sha256, read_json, write_atomically, write_json
-from peaks_and_gates.errors import TrainingDiverged, UnknownName
+from peaks_and_gates.errors import BookError, UnknownName
 
 ROOT = Path(__file__).parents[1]  # the checkout
 
 SAVE_EVERY = 20  # steps between two states: what a killed run loses at most
 DIVERGED = 2.0  # times the first losses' mean
 WINDOW = 10  # steps a loss is averaged over before it is judged
+
+
+class TrainingDiverged(BookError):
+    """A fine-tuning run whose loss grew or stopped being a number."""
 
 
 @dataclass

@@ -54,7 +54,3 @@ class StorageFull(BookError):
 
 class ModelUnavailable(BookError):
     """A model that cannot be loaded here: gated, unknown architecture, no memory."""
-
-
-class TrainingDiverged(BookError):
-    """A fine-tuning run whose loss grew or stopped being a number."""

@@ -94,7 +94,6 @@ def dtype_named(name: str | None) -> torch.dtype | None:
     return dtype
 
 
-@functools.cache
 def describe(name: str, adapter: str | None = None) -> dict[str, Any]:
     """What identifies a model's weights, without loading them: goes into the key of everything made from it.
 
@@ -160,16 +159,20 @@ def metadata(weights: Path) -> dict[str, str]:
         raise ModelUnavailable(f"{weights} is damaged ({error}). Restore it, or make it again.") from error
 
 
+hashed = functools.cache(lambda path, changed: file_sha256(path))  # read again when it was changed
+
+
 def folder_sha256(folder: Path) -> str:
     """One hash over the names and contents of the files that make a model or adapter.  Raises MissingFile."""
     files = sorted(path for path in folder.iterdir() if path.suffix in {".safetensors", ".json", ".model", ".txt"})
     if not any(path.suffix == ".safetensors" for path in files):
         raise MissingFile(f"{folder} holds no .safetensors file; other weight formats can run code and are not read.")
-    return digest([(path.name, file_sha256(path)) for path in files])
+    return digest([(path.name, hashed(path, path.stat().st_mtime_ns)) for path in files])
 
 
+@functools.cache
 def hub_revision(repo: str) -> str:
-    """The commit a hub repository's main branch is at now, so that the run can be repeated with it."""
+    """The commit a hub repository's main branch is at when it is first asked for: one for the whole run."""
     from huggingface_hub import HfApi  # network code stays out of the way of offline runs
 
     try:

@@ -4,6 +4,7 @@ import copy
 import gc
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 from transformers import DynamicCache
@@ -84,7 +85,9 @@ def test_bad_input():
         (lambda: run(end & second, after), r"sources is empty in rows \[0, 2\]"),
         (lambda: run(end, after & False), r"targets is empty in rows \[0, 1, 2\]"),
         (lambda: run(end[:1], after), r"one shape.*\(1, 55, torch.bool\)"),
-        (lambda: run(end, after, heads=[-1]), r"heads=\{-1\}.* 0 … 3"),
+        (lambda: run(end, after, heads=[-1]), r"heads=\[-1\].* 0 … 3"),
+        (lambda: run(end, after, heads=torch.arange(4) > 2), "give some of the numbers"),
+        (lambda: run(end, after, layers=np.arange(4) > 2), "give some of the numbers"),
         (lambda: run(end, after, run=lambda *_: (logits(model, batch), logits(model, shorter))), "55 tokens.* 3 of"),
         (lambda: run(end[:1], after[:1]), "have 1 rows of 55 tokens, the model runs 3 of 55"),
         (lambda: run(end[:, 1:], after[:, 1:]), "have 3 rows of 54 tokens, the model runs 3 of 55"),

@@ -154,6 +154,7 @@ def test_messages():
         (("classes", "scenes", 1, 0, 25), BadParameter, "n_classes=25: the scenes have 24"),
         (("classes", "scenes", 1, 0, -3), BadParameter, "n_classes=-3 must be"),
         (("questions", "scenes", 0), BadParameter, "n=0 must be"),
+        (("question", "scenes", 1), UnknownName, "Did you mean 'questions'"),
         (("captions", "scenes", 2401), TooFewPoints, "2401 scenes are needed"),
         (("captions", "scenes", 1, 7), BadParameter, "seeds 0, 1 and 2"),
     ]:

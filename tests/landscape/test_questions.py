@@ -82,6 +82,8 @@ def test_prompts_of_a_subject_do_not_depend_on_the_others(words):
 
 
 def test_bad_requests():
+    with pytest.raises(BadQuestions, match="their own answers"):
+        build_prompts(by_hand(), 1, split="dev")
     with pytest.raises(BadQuestions, match=r"world_religions.* 3 dev items, 5 shots"):
         build_prompts(by_hand(n_dev=3), 5)
     with pytest.raises(UnknownName, match="Did you mean 'test'"):

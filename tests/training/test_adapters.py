@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from conftest import ROOT, make_questions
 from peaks_and_gates import models
 from peaks_and_gates.cache import check_files, digest, read_json
-from peaks_and_gates.errors import BadParameter, BadQuestions, TrainingDiverged
+from peaks_and_gates.errors import BadParameter, BadQuestions
 from peaks_and_gates.landscape import questions
 from peaks_and_gates.models import ADAPTER
 from training import common
@@ -96,14 +96,14 @@ def test_the_best_step_is_kept(tmp_path, few, monkeypatch):
 
 
 def test_a_diverging_training_stops_and_names_the_last_good_checkpoint(tmp_path, few):
-    with pytest.raises(TrainingDiverged, match=r"The last good checkpoint is .*step-\d+\.") as caught:
+    with pytest.raises(common.TrainingDiverged, match=r"The last good checkpoint is .*step-\d+\.") as caught:
         train(tmp_path / "adapter", learning_rate=1e6, epochs=12)
     assert "Lower `learning_rate`" in str(caught.value)
     assert not (tmp_path / "adapter" / "card.json").exists()
     common.check_loss([1.0] * 10 + [3.0], 9.0, tmp_path)
     common.check_loss([9.2] * 10 + [9.1, 9.0] * 5, 9.0, tmp_path)  # began without knowledge
     for losses in ([1.0, float("nan")], [1.0] * 10 + [5.0] * 10, [9.0] * 11, [7.0] * 10 + [9.0] * 10):
-        with pytest.raises(TrainingDiverged):
+        with pytest.raises(common.TrainingDiverged):
             common.check_loss(losses, 9.0, tmp_path)
 
 

@@ -20,6 +20,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 
+import numpy as np
 import torch
 from torch import Tensor
 from transformers import AttentionInterface, AttentionMaskInterface, Cache, PreTrainedModel, ProcessorMixin
@@ -110,9 +111,9 @@ def knockout(
     _check_sets({"targets": targets} if sources is None else {"targets": targets, "sources": sources})
     sources = torch.zeros_like(targets) if sources is None else sources
     every = range(model.n_heads)
-    heads = set(every if heads is None else heads)
-    if not heads or not heads <= set(every):
-        raise BadParameter(f"heads={heads}: {model.name} has query heads 0 … {model.n_heads - 1}; give some of these.")
+    heads, layers = list(every if heads is None else heads), list(range(model.n_layers) if layers is None else layers)
+    if not heads or not set(heads) <= set(every) or any(np.asarray(of).dtype == bool for of in (heads, layers)):
+        raise BadParameter(f"heads={heads}: give some of the numbers 0 … {model.n_heads - 1}, and those of layers.")
     chosen = torch.tensor([head in heads for head in every], device=model.device)  # (H,)
 
     def act(attend: Callable[..., Tensor], module, query, key, value, mask, seen: int) -> Tensor:
@@ -131,7 +132,7 @@ def knockout(
             output = output.index_copy(1, rows, torch.where(taken, changed, output[:, rows]))
         return output
 
-    with _intervening(model, act, targets.shape, range(model.n_layers) if layers is None else layers):
+    with _intervening(model, act, targets.shape, layers):
         yield
 
 

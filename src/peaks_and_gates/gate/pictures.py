@@ -133,6 +133,8 @@ def load(task: str, source: str, n: int, seed: int = 0, n_classes: int | None = 
     Raises UnknownName, BadParameter, TooFewPoints, BadImage, BadQuestions, MissingFile.
     """
     at_least(1, n=n, n_classes=1 if n_classes is None else n_classes)
+    if task not in PAPER:
+        raise UnknownName("task", task, PAPER)
     if source != "scenes":
         names = [name for name, data in SOURCES.items() if data.task == task]
         name = PAPER[task] if source == "paper" else source

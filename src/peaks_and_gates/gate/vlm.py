@@ -8,7 +8,6 @@ batch.tokens.where("end")          # the gate, see `tokens`
 
 from __future__ import annotations
 
-from functools import cache
 from typing import Any
 
 import torch
@@ -27,7 +26,6 @@ from .tokens import FAMILIES, family_of
 __all__ = ["Batch", "VisionLanguageModel", "check", "describe", "encode", "load", "open_image"]
 
 
-@cache
 def describe(name: str) -> dict[str, Any]:
     """What identifies a model's weights and prompts, without loading them: goes into the key of what is made from it.
 

@@ -227,8 +227,8 @@ def as_matrix(points: np.ndarray | torch.Tensor, where: str) -> torch.Tensor:
 def _require_neighbours(neighbours: np.ndarray, k: int | np.ndarray) -> None:
     """Raise BadParameter for k below 1 or points among their own neighbours, TooFewPoints for fewer than k of them."""
     at_least(1, k=np.min(k))
-    if (neighbours[:, 0] == np.arange(len(neighbours))).any():
-        raise BadParameter("A point is its own nearest neighbour here: leave the point itself out, neighbours[:, 1:].")
+    if (neighbours[:, 0] == np.arange(len(neighbours))).any() or np.min(neighbours) < 0:
+        raise BadParameter("Neighbours are numbers of other points: leave out the point itself, neighbours[:, 1:].")
     if neighbours.shape[1] < np.max(k):
         raise TooFewPoints(
             f"An overlap over {np.max(k)} neighbours needs as many of each point, but only {neighbours.shape[1]} were "

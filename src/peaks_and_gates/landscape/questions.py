@@ -134,6 +134,8 @@ def build_prompts(
     """
     if split not in SPLITS:
         raise UnknownName("split", split, SPLITS)
+    if n_shots and split == "dev":
+        raise BadQuestions("Shots are taken from the dev questions, and would give their own answers: give n_shots=0.")
     at_least(0, n_shots=n_shots, seed=seed)
     at_least(1, n_orders=1 if n_orders is None else n_orders)
     check(questions, split)
