@@ -27,7 +27,7 @@ from sphinx.config import Config
 from sphinx.util.docutils import SphinxDirective
 
 from peaks_and_gates import record
-from peaks_and_gates.book import claims, runner
+from peaks_and_gates.book import claims, runner, site
 from peaks_and_gates.book.runner import Job
 
 GLOSSARY = "book/glossary"
@@ -50,8 +50,9 @@ def newest(preset: str) -> str:
     return max((job.manifest["created"][:10] for job in jobs(preset).values() if job.manifest), default="")
 
 
-def set_footer(app: Sphinx, config: Config) -> None:
-    """Version of the book and date of its results, at the foot of every page."""
+def configure(app: Sphinx, config: Config) -> None:
+    """Version of the book and date of its results at the foot of every page; docstrings are read without torch."""
+    config.autodoc_mock_imports = site.COMPUTING
     date = newest(config.pg_preset)
     results = f", results of {date}" if date else ""
     footer = f'<p class="pg-version">Version {version("peaks-and-gates")}{results}.</p>'
@@ -300,7 +301,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.add_config_value("pg_preset", lambda config: os.environ.get("PG_PRESET", "laptop"), "env", str)
     for name in DIRECTIVES:
         app.add_directive(name, Verdicts)
-    app.connect("config-inited", set_footer)
+    app.connect("config-inited", configure)
     app.connect("source-read", show_run)
     app.connect("doctree-read", link_terms)
     app.connect("autodoc-process-docstring", plain_docstring, priority=400)  # before napoleon's

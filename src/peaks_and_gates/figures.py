@@ -28,17 +28,15 @@ from matplotlib.lines import Line2D
 from .cache import project_folder
 from .errors import MissingFile
 
-# Paul Tol's bright palette, and the orange of his light one.
-BLUE, CYAN, GREEN, YELLOW, RED, PURPLE = "#4477AA", "#66CCEE", "#228833", "#CCBB44", "#EE6677", "#AA3377"
-ORANGE, GREY = "#EE8866", "#BBBBBB"
 DATA = yaml.safe_load((Path(__file__).parent / "figures.yml").read_text())
+BLUE, CYAN, GREEN, YELLOW, RED, PURPLE, ORANGE, GREY = DATA["colours"].values()
 PALETTE = {name: (colour, marker) for colour, marker, *names in DATA["looks"] for name in names}
 LABELS = DATA["labels"]
 SERIES = ((RED, "D"), (BLUE, "o"), (GREEN, "^"), (YELLOW, "P"), (PURPLE, "v"))  # of models side by side, in order
 DEPTH = "relative depth (layer / number of layers)"
 
 THEMES = {"light": ("#1b1f24", "#d5d9de"), "dark": ("#e6e8eb", "#444b54")}  # text, grid
-MARKS = ("#010203", "#040506")  # what stands for these two while a picture is drawn; nothing else has these colours
+MARKS = DATA["marks"]  # what stands for these two while a picture is drawn
 # One rule hides the dark picture in light mode and the reverse, in the book and in JupyterLab alike.
 SWITCH = (
     "<style>.pg-dark{display:none}"

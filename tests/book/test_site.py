@@ -71,8 +71,8 @@ def test_the_site_is_light_and_describes_itself(built):
     for path in (built / "book").rglob("*.html"):
         text = path.read_text()
         assert len(text.encode()) < 3e6 and '<meta name="description"' in text and "Version " in text, path
-    front = (built / "book" / "index.html").read_text()
-    assert "tex-svg-full" not in front and "base64" not in front
+    front, api = ((built / "book" / name).read_text() for name in ("index.html", "api/gate.html"))
+    assert "tex-svg-full" not in front and "base64" not in front and "knockout" in api and "Raises" in api
 
 
 def test_a_damaged_record_is_not_shown(checkout):

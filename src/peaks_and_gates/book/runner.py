@@ -114,8 +114,8 @@ def plan(preset: str, names: Iterable[str] = (), changes: dict[str, Any] | None 
     changes = changes or {}
     values = presets.override(presets.load(preset), changes)
     paths = notebooks()
-    for name in set(names) - paths.keys():
-        raise UnknownName("notebook", name, paths)
+    if unknown := [name for name in names if name not in paths]:
+        raise UnknownName("notebook", unknown[0], paths)
     label = f"{preset}-{cache.digest(changes)[:8]}" if changes else preset
     # Only runs at a preset's own size are the book's record; the smoke preset's numbers mean nothing.
     results = (root() / "results" if not changes and preset != "smoke" else root() / "_build" / "results") / label

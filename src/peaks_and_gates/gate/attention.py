@@ -113,7 +113,8 @@ def knockout(
     every = range(model.n_heads)
     heads, layers = list(every if heads is None else heads), list(range(model.n_layers) if layers is None else layers)
     if not heads or not set(heads) <= set(every) or any(np.asarray(of).dtype == bool for of in (heads, layers)):
-        raise BadParameter(f"heads={heads}: give some of the numbers 0 … {model.n_heads - 1}, and those of layers.")
+        of_all = f"0 … {model.n_heads - 1} and of 0 … {model.n_layers - 1}"
+        raise BadParameter(f"heads={heads}, layers={layers}: give some of the numbers {of_all}.")
     chosen = torch.tensor([head in heads for head in every], device=model.device)  # (H,)
 
     def act(attend: Callable[..., Tensor], module, query, key, value, mask, seen: int) -> Tensor:
