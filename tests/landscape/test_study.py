@@ -8,10 +8,11 @@ import pandas as pd
 import pytest
 import torch
 
+from page_code import page_code
 from peaks_and_gates.errors import BadParameter
 from peaks_and_gates.landscape import study as studies
 from peaks_and_gates.landscape.questions import Prompt
-from peaks_and_gates.landscape.study import Study, accuracy_table, landscape_table, of_seeds
+from peaks_and_gates.landscape.study import Study, landscape_table, of_seeds
 from peaks_and_gates.statistics import Estimate, row
 
 STUDY = Study("tiny-llama", "wordnet", [0, 5])
@@ -87,6 +88,7 @@ def test_accuracy_by_hand(monkeypatch):
     states = stored(subject, answer, letter_logprobs=torch.tensor(of_letters).log())
     monkeypatch.setattr(Study, "question_set", lambda self: SimpleNamespace(subjects=["birds", "law"]))
     monkeypatch.setattr(Study, "states", lambda self, questions, n_shots: states)
+    accuracy_table = page_code("landscape/accuracy")["accuracy_table"]
     table = accuracy_table(replace(STUDY, shots=[5])).set_index(["metric", "setting"])
     value = table["value"]
     assert value["accuracy_micro", ""] == 0.25 and value["letter_share", "A"] == 1  # always A: right once

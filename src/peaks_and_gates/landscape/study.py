@@ -1,7 +1,6 @@
 """Paper 1 as tidy tables: the model reads the questions, and every layer's landscape becomes rows.
 
     study = Study("smollm2-135m-instruct", "wordnet", shots=[0, 1, 2, 5])
-    accuracy_table(study)      # can the model answer?
     geometry_table(study)      # the landscape of its hidden states, layer by layer
 
 Every row is one number with its interval:
@@ -25,11 +24,11 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from ..cache import SOURCE, cached, digest, file_sha256
-from ..statistics import bootstrap_mean, coded, over_seeds, row
+from ..statistics import coded, over_seeds, row
 from . import questions as question_sets
 from .density_peaks import RECIPES, landscapes, subsample_intervals
 from .extraction import StoredStates, hidden_states
-from .questions import LETTERS, Prompt, QuestionSet, build_prompts
+from .questions import Prompt, QuestionSet, build_prompts
 
 # Neighbours of the label overlap, as a share of the class: the paper has 0.3 for subjects and plots 0.1 for letters.
 CLASS_FRACTION = {"subject": 0.3, "answer": 0.1}
@@ -85,39 +84,6 @@ def condition_name(n_shots: int) -> str:
     return f"{n_shots}-shot"
 
 
-def accuracy_table(study: Study) -> pd.DataFrame:
-    """Multiple-choice accuracy by condition, from the four letters' log-probabilities.
-
-    metrics: `accuracy_micro` (share of questions right), `accuracy_macro` (mean over subjects), `accuracy_calibrated`
-    (micro, after each letter's mean log-probability over the questions is subtracted: can a preference for one letter
-    hide knowledge?), `letter_mass` (probability that the next token is one of the four letters), and by setting
-    `letter_share` (how often a letter is chosen) and `accuracy` (one row per subject).  Chance is 1/4.
-    """
-    questions = study.question_set()
-    rows = []
-    for n_shots in study.shots:
-        condition = condition_name(n_shots)
-        states = study.states(questions, n_shots)
-        logprobs, answer = states.letter_logprobs.double().numpy(), states.answer.numpy()  # (n, 4), (n,)
-        subject = np.array(states.subject)
-        _, which, count = np.unique(subject, return_inverse=True, return_counts=True)
-        chosen = logprobs.argmax(1)  # (n,)
-        right = (chosen == answer).astype(float)
-        calibrated = ((logprobs - logprobs.mean(0)).argmax(1) == answer).astype(float)
-        estimates = {
-            ("accuracy_micro", ""): bootstrap_mean(right),
-            ("accuracy_macro", ""): bootstrap_mean(right, weights=1 / count[which]),
-            ("accuracy_calibrated", ""): bootstrap_mean(calibrated),
-            ("letter_mass", ""): bootstrap_mean(np.exp(logprobs).sum(1)),
-        }
-        for i, letter in enumerate(LETTERS):
-            estimates["letter_share", letter] = bootstrap_mean((chosen == i).astype(float))
-        for name in questions.subjects:
-            estimates["accuracy", name] = bootstrap_mean(right[subject == name])
-        rows += [row(condition, study.model, 0, 0.0, metric, setting, e) for (metric, setting), e in estimates.items()]
-    return pd.DataFrame(rows)
-
-
 def geometry_table(study: Study) -> pd.DataFrame:
     """The landscape of the last-token states, for every condition, layer and recipe.
 
@@ -171,8 +137,9 @@ def of_seeds(
 ) -> pd.DataFrame:
     """A table of one model trained with several seeds, asked without shots.
 
-    measure: `geometry_table` or `accuracy_table`.  Rows of each seed are named "fine-tuned, seed 0" and so on, in the
-    order of `models`; rows named "fine-tuned" are their mean, with an interval that spans all the seeds' intervals.
+    measure: `geometry_table`, or another table of a study.  Rows of each seed are named "fine-tuned, seed 0" and so
+    on, in the order of `models`; rows named "fine-tuned" are their mean, with an interval that spans all the seeds'
+    intervals.
     """
     tables = [measure(replace(study, model=model, shots=[0])) for model in models]
     mean = over_seeds([table.assign(condition=condition) for table in tables])
