@@ -30,7 +30,8 @@ FILES = {
     f"{SRC}/statistics.py": "def mean(x):\n    return sum(x) / len(x)\n",
     f"{SRC}/landscape/__init__.py": "",
     f"{SRC}/landscape/neighbours.py": "from .. import figures, models\nfrom ..statistics import *\nT = 'words.csv'\n",
-    f"{SRC}/landscape/study.py": "from . import neighbours",
+    f"{SRC}/landscape/words.yml": "words",
+    f"{SRC}/landscape/study.py": "from . import neighbours\nT = 'words.yml'",
     f"{SRC}/gate/measures.py": "K = 1",
 }
 
@@ -65,6 +66,7 @@ CHANGES = {
     "a function further down": edit(f"{SRC}/statistics.py", "len(x)", "(len(x) - 1)"),
     "a cell": lambda folder: write_page(folder, "table = study.neighbours + 1"),
     "the data": edit("data/words.csv", "words", "other"),
+    "the data of the package": edit(f"{SRC}/landscape/words.yml", "words", "other"),
     "the weights": edit("weights/a/a.safetensors", "a", "b"),
     "the weights that the page names": edit("weights/c/c.json", "c", "d"),
     "what is known of a model": edit(f"{SRC}/models.yml", "revision: 1", "revision: 2"),

@@ -3,7 +3,6 @@
 import io
 import random
 from collections import Counter
-from dataclasses import replace
 from unittest.mock import Mock
 
 import datasets
@@ -69,10 +68,10 @@ def hub(own_cache, tmp_path, monkeypatch):
 
     def make(name, files=FILES, change=lambda made: made, features=FEATURES):
         numbers = np.split(np.arange(sum(files)), np.cumsum(files)[:-1])
-        monkeypatch.setitem(SOURCES, name, replace(SOURCES[name], n_rows=sum(files)))
+        monkeypatch.setitem(SOURCES, name, SOURCES[name] | {"n_rows": sum(files)})
         (tmp_path / "data").mkdir()
         for file, rows in enumerate(numbers):
-            path = tmp_path / "data" / f"{SOURCES[name].split}-{file:05}-of-{len(files):05}.parquet"
+            path = tmp_path / "data" / f"{SOURCES[name]['split']}-{file:05}-of-{len(files):05}.parquet"
             made = datasets.Dataset.from_list([change(row(int(number))) for number in rows], features=features)
             made.to_parquet(path, batch_size=25)  # several row groups
         ask = lambda path, name, revision, **options: (
@@ -105,7 +104,7 @@ def test_the_rows_drawn_by_the_seed_and_no_others(task, source, hub):
     assert {bool(picture.question) for picture in shown} == {task == "questions"}
     assert len({picture.key for picture in shown}) == 40
     assert load(task, source, 40, seed=42) == shown
-    assert places == [(SOURCES[source].repository, SOURCES[source].revision)]  # once, at its commit
+    assert places == [(SOURCES[source]["repository"], SOURCES[source]["revision"])]  # once, at its commit
     with pytest.raises(MissingFile, match="Sample larger than population"):
         load(task, source, 301)
 
@@ -180,10 +179,8 @@ def test_scenes_with_what_is_true_of_them(seed):
     scenes = pd.read_parquet(ROOT / "data/scenes.parquet").query(f"split == 'test' and seed == {seed}")
     rows = [*scenes.set_index("i").loc[range(30)].itertuples()]
     captions, questions = load("captions", "scenes", 30, seed), load("questions", "scenes", 30, seed)
-    said = [Picture(row.png, row.key, row.label, tuple(row.captions)) for row in rows]
-    assert captions == said and len({picture.key for picture in said}) == 30
-    asked = [{"question": row.question, "answers": (row.answer,), "kind": row.kind} for row in rows]
-    assert questions == [replace(picture, **about) for picture, about in zip(said, asked, strict=True)]
+    known = lambda row: (row.png, row.key, row.label, tuple(row.captions), row.question, (row.answer,), row.kind)
+    assert captions == questions == [Picture(*known(row)) for row in rows] and len({p.key for p in captions}) == 30
 
 
 def test_scenes_of_classes_and_pairs():

@@ -59,12 +59,14 @@ def tags(cell: dict[str, Any]) -> set[str]:
 def files_read(strings: set[str], parameters: dict[str, Any]) -> dict[str, str]:
     """Hashes of the weights and data that code and parameters name, by path, and what the book knows of the models.
 
-    A file of data/ counts where a string of the code is its name, a folder of weights/ where one is its path.
+    A file of data/ or a YAML file of the package counts where a string of the code is its name, a folder of weights/
+    where one is its path.
     """
     values = {value for parameter in parameters.values() for value in as_list(parameter) if isinstance(value, str)}
     known = {name: entry for name in values if (entry := model_entry(name))}
     folders = strings | values | set(re.findall(r"weights/[\w./-]+", "\n".join(known.values())))
     paths = {path for path in (root() / "data").rglob("*") if strings & {path.name, path.stem}}
+    paths |= {path for path in store.SOURCE.rglob("*.yml") if path.name in strings}
     for folder in (root() / name for name in folders if name.startswith("weights/")):
         paths |= {*folder.rglob("*.safetensors")} or {*folder.rglob("*.json")}
     files = sorted(path for path in paths if path.is_file())

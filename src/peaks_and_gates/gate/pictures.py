@@ -10,7 +10,7 @@ Of a data set only the chosen rows are stored, their images encoded: a second ru
 from __future__ import annotations
 
 import random
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import cache
 from hashlib import sha256
 from itertools import islice
@@ -19,71 +19,21 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import yaml
 from PIL import Image
 
 from ..cache import cached, project_folder
 from ..errors import BadParameter, BadQuestions, BookError, MissingFile, TooFewPoints, UnknownName
-from ..models import hub_advice
 from ..statistics import at_least
 from .inputs import open_image
 
 # Which data set "paper" means for each task.  The paper also reads captions of COCO.
 PAPER = {"classes": "imagenet", "captions": "flickr30k", "questions": "vqav2"}
-
-
-@dataclass(frozen=True)
-class Source:
-    """A data set on the hub, Parquet, whose rows are pictures.
-
-    revision: a commit; None takes the newest at the first use.  n_rows: of the split.  columns: where what is needed
-    stands; "answers.answer" is the field `answer` of every entry of the list `answers`.
-    """
-
-    task: str
-    repository: str
-    revision: str | None
-    split: str
-    n_rows: int
-    columns: dict[str, str]
-
-
-# What was looked up in public copies of the repositories' pages and in public code is marked "seen"; nothing here was
-# downloaded by us.
-SOURCES = {
-    # Gated: accept its terms on its page once.  Seen in several public projects: the commit of the Parquet form, 294
-    # train files of about 500 MB.
-    "imagenet": Source(
-        "classes", "ILSVRC/imagenet-1k", "49e2ee26f3810fb5a7536bbf732a7b07389a47b5", "train", 1281167,
-        {"image": "image", "label": "label"},
-    ),
-    # The paper names nlphuji/flickr30k, which is a script and no longer loads; this is the same test split of all
-    # 31,783 photographs.  Seen: columns, commit, 9 files.  Not known: whether the rows are in the same order.
-    "flickr30k": Source(
-        "captions", "lmms-lab/flickr30k", "0d6d9049be2e08261be315e731e0d8054c1d1c03", "test", 31783,
-        {"image": "image", "captions": "caption", "id": "img_id"},
-    ),
-    # The paper names yerevann/coco-karpathy, which holds addresses of images and no images.  Seen in public code: this
-    # copy's columns and its 5,000 test rows.  Not seen: a commit.
-    "coco": Source(
-        "captions", "namkha1032/coco-karpathy", None, "test", 5000,
-        {"image": "image", "captions": "captions", "id": "image_id"},
-    ),
-    # The paper names HuggingFaceM4/VQAv2, which is a script and no longer loads.  Seen: columns, number of rows,
-    # commit.  Not known: whether the rows are in the same order, so seed 42 need not give the paper's questions.
-    "vqav2": Source(
-        "questions", "lmms-lab/VQAv2", "32665d35052eb4a6d4414851c3c829a72754915a", "validation", 214354,
-        {"image": "image", "question": "question", "answers": "answers.answer", "id": "question_id"},
-    ),
-}  # fmt: skip
-# Classes 0 to 397 of ImageNet are animals.  The paper's list of 100 is not public: ours is the 20 below, then others
-# drawn by the seed.  A class is called by the first of its names in the data set, in lower case.
-N_ANIMALS = 398
-PAIRS = [  # the paper's 20 classes in alphabetical order, two by two
-    ("american alligator", "arabian camel"), ("bald eagle", "barn spider"), ("bee eater", "cheetah"),
-    ("flamingo", "great grey owl"), ("green mamba", "grey whale"), ("hippopotamus", "jaguar"),
-    ("king penguin", "kit fox"), ("lionfish", "macaw"), ("proboscis monkey", "siberian husky"),
-    ("tailed frog", "trilobite"),
-]  # fmt: skip
+# The data sets, by name, and what is known of them; the paper's pairs of classes.
+KNOWN = yaml.safe_load(Path(__file__).with_name("pictures.yml").read_text())
+SOURCES: dict[str, dict[str, Any]] = KNOWN["sources"]
+PAIRS = [tuple(pair) for pair in KNOWN["pairs"]]
+N_ANIMALS = 398  # of ImageNet: its first classes
 
 
 @dataclass(frozen=True)
@@ -135,28 +85,22 @@ def load(task: str, source: str, n: int, seed: int = 0, n_classes: int | None = 
     at_least(1, n=n, n_classes=1 if n_classes is None else n_classes)
     if task not in PAPER:
         raise UnknownName("task", task, PAPER)
-    if source != "scenes":
-        names = [name for name, data in SOURCES.items() if data.task == task]
-        name = PAPER[task] if source == "paper" else source
-        if name not in names:
-            raise UnknownName(f"source of {task}", source, ["scenes", "paper", *names])
-        inputs = asdict(SOURCES[name]) | {"source": name, "n": n, "seed": seed, "n_classes": n_classes}
-        rows = cached("pictures", inputs, lambda: _streamed(name, n, seed, n_classes), "table").itertuples()
-        return [
-            Picture(
-                row.image, row.key, row.label or None, tuple(row.captions), row.question or None, tuple(row.answers)
-            )
-            for row in rows
-        ]
-    if task == "classes":
+    if source == "scenes" and task == "classes":
         labels = _labels(seed)
         if n_classes is not None and n_classes > len(labels):
             raise BadParameter(f"n_classes={n_classes}: the scenes have {len(labels)} classes.")
         chosen = np.random.default_rng(seed).permutation(len(labels))[:n_classes]
         return _scene_classes({labels[i] for i in chosen}, n, seed)
-    question = lambda row: (row.question, (row.answer,), row.kind) if task == "questions" else ()
-    rows = _first_scenes(seed, n).itertuples()
-    return [Picture(row.png, row.key, row.label, tuple(row.captions), *question(row)) for row in rows]
+    if source == "scenes":
+        return _first_scenes(seed, n)
+    names = [name for name, data in SOURCES.items() if data["task"] == task]
+    name = PAPER[task] if source == "paper" else source
+    if name not in names:
+        raise UnknownName(f"source of {task}", source, ["scenes", "paper", *names])
+    inputs = SOURCES[name] | {"source": name, "n": n, "seed": seed, "n_classes": n_classes}
+    rows = cached("pictures", inputs, lambda: _streamed(name, n, seed, n_classes), "table").itertuples()
+    texts = lambda row: (tuple(row.captions), row.question or None, tuple(row.answers))
+    return [Picture(row.image, row.key, row.label or None, *texts(row)) for row in rows]
 
 
 def pairs(source: str, n_per_pair: int, seed: int = 0) -> list[Pair]:
@@ -189,12 +133,15 @@ def _scenes(seed: int) -> pd.DataFrame:
     return scenes
 
 
-def _first_scenes(seed: int, n: int) -> pd.DataFrame:
+def _first_scenes(seed: int, n: int) -> list[Picture]:
     """The first n test scenes of a seed.  Raises as `_scenes`, and TooFewPoints."""
     scenes = _scenes(seed)
     if n > len(scenes):
         raise TooFewPoints(f"{n} scenes are needed, and {len(scenes)} of this seed are in data/scenes.parquet.")
-    return scenes[:n]
+    return [
+        Picture(row.png, row.key, row.label, tuple(row.captions), row.question, (row.answer,), row.kind)
+        for row in scenes[:n].itertuples()
+    ]
 
 
 def _labels(seed: int) -> list[str]:
@@ -204,9 +151,7 @@ def _labels(seed: int) -> list[str]:
 
 def _scene_classes(labels: set[str], n: int, seed: int) -> list[Picture]:
     """`n` scenes of each class: a sample has every class once in as many scenes as there are classes."""
-    scenes = _first_scenes(seed, n * len(_labels(seed)))
-    rows = scenes[scenes["label"].isin(labels)].itertuples()
-    return [Picture(row.png, row.key, row.label, tuple(row.captions)) for row in rows]
+    return [scene for scene in _first_scenes(seed, n * len(_labels(seed))) if scene.label in labels]
 
 
 def _scene_pairs(seed: int) -> list[tuple[str, str]]:
@@ -228,25 +173,23 @@ def _streamed(name: str, n: int, seed: int, n_classes: int | None) -> pd.DataFra
 
     source = SOURCES[name]
     try:
-        stream = datasets.load_dataset(
-            source.repository, "default", revision=source.revision, split=source.split, streaming=True
-        ).decode(False)
-        if source.task == "classes":
+        options = {"revision": source["revision"], "split": source["split"], "streaming": True}
+        stream = datasets.load_dataset(source["repository"], "default", **options).decode(False)
+        if source["task"] == "classes":
             rows = _first_of_classes(name, stream, n, seed, n_classes)
         else:
-            numbers = sorted(random.Random(seed).sample(range(source.n_rows), n))
+            numbers = sorted(random.Random(seed).sample(range(source["n_rows"]), n))
             rows = [(f"row {i}", "", row) for i, row in enumerate(islice(stream, numbers[-1] + 1)) if i in set(numbers)]
             if len(rows) < n:
-                raise TooFewPoints(f"{source.repository} has fewer than {source.n_rows} rows.")
+                raise TooFewPoints(f"{source['repository']} has fewer than {source['n_rows']} rows.")
     except BookError:
         raise
     except Exception as error:  # the many ways in which a data set cannot be read
+        advice = "Connect to the network and run again"
         if "gated" in str(error).lower():
-            raise MissingFile(hub_advice(source.repository, PermissionError(f"Gated: {error}"))) from error
-        raise MissingFile(
-            f"The data set {source.repository} is not stored here and could not be read: {error} Connect to the "
-            "network and run again; or take source='scenes'."
-        ) from error
+            advice = "It is gated. Accept its terms on its page, then run `hf auth login`"
+        where = f"The data set {source['repository']} is not stored here and could not be read"
+        raise MissingFile(f"{where}: {error} {advice}; or take source='scenes'.") from error
     return pd.DataFrame([_entry(name, where, label, row) for where, label, row in rows])
 
 
@@ -255,7 +198,7 @@ def _first_of_classes(name: str, stream: Any, n: int, seed: int, n_classes: int 
 
     The classes are the paper's pairs first, then others drawn by the seed.  Raises BadParameter, TooFewPoints.
     """
-    column = SOURCES[name].columns["label"]
+    column = SOURCES[name]["columns"]["label"]
     # A class's first name: "American alligator, Alligator ..." becomes "american alligator".
     names = [label.partition(",")[0].lower() for label in stream.features[column].names[:N_ANIMALS]]
     paired = [label for pair in PAIRS for label in pair]
@@ -281,7 +224,7 @@ def _entry(name: str, where: str, label: str, row: dict[str, Any]) -> dict[str, 
     """What is stored of a row: key, image (bytes), label and texts.  Raises BadImage, BadQuestions."""
     entry: dict[str, Any] = {"id": where, "captions": [], "question": "", "answers": []}
     where = f"{name}, {where}"
-    for what, path in SOURCES[name].columns.items():
+    for what, path in SOURCES[name]["columns"].items():
         column, _, item = path.partition(".")
         entry[what] = [answer[item] for answer in row[column]] if item else row[column]
         if isinstance(entry[what], str) and what in ("captions", "answers"):
