@@ -56,8 +56,9 @@ def run(checkout, tmp_path_factory):
 
 @contextmanager
 def planted(checkout, module, old, new):
-    """A module of the copied source or training, or a notebook where its name begins with a slash, with a fault."""
-    name = {"/": f"notebooks{module}.ipynb", "training/": f"{module}.py", "": f"src/peaks_and_gates/{module}.py"}
+    """A module or YAML file of the copied source or training, or a notebook (where there is a slash), with a fault."""
+    suffix = "" if module.endswith(".yml") else ".py"
+    name = {"/": f"notebooks{module}.ipynb", "training/": f"{module}.py", "": f"src/peaks_and_gates/{module}{suffix}"}
     path = checkout / next(name[start] for start in name if module.startswith(start))
     if path.suffix == ".ipynb":
         old, new = json.dumps(old)[1:-1], json.dumps(new)[1:-1]

@@ -9,8 +9,10 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
+import yaml
 
 from ..errors import BadParameter, TooFewPoints
 from ..statistics import Estimate, bootstrap_mean
@@ -19,22 +21,11 @@ PEOPLE = 10  # answers that a question of VQAv2 has
 ENOUGH = 3  # people who must agree with an answer for it to be fully right
 PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'  # apostrophe and colon stay: "girl's", "2:50 pm"
 ARTICLES = {"a", "an", "the"}
-NUMBERS = {"none": "0", "zero": "0", "one": "1", "two": "2", "three": "3", "four": "4"}
-NUMBERS |= {"five": "5", "six": "6", "seven": "7", "eight": "8", "nine": "9", "ten": "10"}
-# Those of the official table.  It has none that are words without the apostrophe: its, lets, were, ill, well, shed.
-CONTRACTIONS = """
-    ain't aren't can't could've couldn't couldn't've didn't doesn't don't hadn't hadn't've hasn't haven't he'd he'd've
-    he's how'd how'll how's isn't it'd it'd've it'll ma'am mightn't mightn't've might've mustn't must've needn't not've
-    o'clock oughtn't 'ow's'at shan't she'd've should've shouldn't shouldn't've somebody'd've somebody'll somebody's
-    someone'd someone'd've someone'll someone's something'd something'd've something'll that's there'd there'd've
-    there're there's they'd they'd've they'll they're they've 'twas wasn't we'd've we've weren't what'll what're what's
-    what've when's where'd where's where've who'd who'd've who'll who's who've why'll why're why's won't would've
-    wouldn't wouldn't've y'all y'all'll y'all'd've you'd you'd've you'll you're you've
-"""
+WORDS = yaml.safe_load(Path(__file__).with_name("answers.yml").read_text())
 # Every contraction by its spellings that lack one apostrophe.
 APOSTROPHES = {
     full[: match.start()] + full[match.end() :]: full
-    for full in CONTRACTIONS.split()
+    for full in WORDS["contractions"].split()
     for match in re.finditer("'", full)
 }
 
@@ -89,7 +80,7 @@ def normalised(answer: str) -> str:
         glued = number or f" {mark}" in text or f"{mark} " in text
         cleaned = cleaned.replace(mark, "" if glued else " ")
     cleaned = re.sub(r"\.(?!\d)", "", cleaned)
-    words = [NUMBERS.get(word, word) for word in cleaned.lower().split()]
+    words = [WORDS["numbers"].get(word, word) for word in cleaned.lower().split()]
     return " ".join(APOSTROPHES.get(word, word) for word in words if word not in ARTICLES)
 
 
@@ -163,21 +154,14 @@ def _n_grams(text: str) -> Counter:
     return Counter(tuple(words[i : i + n]) for n in range(1, 5) for i in range(len(words) - n + 1))
 
 
-# Abbreviations whose period belongs to them; those of the second list only before a number.
-ABBREVIATIONS = """adj adm adv al ala apr ariz assn assoc asst atty aug ave bancorp bhd bldg blvd brig bros calif capt
-    cf cie cmdr co col colo comdr conn corp cos cpl ct dak dec dept det dr drs ens esq est etc feb fla fri ft ga gen gov
-    govs hon inc ind insp intl jan jr jul jun kan ky lieut lt ltd maj mar md messrs mich minn mlle mme mo mon mont mr
-    mrs ms msgr mt neb nev nov oct okla penn pfc ph plc pres prof profs pte pty pvt rd rep reps rev sen sens sep sept
-    sfc sgt spc sq sr st ste supt sys tel tenn thu thurs tue tues univ va vs wed wis wisc wyo"""
-NUMBERED = "fig figs no nos pp prop"
 PTB = re.compile(
     rf"""https?://\S+ | \w+@\w[\w.]*\w | [@#][a-z]\w*
     | 't(?=is\b|was\b) | y'(?=all\b) | can(?=not\b) | gon(?=na\b) | wan(?=na\b) | got(?=ta\b) | (?:lem|gim)(?=me\b)
     | (?<=\bcan)not\b | (?<=\b(?:gon|wan))na\b | (?<=\bgot)ta\b | (?<=\b(?:lem|gim))me\b
     | '(?:s|d|m|ll|re|ve)\b | n't\b | \w+?(?=n't\b)
     | 'n'(?!\w) | '(?:em|cause|til)\b | '\d\ds\b | \bol'(?!\w)
-    | (?:\b[a-z]\.)+(?!\w) | ph\.d\.? | (?:{"|".join(ABBREVIATIONS.split())})\.(?!\w)
-    | (?:{"|".join(NUMBERED.split())})\.(?=\s\d)
+    | (?:\b[a-z]\.)+(?!\w) | ph\.d\.? | (?:{"|".join(WORDS["abbreviations"].split())})\.(?!\w)
+    | (?:{"|".join(WORDS["numbered"].split())})\.(?=\s\d)
     | [-+]?\.?\d+(?:[.,:/-]\d+)*(?=[ap]m\b) | [-+]?\.?\d+(?:[.,:/-]\d+)*(?!\w|[-/]\w)
     | us\$ | c\+\+ | c\# | [^\W_](?:[\w&]|[-/._](?=\w)|'(?=\w)(?!(?:s|d|m|ll|re|ve)\b))*
     | [!?]{{2,}} | [$%&\#@*+=<>^|~°©®™\\/()\[\]{{}}]""",

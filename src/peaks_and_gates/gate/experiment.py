@@ -10,13 +10,15 @@ for model, batch, seeds in experiment.batches("questions", questions):
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
+import yaml
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -34,19 +36,7 @@ from .pictures import Pair, Picture
 from .split import split_prompt
 from .tokens import TokenMap
 
-# The paper's prompts, and those of the book's scenes. The image comes first, except where it is to follow the text.
-PROMPTS = {
-    "paper": {
-        "classes": "<image> This animal is a",
-        "questions": "<image>{question}\nAnswer the question using a single word or phrase. Answer:",
-        "captions": "<image>Provide a one-sentence caption for the provided image.",
-    },
-    "scenes": {
-        "classes": "<image> what is the largest thing?",
-        "questions": "<image> {question}",
-        "captions": "<image> describe it.",
-    },
-}
+PROMPTS = yaml.safe_load(Path(__file__).with_name("prompts.yml").read_text())  # by source and task
 K = 30  # neighbours of the class overlap
 
 
@@ -213,18 +203,16 @@ KNOCKOUTS = {
 }
 
 
-@contextmanager
 def apply_knockout(
     model: VisionLanguageModel, tokens: TokenMap, seeds: Sequence[int], knockout: Knockout, how: str
-) -> Iterator[None]:
+) -> AbstractContextManager[None]:
     """Run the model with a knockout.  Without sources it is not changed, yet runs through the same code.
 
     tokens, seeds: of the batch that is run.  how: as in `attention.knockout`.
     """
     layers = range(knockout.first, model.n_layers)
     sources, targets = knockout.source_tokens(tokens, seeds), tokens.where(*knockout.targets)
-    with knockout_attention(model, sources, targets, how, layers, generated="after" in knockout.targets):
-        yield
+    return knockout_attention(model, sources, targets, how, layers, generated="after" in knockout.targets)
 
 
 @torch.inference_mode()
@@ -257,13 +245,6 @@ def written(model: VisionLanguageModel, ids: Tensor) -> list[str]:
 # States
 
 Choice = Callable[[TokenMap, list[int]], Tensor]  # a token map and a seed per row, to one token per row, (B, T) bool
-# The tokens whose states are read for the class, by name.
-TOKENS: dict[str, Choice] = {
-    "end": lambda tokens, seeds: tokens.where("end"),
-    "last image": lambda tokens, seeds: tokens.where("last image"),
-    "random image": lambda tokens, seeds: tokens.random("image", 1, seeds),
-    "last text": lambda tokens, seeds: tokens.where("last"),
-}
 
 
 @torch.inference_mode()
@@ -283,9 +264,8 @@ def token_states(
     residual: dict[str, list[Tensor]] = {name: [] for name in tokens}
     for model, batch, seeds in experiment.batches(task, pictures, texts):
         positions = {name: single_position(choose(batch.tokens, seeds)) for name, choose in tokens.items()}  # (B,) each
-        with ExitStack() as stack:
-            if knockout is not None:
-                stack.enter_context(apply_knockout(model, batch.tokens, seeds, knockout, experiment.how))
+        cut = knockout and apply_knockout(model, batch.tokens, seeds, knockout, experiment.how)
+        with cut or nullcontext(), ExitStack() as stack:
             states = {name: stack.enter_context(read_states(model, place)) for name, place in positions.items()}
             model.network(**batch.inputs, logits_to_keep=1, use_cache=False)
         for name, read in states.items():
@@ -296,7 +276,7 @@ def token_states(
 def output_overlap(experiment: Experiment, knockout: Knockout) -> Estimate:
     """Class overlap of the last prompt token after the last block, with a knockout: χ^{out,gt}."""
     pictures = experiment.pictures("classes")
-    last = {"last text": TOKENS["last text"]}
+    last = {"last text": lambda tokens, seeds: tokens.where("last")}
     states = token_states(experiment, "classes", pictures, last, knockout)["last text"][:, -1]  # (N, D)
     labels = np.array([picture.label for picture in pictures])
     return measures.class_overlap(states, labels, experiment.k, where=f"{experiment.model}, {knockout}")
