@@ -50,6 +50,12 @@ def own_cache(tmp_path, monkeypatch):
 
 
 @pytest.fixture(scope="session")
+def dadapy():
+    """The library itself, which Python 3.13 and numpy 2 do not have."""
+    return pytest.importorskip("dadapy")
+
+
+@pytest.fixture(scope="session")
 def tiny():
     """A random four-layer Llama in float64, in which equal computations agree to many digits."""
     return models.load("tiny-llama", dtype=torch.float64, device="cpu")
@@ -59,7 +65,7 @@ def tiny():
 def checkout(tmp_path_factory):
     """A copy of what the repository holds, so that a test run leaves no trace in the reader's own."""
     folder = tmp_path_factory.mktemp("checkout")
-    for name in ("_config.yml", "_toc.yml", "requirements.lock"):
+    for name in ("_config.yml", "_toc.yml", "requirements-dev.lock"):
         shutil.copy2(ROOT / name, folder / name)
     for name in ("benchmarks", "book", "data", "notebooks", "results", "src", "weights"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns(".ipynb_checkpoints"))

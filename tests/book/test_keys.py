@@ -16,7 +16,7 @@ PARAMETERS = {"model": "a", "others": ["weights/c"], "seed": 0}
 SRC = "src/peaks_and_gates"
 FILES = {
     "_config.yml": "",
-    "requirements.lock": "torch==2.0\nclick==8.0\n",
+    "requirements-dev.lock": "torch==2.0\nclick==8.0\n",
     "data/words.csv": "words",
     "data/other.csv": "other",
     "weights/a/a.safetensors": "a",
@@ -70,7 +70,7 @@ CHANGES = {
     "the weights": edit("weights/a/a.safetensors", "a", "b"),
     "the weights that the page names": edit("weights/c/c.json", "c", "d"),
     "what is known of a model": edit(f"{SRC}/models.yml", "revision: 1", "revision: 2"),
-    "a library": edit("requirements.lock", "torch==2.0", "torch==2.1"),
+    "a library": edit("requirements-dev.lock", "torch==2.0", "torch==2.1"),
     "what makes states": lambda folder: setattr(cache, "STATES", 2),
     "a parameter": lambda folder: PARAMETERS.update(seed=1),
 }
@@ -83,7 +83,7 @@ NO_CHANGES = {
     "a drawing cell": lambda folder: write_page(folder, draw="figures.show(table, 'red')"),
     "other data": edit("data/other.csv", "other", "more"),
     "other weights": edit("weights/b/b.safetensors", "b", "c"),
-    "another library": edit("requirements.lock", "click==8.0", "click==8.1"),
+    "another library": edit("requirements-dev.lock", "click==8.0", "click==8.1"),
 }
 
 

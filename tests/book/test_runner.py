@@ -41,7 +41,7 @@ def checkout(tmp_path, monkeypatch):
     for name, trouble in zip(PAGES, TROUBLE.values(), strict=True):
         write_page(tmp_path / f"{name}.ipynb", trouble)
     (tmp_path / "_toc.yml").write_text(TOC)
-    (tmp_path / "requirements.lock").write_text("")
+    (tmp_path / "requirements-dev.lock").write_text("")
     (tmp_path / "book").mkdir()
     (tmp_path / "book" / "claims.yml").write_text("[]")
     monkeypatch.setattr(cache, "project_folder", lambda: tmp_path)

@@ -17,8 +17,9 @@ def test_no_code_of_a_repository_is_run_and_every_download_is_pinned():
     assert len(settings) > 1 and set(settings) == {"False"}
     revisions = re.findall(r"revision: *['\"]?(\w+)", read(".yml"))
     assert len(revisions) > 10 and all(re.fullmatch(r"[0-9a-f]{40}|null", revision) for revision in revisions)
-    requirements = [line for line in (ROOT / "requirements.lock").read_text().splitlines() if line and line[0] != "#"]
-    assert all(re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9._!+-]+", line) for line in requirements)
+    locks = [(ROOT / name).read_text().replace("\\\n", "") for name in ("requirements.lock", "requirements-dev.lock")]
+    pinned = re.compile(r"[a-z0-9.-]+==[\w.+!-]+ (; [^#]+ )?( +--hash=sha256:[0-9a-f]{64})+")
+    assert all(pinned.fullmatch(line.rstrip()) for lock in locks for line in lock.splitlines())
 
 
 @pytest.mark.parametrize(

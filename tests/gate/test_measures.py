@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from dadapy import Data
 from sklearn.metrics import homogeneity_score
 
 from peaks_and_gates.errors import BadParameter, BadStates, TooFewPoints
@@ -73,16 +72,16 @@ def clouds(n=150, shift=0.0, seed=0):
     return text, image + shift * centres[3]
 
 
-def published(text, image, setting):
+def published(dadapy, text, image, setting):
     """The two released scripts, by DADApy alone."""
     points, labels = np.vstack([text, image]), np.repeat([1.0, 0.0], len(text))
     k, z = {"clean": (16, 1.65), "main": (15, 1.2)}[setting]
     if setting == "clean":
-        data = Data(points, verbose=False)
+        data = dadapy.Data(points, verbose=False)
         data.compute_distances(metric="cosine", maxk=128)
         data.distances = data.remove_zero_dists(data.distances)
     else:
-        data = Data(points / np.linalg.norm(points, axis=1, keepdims=True), verbose=False)
+        data = dadapy.Data(points / np.linalg.norm(points, axis=1, keepdims=True), verbose=False)
     data.set_id(data.return_id_scaling_gride(range_max=128)[0][3])
     data.compute_density_kNN(k=k)
     return homogeneity_score(labels, data.compute_clustering_ADP(Z=z))
@@ -91,13 +90,13 @@ def published(text, image, setting):
 CLOUDS = [clouds(shift=0.9, seed=1), clouds(shift=1), clouds(shift=1, seed=2)]
 
 
-def test_homogeneity_equals_that_of_the_published_scripts():
+def test_homogeneity_equals_that_of_the_published_scripts(dadapy):
     # On few points another k or scale may give the same peaks, so the numbers themselves are held fast.
     assert {"clean": Recipe(3, 1.65, 16), "main": Recipe(3, 1.2, 15)} == measures.SETTINGS
     for text, image in CLOUDS:
         homogeneity = modality_homogeneity(text, image, n_repeats=2)
         for setting in ("clean", "main"):
-            assert homogeneity[setting].value == pytest.approx(published(text, image, setting))
+            assert homogeneity[setting].value == pytest.approx(published(dadapy, text, image, setting))
 
 
 def test_apart_and_mixed():
@@ -108,11 +107,11 @@ def test_apart_and_mixed():
         assert 0 <= mixed[setting].low <= mixed[setting].high <= apart[setting].high <= 1 and mixed[setting].n == 300
 
 
-def test_copies_count_once_and_length_is_no_matter():
+def test_copies_count_once_and_length_is_no_matter(dadapy):
     text, image = CLOUDS[0]
     again = np.vstack([text[:40], text]), 50 * np.vstack([image[:40], image])
     homogeneity = modality_homogeneity(*again, n_repeats=2)["main"]
-    assert homogeneity.n == 300 and homogeneity.value == pytest.approx(published(text, image, "main"))
+    assert homogeneity.n == 300 and homogeneity.value == pytest.approx(published(dadapy, text, image, "main"))
     text, image = clouds(16)
     assert set(modality_homogeneity(text, image)) == {"clean", "main"}
     with pytest.raises(TooFewPoints):
@@ -146,12 +145,12 @@ def test_overlap_by_hand():
     assert class_overlap(LINE, HALVES, k=2).value == pytest.approx(5 / 6)
 
 
-def test_overlap_equals_dadapys_with_classes_of_any_size():
+def test_overlap_equals_dadapys_with_classes_of_any_size(dadapy):
     order = np.random.default_rng(0).permutation(200)
     labels = np.repeat([0, 1, 2], [40, 60, 100])[order]
     states = (gaussian(200) + 1.5 * gaussian(3, seed=1)[np.repeat([0, 1, 2], [40, 60, 100])])[order]
     overlap = class_overlap(states, labels)
-    data = Data(states, verbose=False)
+    data = dadapy.Data(states, verbose=False)
     data.compute_distances(maxk=40)
     assert overlap.value == pytest.approx(data.return_label_overlap(labels, k=30))
     assert overlap.value != pytest.approx(data.return_label_overlap(labels, k=30, weighted=False), abs=1e-3)

@@ -1,6 +1,5 @@
 import numpy as np
 import pytest
-from dadapy import Data
 from sklearn.metrics import adjusted_rand_score
 from sklearn.preprocessing import normalize
 
@@ -64,11 +63,11 @@ def overlapping(n=700, seed=0):
     return rotated(inner, 40).astype(np.float32), labels
 
 
-def test_equals_dadapys_own_route():
+def test_equals_dadapys_own_route(dadapy):
     points, _ = overlapping()
     found = landscapes(points, {})
     for name, recipe in RECIPES.items():
-        data = Data(points.astype(np.float64), maxk=128)
+        data = dadapy.Data(points.astype(np.float64), maxk=128)
         data.compute_distances()
         dimension, error, _ = data.return_id_scaling_gride(range_max=128)
         data.set_id(dimension[recipe.gride_scale])
@@ -104,11 +103,11 @@ def test_identical_rows_are_dropped_with_their_labels():
 
 @pytest.mark.parametrize("class_fraction", [0.03, 0.1, 0.3])
 @pytest.mark.filterwarnings("ignore:.*max_k < 1")  # DADApy's, for its smallest class
-def test_label_overlap_is_dadapys(class_fraction):
+def test_label_overlap_is_dadapys(class_fraction, dadapy):
     points, _ = overlapping()
     labels = np.random.default_rng(0).choice(5, len(points), p=[0.5, 0.3, 0.1, 0.07, 0.03])
     labels[points[:, 0] > 1] = 2
-    data = Data(points.astype(np.float64), maxk=300)
+    data = dadapy.Data(points.astype(np.float64), maxk=300)
     data.compute_distances()
     expected = data.return_label_overlap(labels, class_fraction=class_fraction, weighted=True)
     found = landscape(points, {"x": labels}, class_fraction={"x": class_fraction}).label_overlap["x"]
@@ -134,12 +133,12 @@ def test_neighbour_overlap_by_hand():
     np.testing.assert_allclose(neighbour_overlap(neighbours, labels, np.array([1, 2, 1, 2])), [1, 0.5, 1, 0.5])
 
 
-def test_point_overlap():
+def test_point_overlap(dadapy):
     points, _ = overlapping()
     moved = points + 0.5 * np.random.default_rng(1).standard_normal(points.shape)
     neighbours, other = nearest_neighbours(points, 30)[1], nearest_neighbours(moved, 30)[1]
     assert (point_overlap(neighbours, neighbours, 30) == 1).all()
-    data = Data(points.astype(np.float64), maxk=30)
+    data = dadapy.Data(points.astype(np.float64), maxk=30)
     data.compute_distances()
     own = np.arange(len(points))[:, None]
     expected = data.return_data_overlap(dist_indices=np.hstack([own, other]), k=20, avg=False)
@@ -169,7 +168,7 @@ def random_cloud(seed):
 
 
 @pytest.mark.parametrize("part", range(6))
-def test_our_lines_equal_dadapy_on_random_clouds(part):
+def test_our_lines_equal_dadapy_on_random_clouds(part, dadapy):
     for seed in range(part, 330, 6):
         distances, neighbours, k, z = random_cloud(seed)
         dimension, error = adp.dadapy_gride(distances, neighbours)
@@ -184,7 +183,7 @@ def test_our_lines_equal_dadapy_on_random_clouds(part):
             np.testing.assert_array_equal(array, expected)
 
 
-def test_without_dadapy_a_landscape_is_the_same(monkeypatch):
+def test_without_dadapy_a_landscape_is_the_same(dadapy, monkeypatch):
     points, labels = overlapping()
     expected = landscapes(points, {"subject": labels})
     intervals = subsample_intervals(expected, {"subject": labels})
@@ -198,16 +197,16 @@ def test_without_dadapy_a_landscape_is_the_same(monkeypatch):
     assert subsample_intervals(alone, {"subject": labels}) == intervals
 
 
-def test_planted_bad_labels_are_caught(monkeypatch):
+def test_planted_bad_labels_are_caught(dadapy, monkeypatch):
     points, _ = clusters(3)
-    right = Data.compute_clustering_ADP
+    right = dadapy.Data.compute_clustering_ADP
 
     def wrong(self, **settings):
         labels = right(self, **settings)
         labels[5] = 4616842213449375055
         return labels
 
-    monkeypatch.setattr(Data, "compute_clustering_ADP", wrong)
+    monkeypatch.setattr(dadapy.Data, "compute_clustering_ADP", wrong)
     with pytest.raises(BookError, match="layer 7: DADApy left points without a peak"):
         landscape(points, {}, where="layer 7")
 

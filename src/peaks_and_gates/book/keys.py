@@ -45,8 +45,9 @@ def page_key(notebook: Path, parameters: dict[str, Any]) -> str:
     codes = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code" and not DRAWING & tags(cell)]
     page = code_of("\n".join(codes))
     parts = [page, *(module(name) for name in sorted(with_imports(set(page.imports))))]
-    lines = (root() / "requirements.lock").read_text().splitlines()
-    versions = [line for line in lines if line.split("==")[0].strip() in LIBRARIES]
+    locks = re.findall(r"^([\w-]+)==([^\s;]+)", (root() / "requirements-dev.lock").read_text(), re.MULTILINE)
+    locked = dict(reversed(locks))  # of two versions the first: that of the Pythons which have DADApy
+    versions = [f"{name}=={locked[name]}" for name in sorted(LIBRARIES & locked.keys())]
     files = files_read({string for part in parts for string in part.strings}, parameters)
     return store.digest([[part.key for part in parts], store.STATES, parameters, versions, files])
 
