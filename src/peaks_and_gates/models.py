@@ -226,7 +226,6 @@ def load(
         raise ModelUnavailable(f"{name} does not fit the GPUs. Use more (CUDA_VISIBLE_DEVICES), or a smaller model.")
     network = (network if split else network.to(device=device, dtype=dtype)).eval().requires_grad_(False)
     require_complete(network, info, name)
-    network.config.tie_last_hidden_states = False  # keep the last block's own output, before the final norm
     model = LanguageModel(name, network, tokenizer, read_points(network, name))
     check(model)
     print(f"{name}: {network.num_parameters() / 1e6:.0f} M parameters, {model.n_layers} layers, {dtype}, {device}")
@@ -316,6 +315,18 @@ def read_points(network: PreTrainedModel, name: str) -> tuple[nn.Module, ...]:
     return (*(block.input_layernorm for block in blocks[1:]), final)
 
 
+def residual_stream(model: LanguageModel, ids: torch.Tensor, **settings: Any) -> tuple[tuple[torch.Tensor, ...], Any]:
+    """The states of ids (B, T), embeddings first: L + 1 of (B, T, D); and all that the decoder returns.
+
+    settings: of its forward pass.  transformers' own list ends, in most versions, with a state that is normed already;
+    the last one here is what the last block wrote.
+    """
+    last: list[torch.Tensor] = []
+    with model.norms[-1].register_forward_pre_hook(lambda _, inputs: last.append(inputs[0])):
+        output = model.network.get_decoder()(ids, output_hidden_states=True, **settings)
+    return (*output.hidden_states[:-1], *last), output
+
+
 @torch.inference_mode()
 def check(model: LanguageModel) -> None:
     """One short forward pass: as many states as layers, finite and not zero, and the last one before the final norm.
@@ -324,8 +335,7 @@ def check(model: LanguageModel) -> None:
     last state that is already normalised.  Raises ModelUnavailable.
     """
     ids = torch.tensor([model.tokenizer.encode("Answer: A")], device=model.device)  # (1, T)
-    output = model.network.get_decoder()(ids, output_hidden_states=True)
-    states = output.hidden_states  # L + 1 of (1, T, D)
+    states, output = residual_stream(model, ids)
     if len(states) != model.n_layers + 1 or states[-1].shape != (*ids.shape, model.network.config.hidden_size):
         raise ModelUnavailable(f"{model.name} returns {len(states)} states for {model.n_layers} layers.")
     if wrong := [layer for layer, state in enumerate(states) if not (state.isfinite().all() and state.any(-1).all())]:

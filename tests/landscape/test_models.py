@@ -107,16 +107,24 @@ def test_another_architecture_is_refused_with_the_place_to_add_it(tiny, tmp_path
         models.load(str(tmp_path))
 
 
-def test_the_check_sees_a_missing_layer_and_an_already_normalised_last_state():
+def test_the_check_sees_a_missing_layer_and_a_final_norm_that_is_another():
     model = models.load("tiny-llama", dtype=torch.float64)
     for norm in model.norms:
         torch.nn.init.uniform_(norm.weight, 0.5, 1.5)
     models.check(model)
     with pytest.raises(ModelUnavailable, match="5 states for 3 layers"):
         models.check(dataclasses.replace(model, norms=model.norms[1:]))
-    model.network.config.tie_last_hidden_states = True
     with pytest.raises(ModelUnavailable, match="last state"):
-        models.check(model)
+        models.check(dataclasses.replace(model, norms=model.norms[1:] + model.norms[:1]))
+
+
+@pytest.mark.parametrize("normed", [False, True])  # as some versions of transformers do, and others
+def test_the_last_state_is_what_the_last_block_wrote(tiny, monkeypatch, normed):
+    monkeypatch.setattr(tiny.network.config, "tie_last_hidden_states", normed, raising=False)
+    written = []
+    with tiny.network.model.layers[-1].register_forward_hook(lambda *parts: written.append(parts[-1])):
+        states, output = models.residual_stream(tiny, torch.tensor([[5, 6, 7]]))
+    assert torch.equal(states[-1], written[0]) and not torch.equal(states[-1], output.last_hidden_state)
 
 
 @pytest.mark.parametrize("fault", [torch.zeros_like, lambda hidden: hidden * torch.nan])

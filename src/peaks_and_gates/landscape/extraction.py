@@ -34,7 +34,7 @@ from transformers import DynamicCache
 from .. import models
 from ..cache import STATES, cached, digest
 from ..errors import BadParameter, BadStates
-from ..models import LanguageModel
+from ..models import LanguageModel, residual_stream
 from .questions import Prompt
 
 POINTS = ("residual", "norm")
@@ -184,11 +184,10 @@ def forward(
         keys_values = select_cache_rows(keys_values, rows)
     # Padded on the right with token 0: the last token of a prompt cannot see what comes after it.
     ids = pad_sequence([torch.tensor(item.rest) for item in batch], batch_first=True)  # (B, T)
-    output = model.network.get_decoder()(
-        ids.to(model.device), past_key_values=keys_values, use_cache=keys_values is not None, output_hidden_states=True
-    )
+    settings = {"past_key_values": keys_values, "use_cache": keys_values is not None}
+    states, _ = residual_stream(model, ids.to(model.device), **settings)
     ends = torch.tensor([len(item.rest) - 1 for item in batch])  # (B,)
-    residual = gather_last(output.hidden_states[1:], ends)  # L x (B, D)
+    residual = gather_last(states[1:], ends)  # L x (B, D)
     # A split model leaves each state where its block is, and the norm may be elsewhere; else nothing is moved.
     normed = [norm(state.to(norm.weight.device)) for norm, state in zip(model.norms, residual, strict=True)]
     logits = model.network.get_output_embeddings()(normed[-1])  # (B, vocabulary)
