@@ -90,6 +90,8 @@ def test_every_fault_can_be_planted(checkout):
 def test_a_planted_fault_is_seen(fault, checkout, run):
     with planted(checkout, fault["module"], fault["right"], fault["wrong"]):
         status, output = run(*fault["test"].split(" ", 1))
+    if " skipped" in output and " passed" not in output and " failed" not in output:
+        pytest.skip("the test that is to see it needs DADApy")
     assert status == 1, f"survived\n{output[-2000:]}"  # 1: a test failed
 
 

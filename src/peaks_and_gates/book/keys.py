@@ -67,11 +67,15 @@ def files_read(strings: set[str], parameters: dict[str, Any]) -> dict[str, str]:
     known = {name: entry for name in values if (entry := model_entry(name))}
     folders = strings | values | set(re.findall(r"weights/[\w./-]+", "\n".join(known.values())))
     paths = {path for path in (root() / "data").rglob("*") if strings & {path.name, path.stem}}
-    paths |= {path for path in store.SOURCE.rglob("*.yml") if path.name in strings}
+    settings = [path for path in store.SOURCE.rglob("*.yml") if path.name in strings]
     for folder in (root() / name for name in folders if name.startswith("weights/")):
         paths |= {*folder.rglob("*.safetensors")} or {*folder.rglob("*.json")}
     files = sorted(path for path in paths if path.is_file())
-    return known | {path.relative_to(root()).as_posix(): sha256(path) for path in files}
+    return (
+        known
+        | {path.name: sha256(path) for path in settings}
+        | {path.relative_to(root()).as_posix(): sha256(path) for path in files}
+    )
 
 
 def as_list(value: Any) -> list[Any]:
