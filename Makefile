@@ -63,8 +63,8 @@ bench: $(TOOLS)
 $(READY): requirements.lock pyproject.toml
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed: install it, or call make PYTHON=/path/to/python."; exit 1; }
 	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
-	@$(if $(CPU_TORCH),{ echo "To download: 0.6 GB, a third of it torch for CPUs."; \
-	  $(PIP) --no-deps --retries 1 --extra-index-url $(TORCH_INDEX) torch==$(CPU_TORCH); } ||) { \
+	@{ test -n "$(CPU_TORCH)" && echo "To download: 0.6 GB, a third of it torch for CPUs." && \
+	  $(PIP) --no-deps --retries 1 --extra-index-url $(TORCH_INDEX) torch==$(CPU_TORCH); } || { \
 	  echo "To download: 0.6 GB, and on Linux 3 GB more for CUDA, as no index offers torch for CPUs or there is a GPU."; \
 	  $(PIP) torch==$(TORCH); } || { \
 	  echo "There is no torch $(TORCH) for this Python, system or processor: take another Python (make PYTHON=...)."; exit 1; }
