@@ -9,6 +9,7 @@ from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 import transformers as hf
 from PIL import Image
@@ -17,7 +18,7 @@ from tokenizers import models as tokenizer_models
 
 from peaks_and_gates.cache import cache_folder, made_once
 from peaks_and_gates.gate import vlm
-from peaks_and_gates.gate.inputs import processor_class
+from peaks_and_gates.gate.inputs import OLD_PROCESSORS, processor_class
 
 SIDE, PATCH = 32, 8  # pixels: an image, or a tile of one, is 4 x 4 tokens
 N_CODES = 256  # size of the codebook of the families that write images as tokens
@@ -39,6 +40,9 @@ def tiny_vlm(family):
     family: a key of `tokens.FAMILIES`.  float32, about 0.3 M parameters, a byte-level tokenizer, 16 image tokens per
     image or tile.
     """
+
+    if family == "emu3" and OLD_PROCESSORS:
+        pytest.skip(f"transformers {hf.__version__} does not read it aright")
 
     def save(folder):
         with torch.random.fork_rng(devices=[]):

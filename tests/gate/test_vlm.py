@@ -201,6 +201,16 @@ def test_an_image_is_encoded_once_and_alone(family, monkeypatch):
     assert n_encoded == [1, 1, 1]
 
 
+def test_of_an_older_transformers_prompts_are_the_same_or_refused(monkeypatch):
+    ids = lambda: vlm.encode(vlm.load(str(tiny_vlm("chameleon"))), PICTURES[:1], TEXTS[:1]).inputs["input_ids"]
+    today = ids()
+    monkeypatch.setattr(inputs, "OLD_PROCESSORS", True)
+    monkeypatch.setattr(inputs, "PROMPT_ONLY", {})  # which they do not know: a token would follow
+    assert torch.equal(ids(), today)
+    with pytest.raises(ModelUnavailable, match="not read aright by transformers .* update it"):
+        vlm.load(str(tiny_vlm("emu3")))
+
+
 def test_another_image_gives_other_logits(model):
     batch = vlm.encode(model, [picture(0), picture(1)], TEXTS[:1] * 2)
     assert torch.equal(batch.inputs["input_ids"][0], batch.inputs["input_ids"][1])

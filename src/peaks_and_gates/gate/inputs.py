@@ -15,6 +15,7 @@ from pathlib import Path
 
 import torch
 import transformers
+from packaging.version import Version
 from PIL import Image, ImageOps
 from torch import Tensor
 from transformers import AutoImageProcessor, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast, ProcessorMixin
@@ -25,6 +26,8 @@ from .model import VisionLanguageModel
 from .tokens import FAMILIES, TokenMap, token_map
 
 PLACEHOLDER = "<image>"
+# Before 5.23 processors wrote other tokens around a prompt than their models were trained with.
+OLD_PROCESSORS = Version(transformers.__version__) < Version("5.23")
 # What a processor must be told so that it writes the prompt and nothing after it.
 PROMPT_ONLY = {"chameleon": {"return_for_text_completion": True}}
 SMALLEST = 4  # pixels: processors take a side of 1 or 3 for the colour channels
@@ -174,6 +177,9 @@ def load_processor(family: str, source: str, revision: str | None = None) -> Pro
     source: a folder, or a hub repository, then at the commit `revision`.
     Raises ModelUnavailable if what is stored is the processor of another family, and what transformers raises.
     """
+    if family == "emu3" and OLD_PROCESSORS:
+        advice = "update it (pip install --upgrade transformers), or take another model"
+        raise ModelUnavailable(f"{source} is not read aright by transformers {transformers.__version__}: {advice}.")
     kind = processor_class(family)
     settings, _ = kind.get_processor_dict(source, revision=revision)
     stored = settings.get("processor_class", kind.__name__)
@@ -184,6 +190,8 @@ def load_processor(family: str, source: str, revision: str | None = None) -> Pro
     tokenizers = PreTrainedTokenizerFast if family == "pixtral" else AutoTokenizer
     tokenizer = tokenizers.from_pretrained(source, revision=revision, trust_remote_code=False)
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token  # any will do: the mask says what is padding
+    if family == "chameleon" and OLD_PROCESSORS:
+        tokenizer.sep_token = ""  # is written behind every prompt, whatever PROMPT_ONLY asks for
     return kind.from_args_and_dict([images, tokenizer], settings)
 
 
