@@ -30,7 +30,7 @@ def shares_of(model, batch):
     image, queries = batch.tokens.where("image"), batch.tokens.where("after")
     with attention.attention_shares(model, {"image": image}, queries) as shares:
         logits(model, batch)
-    return shares.values
+    return shares
 
 
 @HOW
@@ -139,7 +139,7 @@ def wired(wiring, implementation="sdpa"):
     network = copy.deepcopy(plain.network)
     network.config.wiring = wiring
     attention.wire(network, plain.processor, plain.family)
-    return type(plain)(plain.name, network, plain.processor, plain.family, plain.template, "wired"), plain
+    return type(plain)(plain.name, network, plain.processor, plain.family, plain.template), plain
 
 
 def closed(batch, wiring):
@@ -178,7 +178,7 @@ def test_a_cut_comes_on_top_of_a_wiring():
     assert close(both[real], cut(plain, batch, batch.tokens.where("block"), after)[real])
     with attention.attention_shares(model, {"closed": closed(batch, "gated")[0]}, after) as shares:
         logits(model, batch)
-    assert shares.values.abs().max() < 1e-6
+    assert shares.abs().max() < 1e-6
     zeroed = cut(model, batch, batch.tokens.where("end"), after, "zero")
     assert not close(zeroed[after], logits(model, batch)[after], 1e-3)
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 from oracle import language_model
 
+from page_code import page_code
 from peaks_and_gates.gate import attention, patching
 from tiny_vlms import encoded, load, logits
 
@@ -34,8 +35,8 @@ def agree(model, batch, expected):
 def test_knockout(model, how, layers, heads):
     batch, x = prompt(model)
     sources, targets = batch.tokens.where("end", "special"), batch.tokens.where("after")
-    closed = (targets[0][:, None] & sources[0]).expand(model.n_heads, -1, -1).clone()  # (H, T, T)
-    closed[[head for head in range(model.n_heads) if heads and head not in heads]] = False
+    closed = (targets[0][:, None] & sources[0]).expand(4, -1, -1).clone()  # (H, T, T)
+    closed[[head for head in range(4) if heads and head not in heads]] = False
     expected = language_model(model, x, closed, how, layers)[0]
     assert (expected - language_model(model, x)[0]).abs().max() > 1e-3
     with attention.knockout(model, sources, targets, how, layers, heads):
@@ -50,7 +51,7 @@ def test_attention_shares(model):
         logits(model, batch)
     for g, group in enumerate(groups.values()):
         expected = weights[:, :, queries[0]][..., group[0]].sum(-1).mean(-1)  # (L, H)
-        assert (shares.values[0, :, :, g] - expected).abs().max() < 1e-5
+        assert (shares[0, :, :, g] - expected).abs().max() < 1e-5
 
 
 def test_states_patching_and_steering(model):
@@ -65,7 +66,7 @@ def test_states_patching_and_steering(model):
     for layer in range(5):
         theirs = residual[layer, end[0]]
         for strength in (1.0, 0.5, 2.0):
-            goal = patching.steered(own[layer], theirs, strength)
+            goal = page_code("gate/steering")["steered"](own[layer], theirs, strength)
             by_hand = (1 - strength) * own[layer] + strength * theirs
             expected = language_model(model, x, position=place, states={("residual", layer): by_hand})[0]
             with patching.patched(model, goal[None], place, layer):

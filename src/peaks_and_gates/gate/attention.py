@@ -16,7 +16,7 @@ from __future__ import annotations
 import sys
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -57,25 +57,12 @@ class Run:
     seen: dict[int, int] = field(default_factory=dict)
 
 
-@dataclass
-class Shares:
-    """Where attention goes.
-
-    groups: names of the G groups.  values: (B, L, H, G) float32, mean over each row's queries of the attention weight
-    that falls on a group; NaN before the model has run.
-    """
-
-    groups: tuple[str, ...]
-    values: Tensor
-
-
 # By the id of the config that a model's attention modules hold: its intervention; the tokens that its wiring closes in
 # the present prompt, as sources (B, T), targets (B, T) and whether generated tokens are targets.
 _running: dict[int, Run] = {}
 _closed: dict[int, tuple[Tensor, Tensor, bool] | None] = {}
 
 
-@contextmanager
 def knockout(
     model: VisionLanguageModel,
     sources: Tensor | None,
@@ -84,7 +71,7 @@ def knockout(
     layers: Iterable[int] | None = None,
     heads: Iterable[int] | None = None,
     generated: bool = True,
-) -> Iterator[None]:
+) -> AbstractContextManager[None]:
     """Let some tokens not read some others while the model runs inside the context.
 
     Args:
@@ -110,10 +97,10 @@ def knockout(
         raise BadParameter(f"how='{how}': give 'zero' (after the softmax) or 'mask' (before it).")
     _check_sets({"targets": targets} if sources is None else {"targets": targets, "sources": sources})
     sources = torch.zeros_like(targets) if sources is None else sources
-    every = range(model.n_heads)
+    every = range(model.text_config.num_attention_heads)
     heads, layers = list(every if heads is None else heads), list(range(model.n_layers) if layers is None else layers)
     if not heads or not set(heads) <= set(every) or any(np.asarray(of).dtype == bool for of in (heads, layers)):
-        of_all = f"0 … {model.n_heads - 1} and of 0 … {model.n_layers - 1}"
+        of_all = f"0 … {every[-1]} and of 0 … {model.n_layers - 1}"
         raise BadParameter(f"heads={heads}, layers={layers}: give some of the numbers {of_all}.")
     chosen = torch.tensor([head in heads for head in every], device=model.device)  # (H,)
 
@@ -133,12 +120,11 @@ def knockout(
             output = output.index_copy(1, rows, torch.where(taken, changed, output[:, rows]))
         return output
 
-    with _intervening(model, act, targets.shape, layers):
-        yield
+    return _intervening(model, act, targets.shape, layers)
 
 
 @contextmanager
-def attention_shares(model: VisionLanguageModel, groups: Mapping[str, Tensor], queries: Tensor) -> Iterator[Shares]:
+def attention_shares(model: VisionLanguageModel, groups: Mapping[str, Tensor], queries: Tensor) -> Iterator[Tensor]:
     """Measure how much of the attention of some tokens goes to groups of tokens, while the model runs inside.
 
     Args:
@@ -148,7 +134,8 @@ def attention_shares(model: VisionLanguageModel, groups: Mapping[str, Tensor], q
         queries: (B, T) bool, the tokens whose attention is measured; at least one in every row.
 
     Yields:
-        Shares, filled when the model has run. A model is run once inside.
+        (B, L, H, G) float32: mean over each row's queries of the attention weight that falls on a group; NaN before the
+        model has run, which it does once inside.
 
     Raises: as `knockout`.
 
@@ -156,7 +143,8 @@ def attention_shares(model: VisionLanguageModel, groups: Mapping[str, Tensor], q
     """
     _check_sets({"queries": queries, **groups}, ["queries"])
     ones = torch.stack([*groups.values()], -1).float()  # (B, T, G)
-    shares = Shares(tuple(groups), torch.full((len(queries), model.n_layers, model.n_heads, len(groups)), torch.nan))
+    n_heads = model.text_config.num_attention_heads
+    shares = torch.full((len(queries), model.n_layers, n_heads, len(groups)), torch.nan)
 
     def act(attend: Callable[..., Tensor], module, query, key, value, mask, seen: int) -> Tensor:
         size = value.shape[3]
@@ -169,7 +157,7 @@ def attention_shares(model: VisionLanguageModel, groups: Mapping[str, Tensor], q
         mass = attend(query[:, :, rows].float(), key.float(), indicators, mask[:, :, rows])  # (B, Q', H, D)
         weights = queries[:, rows].float()
         mean = torch.einsum("bqhg,bq->bhg", mass[..., : len(groups)], weights) / weights.sum(1)[:, None, None]
-        shares.values[:, module.layer_idx] = mean.cpu()
+        shares[:, module.layer_idx] = mean.cpu()
         return attend(query, key, value, mask)
 
     with _intervening(model, act, queries.shape, range(model.n_layers)):

@@ -77,7 +77,7 @@ def encode(
             raise BadParameter(f"Text {row} begins with {model.tokenizer.bos_token} twice: leave it to the processor.")
     # No family counts positions from the mask by itself in a plain forward pass.
     inputs["position_ids"] = (mask.cumsum(1) - 1).clamp(min=0)  # (B, T)
-    place = lambda value: value.to(model.device, model.dtype if value.is_floating_point() else None)
+    place = lambda value: value.to(model.device, model.network.dtype if value.is_floating_point() else None)
     inputs = {name: place(value) for name, value in inputs.items()}
     tokens = token_map(model.family, model.processor, model.network.config, ids.to(model.device), mask, bool(given))
     return Batch(inputs, tokens, tuple(written))

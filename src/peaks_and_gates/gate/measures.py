@@ -1,6 +1,6 @@
 """What hidden states and next words say of a vision-language model; texts are scored in `answers`.
 
-gap = cosine_gap(text, image)                       # gap.median.value near 0: nearly orthogonal
+median, *quartiles = cosine_gap(text, image)        # median.value near 0: nearly orthogonal
 mixing = modality_homogeneity(text, image)          # mixing["clean"].value near 1: no peak holds both
 overlap = class_overlap(states, classes)            # near 1: the token knows the class
 similarity(logits, other_logits)                    # 1: every next word is as probable in one as in the other
@@ -9,7 +9,7 @@ similarity(logits, other_logits)                    # 1: every next word is as p
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -21,36 +21,18 @@ from ..landscape.density_peaks import Recipe, clustered, first_of_identical, lan
 from ..landscape.neighbours import as_matrix, nearest_neighbours, neighbour_overlap
 from ..statistics import PERCENTILES, Estimate, bootstrap_mean, coded, subsampled
 
+Vectors = np.ndarray | Tensor  # (n, d) float, one token's vector per example
 LEAST_NORM = 1e-150  # squares of what is shorter lose digits
+SHUFFLES = 50  # replicates of a null
 THRESHOLDS = 256  # values of |cos| between which a replicate of the bootstrap is interpolated
 
 # The paper's two published settings; Gride scale 3 is what the code calls ids[3].
 SETTINGS = {"clean": Recipe(gride_scale=3, z=1.65, k=16), "main": Recipe(gride_scale=3, z=1.2, k=15)}
 
 
-@dataclass(frozen=True)
-class Gap:
-    """Cosines between the modalities.
-
-    Attributes:
-        median: of |cos| over all pairs, with its interval over examples.
-        lower_quartile: of |cos| over all pairs.
-        upper_quartile: of |cos| over all pairs.
-    """
-
-    median: Estimate
-    lower_quartile: float
-    upper_quartile: float
-
-
 def cosine_gap(
-    text: np.ndarray | Tensor,
-    image: np.ndarray | Tensor,
-    *,
-    n_bootstrap: int = 200,
-    seed: int = 0,
-    where: str = "the hidden states",
-) -> Gap:
+    text: Vectors, image: Vectors, *, n_bootstrap: int = 200, seed: int = 0, where: str = "the hidden states"
+) -> tuple[Estimate, float, float]:
     """Median and quartiles of |cos| between text vectors and image vectors of different examples.
 
     Taken over all n (n - 1) pairs of text i and image j with i ≠ j.  The authors' code takes half of them, those with
@@ -66,6 +48,9 @@ def cosine_gap(
         n_bootstrap: replicates of the interval.
         seed: of the bootstrap.
         where: named in messages, such as 'chameleon, layer 12'.
+
+    Returns:
+        The median of |cos| over all pairs, with its interval over examples; the lower and the upper quartile.
 
     Raises:
         BadStates: not matrices of finite floats, a vector of zeros, or one whose square float64 does not hold.
@@ -89,18 +74,11 @@ def cosine_gap(
     multiplicity = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=n_bootstrap)
     share_below = np.maximum.accumulate((multiplicity - 0.5) @ below / len(pairs), axis=1)  # (n_bootstrap, g)
     low, high = np.percentile([np.interp(0.5, shares, grid) for shares in share_below], PERCENTILES)
-    return Gap(Estimate(float(median), float(low), float(high), n), float(lower), float(upper))
+    return Estimate(float(median), float(low), float(high), n), float(lower), float(upper)
 
 
 def modality_homogeneity(
-    text: np.ndarray | Tensor,
-    image: np.ndarray | Tensor,
-    *,
-    n_repeats: int = 8,
-    fraction: float = 0.9,
-    n_shuffles: int = 50,
-    seed: int = 0,
-    where: str = "the hidden states",
+    text: Vectors, image: Vectors, *, n_repeats: int = 8, seed: int = 0, where: str = "the hidden states"
 ) -> dict[str, Estimate]:
     """How pure the density peaks are in modality: 1 if none holds both, 0 if modality and peak are independent.
 
@@ -121,9 +99,7 @@ def modality_homogeneity(
     Args:
         text: (n, d) float, one text token's vector per example.
         image: (n, d) float, one image token's vector per example.
-        n_repeats: parts.
-        fraction: of the vectors, drawn into a part.
-        n_shuffles: replicates of the null.
+        n_repeats: parts, each of 90 % of the vectors.
         seed: of parts and null.
         where: named in messages.
 
@@ -133,7 +109,7 @@ def modality_homogeneity(
     Raises:
         BadStates: not matrices of finite floats, a vector of zeros, or a direction that both modalities share.
         BadParameter: shapes that differ.
-        TooFewPoints: too few different vectors for Gride and density, in all or in a part (below 19, at 0.9).
+        TooFewPoints: too few different vectors for Gride and density, in all or in a part (below 19).
 
     Source: Serra et al. 2024, fig. 2 (right); Rosenberg and Hirschberg 2007, eq. 1.
     """
@@ -150,26 +126,17 @@ def modality_homogeneity(
         return [homogeneity_score(modality[rows], part.assignment) for part in parts.values()]
 
     values = [homogeneity_score(modality, assignment) for assignment in peaks.values()]
-    spread = subsampled(homogeneities, everything.n, n_repeats, fraction, seed, values)
+    spread = subsampled(homogeneities, everything.n, n_repeats, seed=seed, values=values)
     rng = np.random.default_rng(seed)
     estimates = {}
     for (name, assignment), estimate in zip(peaks.items(), spread, strict=True):
-        null = [homogeneity_score(rng.permutation(modality), assignment) for _ in range(n_shuffles)]
+        null = [homogeneity_score(rng.permutation(modality), assignment) for _ in range(SHUFFLES)]
         ends = {"low": max(estimate.low, 0.0), "high": min(estimate.high, 1.0)}
         estimates[name] = replace(estimate, **ends, **_null(null))
     return estimates
 
 
-def class_overlap(
-    states: np.ndarray | Tensor,
-    labels: np.ndarray,
-    k: int = 30,
-    *,
-    n_bootstrap: int = 200,
-    n_shuffles: int = 50,
-    seed: int = 0,
-    where: str = "the hidden states",
-) -> Estimate:
+def class_overlap(states: Vectors, labels: np.ndarray, k: int = 30, where: str = "the hidden states") -> Estimate:
     """Mean share of a vector's k nearest neighbours that carry its class, every class with one weight: χ^{l,gt}.
 
     Neighbours are Euclidean, the vector itself left out.  On the last text token at the last layer it is the paper's
@@ -181,9 +148,6 @@ def class_overlap(
         states: (n, d) float, one token's vector per example.
         labels: (n,) int or str, the classes.
         k: neighbours.
-        n_bootstrap: replicates of the interval.
-        n_shuffles: replicates of the null.
-        seed: of both.
         where: named in messages.
 
     Returns:
@@ -201,9 +165,9 @@ def class_overlap(
     if sizes.min() <= k:
         raise TooFewPoints(f"{where}: class '{names[sizes.argmin()]}' has {sizes.min()} vectors; give more than k={k}.")
     neighbours = nearest_neighbours(states, k, where=where)[1]  # (n, k)
-    estimate = bootstrap_mean(neighbour_overlap(neighbours, codes, k), 1 / sizes[codes], n_bootstrap, seed)
-    rng = np.random.default_rng(seed)
-    shuffles = [rng.permutation(codes) for _ in range(n_shuffles)]
+    estimate = bootstrap_mean(neighbour_overlap(neighbours, codes, k), 1 / sizes[codes])
+    rng = np.random.default_rng(0)
+    shuffles = [rng.permutation(codes) for _ in range(SHUFFLES)]
     null = [np.average(neighbour_overlap(neighbours, other, k), weights=1 / sizes[other]) for other in shuffles]
     return replace(estimate, **_null(null))
 
@@ -231,32 +195,9 @@ def similarity(p_logits: Tensor, q_logits: Tensor) -> Tensor:
     return torch.minimum(_probabilities(p_logits), _probabilities(q_logits)).sum(-1).clamp(max=1)  # (B,)
 
 
-@dataclass(frozen=True)
-class Flips:
-    """How often patching changes the answer; each a share with its interval over pairs.
-
-    Attributes:
-        of_all: among all pairs, those whose difference of logits goes from above to below zero.
-        of_right: the same among pairs that the base run had right; None if there are none.
-        sign_changes: among all pairs, those whose sign changes in either direction (also to or from exactly zero),
-            which is what the released code counts.  A pair that was wrong and is put right counts here only.
-        base_right: among all pairs, those whose difference is above zero before patching.
-    """
-
-    of_all: Estimate
-    of_right: Estimate | None
-    sign_changes: Estimate
-    base_right: Estimate
-
-
 def flips(
-    base_logits: Tensor,
-    patched_logits: Tensor,
-    base_answers: Tensor,
-    counterfactual_answers: Tensor,
-    n_bootstrap: int = 200,
-    seed: int = 0,
-) -> Flips:
+    base_logits: Tensor, patched_logits: Tensor, base_answers: Tensor, counterfactual_answers: Tensor
+) -> dict[str, Estimate]:
     """Count the pairs whose answer patching turns from the base's to the counterfactual's.
 
     The difference is logit(base answer) − logit(counterfactual answer) at the next token.  The base has it right when
@@ -267,8 +208,14 @@ def flips(
         patched_logits: (B, V) float, of the base run with activations of the counterfactual run.
         base_answers: (B,) int, token ids.
         counterfactual_answers: (B,) int, token ids.
-        n_bootstrap: replicates of each interval.
-        seed: of the bootstrap.
+
+    Returns:
+        Shares with their intervals over pairs, by name:
+        flips: among all pairs, those whose difference of logits goes from above to below zero.
+        flips_of_right: the same among pairs that the base run had right; left out if there are none.
+        sign_changes: among all pairs, those whose sign changes in either direction (also to or from exactly zero),
+            which is what the released code counts.  A pair that was wrong and is put right counts here only.
+        base_right: among all pairs, those whose difference is above zero before patching.
 
     Raises:
         BadParameter: shapes that do not fit, probabilities instead of logits, or a pair whose answers begin with one
@@ -280,9 +227,9 @@ def flips(
     before = _differences(base_logits, base_answers, counterfactual_answers)  # (B,)
     after = _differences(patched_logits, base_answers, counterfactual_answers)  # (B,)
     right, flipped = before > 0, (before > 0) & (after < 0)
-    share = lambda values: bootstrap_mean(values, n_bootstrap=n_bootstrap, seed=seed)
-    of_right = share(flipped[right]) if right.any() else None
-    return Flips(share(flipped), of_right, share(np.sign(before) != np.sign(after)), share(right))
+    shares = {"flips": flipped, "flips_of_right": flipped[right]}
+    shares |= {"sign_changes": np.sign(before) != np.sign(after), "base_right": right}
+    return {name: bootstrap_mean(of) for name, of in shares.items() if name != "flips_of_right" or right.any()}
 
 
 def _null(replicates: Sequence[float]) -> dict[str, float]:

@@ -16,7 +16,7 @@ from .tokens import Family
 class VisionLanguageModel:
     """A vision-language model ready to be read.
 
-    template: what a text is put into, at "{prompt}".  fingerprint: identifies the weights, the same on every machine.
+    template: what a text is put into, at "{prompt}".
     """
 
     name: str
@@ -24,7 +24,6 @@ class VisionLanguageModel:
     processor: ProcessorMixin
     family: Family
     template: str
-    fingerprint: str
 
     @property
     def layers(self) -> nn.ModuleList:
@@ -47,24 +46,9 @@ class VisionLanguageModel:
         return len(self.layers)
 
     @property
-    def n_heads(self) -> int:
-        """Number of attention heads of a block, those of the queries."""
-        return self.text_config.num_attention_heads
-
-    @property
-    def hidden_size(self) -> int:
-        """Width of the residual stream."""
-        return self.text_config.hidden_size
-
-    @property
     def device(self) -> torch.device:
         """Where the embeddings are, hence where the inputs go."""
         return self.network.get_input_embeddings().weight.device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """The dtype the forward pass runs in."""
-        return self.network.dtype
 
     @property
     def tokenizer(self) -> Tokenizer:

@@ -12,7 +12,7 @@ takes its hooks away again.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
 
@@ -53,21 +53,21 @@ def read_states(model: VisionLanguageModel, position: Tensor) -> Iterator[States
     position: (B,) int, where the token sits in each row, counted with the padding.
     Raises BadParameter: a position outside the prompt, other rows than the batch, a model that was not run.
     """
-    empty = torch.full((len(position), model.n_layers + 1, model.hidden_size), torch.nan, dtype=model.dtype)
-    states = States(empty.to(model.device), empty[:, 1:].to(model.device, copy=True))
+    shape = (len(position), model.n_layers + 1, model.text_config.hidden_size)
+    empty = torch.full(shape, torch.nan, dtype=model.network.dtype, device=model.device)
+    states = States(empty, empty[:, 1:].clone())
     acts = {block: partial(_read, states.residual[:, i]) for i, block in enumerate(_readers(model))}
     acts |= {block.self_attn: partial(_read, states.attention_input[:, i]) for i, block in enumerate(model.layers)}
     with _hooked(model, position, acts):
         yield states
 
 
-@contextmanager
-def patched(model: VisionLanguageModel, states: Tensor, position: Tensor, layer: int) -> Iterator[None]:
+def patched(model: VisionLanguageModel, states: Tensor, position: Tensor, layer: int) -> AbstractContextManager[None]:
     """Replace the residual stream of one token of every row, while the model runs inside the context.
 
     Args:
         model: whose language model is patched.
-        states: (B, D), of another example, from `read_states`, or between the two from `steered`.
+        states: (B, D), of another example, from `read_states`, or between the two.
         position: (B,) int, where the token sits in each row, counted with the padding. Only the prompt is patched: a
             cache carries it on to the tokens generated.
         layer: 0 … L; the state goes into block `layer`, or with L into the final norm.
@@ -81,13 +81,13 @@ def patched(model: VisionLanguageModel, states: Tensor, position: Tensor, layer:
     """
     if layer not in range(model.n_layers + 1):
         raise BadParameter(f"layer={layer}: {model.name} has residual streams 0 … {model.n_layers}; give one of these.")
-    _check_states(states, (len(position), model.hidden_size))
-    with _hooked(model, position, {_readers(model)[layer]: partial(_replace, states)}):
-        yield
+    _check_states(states, (len(position), model.text_config.hidden_size))
+    return _hooked(model, position, {_readers(model)[layer]: partial(_replace, states)})
 
 
-@contextmanager
-def patched_attention(model: VisionLanguageModel, states: Tensor, position: Tensor, first: int) -> Iterator[None]:
+def patched_attention(
+    model: VisionLanguageModel, states: Tensor, position: Tensor, first: int
+) -> AbstractContextManager[None]:
     """Replace what the attention of blocks first … L - 1 reads of one token of every row.
 
     The residual stream itself stays: only what the other tokens, and the token itself, read by attention changes.
@@ -104,16 +104,9 @@ def patched_attention(model: VisionLanguageModel, states: Tensor, position: Tens
     """
     if first not in range(model.n_layers):
         raise BadParameter(f"first={first}: {model.name} has blocks 0 … {model.n_layers - 1}; give one of these.")
-    _check_states(states, (len(position), model.n_layers, model.hidden_size))
+    _check_states(states, (len(position), model.n_layers, model.text_config.hidden_size))
     blocks = range(first, model.n_layers)
-    acts = {model.layers[i].self_attn: partial(_replace, states[:, i]) for i in blocks}
-    with _hooked(model, position, acts):
-        yield
-
-
-def steered(own: Tensor, other: Tensor, strength: float) -> Tensor:
-    """A state moved towards another one: strength 0 keeps it, 1 is patching, more goes beyond.  Both (…, D)."""
-    return own + strength * (other - own)
+    return _hooked(model, position, {model.layers[i].self_attn: partial(_replace, states[:, i]) for i in blocks})
 
 
 def _readers(model: VisionLanguageModel) -> list[nn.Module]:

@@ -16,7 +16,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText
 from transformers.utils import logging as transformers_logging
 
 from .. import models
-from ..cache import check_files, digest, read_json
+from ..cache import check_files, read_json
 from ..errors import BookError, ModelUnavailable
 from .attention import knockout, wire
 from .inputs import Batch, encode, encode_once, load_processor, open_image
@@ -27,7 +27,7 @@ __all__ = ["Batch", "VisionLanguageModel", "check", "describe", "encode", "load"
 
 
 def describe(name: str) -> dict[str, Any]:
-    """What identifies a model's weights and prompts, without loading them: goes into the key of what is made from it.
+    """What identifies a model's weights and prompts, without loading them.
 
     name: as in `models.describe`.  A repository that the book knows is read with its template at any commit.
     Raises UnknownName, MissingFile, HashMismatch (a mini that is not what its card describes), ModelUnavailable.
@@ -38,9 +38,8 @@ def describe(name: str) -> dict[str, Any]:
     if described["provider"] == "mini":
         folder = models.in_checkout(described["folder"])
         check_files(folder, read_json(folder.with_suffix(".json"))["files"])
-        return described | {"sha256": models.folder_sha256(folder)}
     if described.get("revision", "") is None:
-        return described | {"revision": models.hub_revision(described["repo"])}
+        described["revision"] = models.hub_revision(described["repo"])
     return described
 
 
@@ -80,9 +79,7 @@ def load(
     encode_once(network)
     if getattr(config, "wiring", None):
         wire(network, processor, FAMILIES[key])
-    fingerprint = digest({part: value for part, value in described.items() if part != "folder"})
-    template = described.get("template", "{prompt}")
-    model = VisionLanguageModel(name, network, processor, FAMILIES[key], template, fingerprint)
+    model = VisionLanguageModel(name, network, processor, FAMILIES[key], described.get("template", "{prompt}"))
     check(model)
     print(f"{name}: {network.num_parameters() / 1e6:.1f} M parameters, {model.n_layers} layers, {dtype}, {device}")
     return model
@@ -120,7 +117,7 @@ def check(model: VisionLanguageModel) -> None:
             "each must run once, in order."
         )
     if not torch.isfinite(logits).all():
-        raise blame(f"its logits are not finite in {model.dtype}; try float32.")
+        raise blame(f"its logits are not finite in {model.network.dtype}; try float32.")
     allowed = logits > torch.finfo(logits.dtype).min  # Chameleon forbids its image codes in this way
     expected = model.network.get_output_embeddings()(normed[0])
     if not torch.allclose(logits[allowed], expected[allowed], rtol=1e-2, atol=1e-2):
