@@ -263,21 +263,20 @@ def test_tokens_are_those_of_the_penn_treebank():
 def test_scores_are_those_of_pycocoevalcap():
     for corpus in GOLDEN["corpora"]:
         for tokenizer in ("ptb", "whitespace"):
-            scores, mean = cider(corpus["candidates"], corpus["references"], tokenizer)
+            scores = cider(corpus["candidates"], corpus["references"], tokenizer)
             np.testing.assert_allclose(scores, corpus[tokenizer], rtol=1e-9, atol=1e-12)
-            assert mean.low < mean.value < mean.high and mean.value == pytest.approx(np.mean(corpus[tokenizer]))
 
 
 def test_a_score_computed_by_hand():
     """All weights are log 2 and cancel.  "e f" has 2 of 4 words and 1 of 3 bigrams, and is two bigrams shorter."""
-    scores, _ = cider(["a b c d", "e f"], [["a b c d"], ["e f g h"]], tokenizer="whitespace")
+    scores = cider(["a b c d", "e f"], [["a b c d"], ["e f g h"]], tokenizer="whitespace")
     second = 10 * (2 / np.sqrt(2 * 4) + 1 / np.sqrt(1 * 3)) / 4 * np.exp(-4 / 72)
     np.testing.assert_allclose(scores, [10, second])
 
 
 def test_case_and_punctuation_count_only_for_whitespace():
     candidates, references = ["A Red square.", "two circles"], [["a red square"], ["two circles"]]
-    assert cider(candidates, references, "ptb")[0][0] == pytest.approx(7.5)  # three words have no n-gram of four
-    assert cider(candidates, references, "whitespace")[0][0] == 0
+    assert cider(candidates, references, "ptb")[0] == pytest.approx(7.5)  # three words have no n-gram of four
+    assert cider(candidates, references, "whitespace")[0] == 0
     with pytest.raises(TooFewPoints, match="every weight of CIDEr is zero"):
         cider(["a", "b"], [["a"], ["a"]])

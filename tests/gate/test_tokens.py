@@ -186,5 +186,5 @@ def test_what_does_not_belong_together_is_refused(model, family):
     assert FAMILIES[family] is model.family
     assert model.family.native == (family in {"chameleon", "emu3", "janus"})
     for kind in ("blip-2", "mistral3"):  # the second a relative of Pixtral, laid out in another way
-        with pytest.raises(ModelUnavailable, match=f"type '{kind}' need a row in FAMILIES"):
+        with pytest.raises(ModelUnavailable, match=f"type '{kind}' need a row in gate/families"):
             family_of(SimpleNamespace(model_type=kind, vision_config=SimpleNamespace(model_type="pixtral")))

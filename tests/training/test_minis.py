@@ -28,7 +28,7 @@ def native():
     for p in network.model.layers.parameters():
         if p.ndim == 2:
             torch.nn.init.normal_(p, std=0.2)
-    return vlm.VisionLanguageModel("native", network.eval(), processor, FAMILIES["chameleon"], "{prompt}", "native")
+    return vlm.VisionLanguageModel("native", network.eval(), processor, FAMILIES["chameleon"], "{prompt}")
 
 
 def test_a_prompt_is_read_as_it_was_trained(native):

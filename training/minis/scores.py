@@ -32,12 +32,12 @@ def scores(model: Path, n: int) -> dict[str, Any]:
     for picture, score in zip(scenes, right, strict=True):
         by_kind[picture.kind].append(score)
     correct = [text == picture.label for text, picture in zip(texts["classes"], by_task["classes"], strict=True)]
-    captions = cider(texts["captions"], [list(picture.captions) for picture in by_task["captions"]])[1]
+    captions = cider(texts["captions"], [list(picture.captions) for picture in by_task["captions"]])  # (m,)
     return {
         "questions": {kind: asdict(bootstrap_mean(np.array(values))) for kind, values in sorted(by_kind.items())},
         "all questions": asdict(bootstrap_mean(np.array(right))),
         "classes": asdict(bootstrap_mean(np.array(correct, float))),
-        "cider_ptb": asdict(captions),
+        "cider_ptb": asdict(bootstrap_mean(captions)),
     }
 
 

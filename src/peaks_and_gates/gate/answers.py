@@ -1,7 +1,7 @@
 """What a model writes, scored: VQA accuracy of answers, CIDEr-D of captions.
 
 vqa_accuracy(["Two dogs."], [["2 dogs"] * 6 + ["dogs"] * 4])      # array([1.])
-scores, mean = cider(["a red square"], [["one red square", "a square"]])
+cider(["a red square"], [["one red square", "a square"]])
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import numpy as np
 import yaml
 
 from ..errors import BadParameter, TooFewPoints
-from ..statistics import Estimate, bootstrap_mean
 
 PEOPLE = 10  # answers that a question of VQAv2 has
 ENOUGH = 3  # people who must agree with an answer for it to be fully right
@@ -84,10 +83,8 @@ def normalised(answer: str) -> str:
     return " ".join(APOSTROPHES.get(word, word) for word in words if word not in ARTICLES)
 
 
-def cider(
-    candidates: Sequence[str], references: Sequence[Sequence[str]], tokenizer: str = "ptb"
-) -> tuple[np.ndarray, Estimate]:
-    """CIDEr-D of each caption, and its mean over the corpus: equal to pycocoevalcap 1.2.
+def cider(candidates: Sequence[str], references: Sequence[Sequence[str]], tokenizer: str = "ptb") -> np.ndarray:
+    """CIDEr-D of each caption; their mean is that of the corpus: equal to pycocoevalcap 1.2.
 
     n-grams of 1 to 4 tokens, weighted by their frequency and by log(N / number of examples whose references have
     them); the clipped cosine of caption and reference, times a Gaussian penalty on their difference in length (sigma
@@ -100,8 +97,8 @@ def cider(
     formula.  It also has a second back-end (CIDEr without clipping and penalty); which of the two is in the paper's
     table is not known.
 
-    The weights come from the references given, so scores of different sample sets cannot be compared.  The interval
-    resamples examples and keeps the weights of the full set.
+    The weights come from the references given, so scores of different sample sets cannot be compared.  An interval
+    that resamples scores keeps the weights of the full set.
 
     Args:
         candidates: (N,) generated captions, without the prompt; an empty one scores 0.
@@ -109,7 +106,7 @@ def cider(
         tokenizer: 'ptb' or 'whitespace'.
 
     Returns:
-        scores (N,) float64, and their mean as an Estimate without a null.
+        (N,) float64; `statistics.bootstrap_mean` gives their mean and its interval.
 
     Raises:
         BadParameter: references that are no list of texts, or an empty one.
@@ -144,8 +141,7 @@ def cider(
         return 10 * alike.mean() / len(group)
 
     pairs = zip(candidates, counts, strict=True)
-    scores = np.array([score(_n_grams(tokens(candidate)), group) for candidate, group in pairs])
-    return scores, bootstrap_mean(scores)
+    return np.array([score(_n_grams(tokens(candidate)), group) for candidate, group in pairs])
 
 
 def _n_grams(text: str) -> Counter:

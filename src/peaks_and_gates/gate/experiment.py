@@ -37,7 +37,6 @@ from .split import split_prompt
 from .tokens import TokenMap
 
 PROMPTS = yaml.safe_load(Path(__file__).with_name("prompts.yml").read_text())  # by source and task
-K = 30  # neighbours of the class overlap
 
 
 @dataclass(frozen=True)
@@ -95,7 +94,7 @@ class Experiment:
     @property
     def k(self) -> int:
         """Neighbours of the class overlap: the paper's 30, or as many as the classes allow."""
-        return min(K, self.n_per_class - 1)
+        return min(30, self.n_per_class - 1)
 
     def batches(
         self, task: str, pictures: Sequence[Picture], texts: Sequence[str] | None = None

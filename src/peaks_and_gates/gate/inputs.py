@@ -25,6 +25,7 @@ from ..errors import BadImage, BadParameter, ModelUnavailable
 from .model import VisionLanguageModel
 from .tokens import FAMILIES, TokenMap, token_map
 
+ImageSource = Image.Image | bytes | str | Path  # bytes: of a file
 PLACEHOLDER = "<image>"
 # Before 5.23 processors wrote other tokens around a prompt than their models were trained with.
 OLD_PROCESSORS = Version(transformers.__version__) < Version("5.23")
@@ -48,10 +49,7 @@ class Batch:
 
 
 def encode(
-    model: VisionLanguageModel,
-    images: Sequence[Image.Image | str | Path] | None,
-    texts: Sequence[str],
-    padding_side: str = "left",
+    model: VisionLanguageModel, images: Sequence[ImageSource] | None, texts: Sequence[str], padding_side: str = "left"
 ) -> Batch:
     """Prompts of one image and a text each, or of text alone, as a batch.
 
@@ -91,7 +89,7 @@ def _write(model: VisionLanguageModel, text: str, with_image: bool, row: int) ->
     return model.template.replace("{prompt}", text.replace(PLACEHOLDER, model.processor.image_token))
 
 
-def open_image(image: Image.Image | bytes | str | Path, name: str) -> Image.Image:
+def open_image(image: ImageSource, name: str) -> Image.Image:
     """An image, its bytes or file, as RGB: upright, grey and palettes spread to colours, what is transparent on white.
 
     name: of the image, for an error.
@@ -123,16 +121,10 @@ def open_image(image: Image.Image | bytes | str | Path, name: str) -> Image.Imag
 class LlavaOnevisionProcessor(transformers.LlavaOnevisionProcessor):
     """The processor of LLaVA-OneVision without its video part, which alone needs torchvision."""
 
-    def __init__(
-        self, image_processor=None, tokenizer=None, num_image_tokens=None, vision_feature_select_strategy=None,
-        chat_template=None, image_token="<image>", video_token="<video>", vision_aspect_ratio="anyres_max_9",
-    ):  # fmt: skip
-        ProcessorMixin.__init__(self, image_processor, tokenizer, chat_template=chat_template)
-        self.num_image_tokens = num_image_tokens
-        self.vision_feature_select_strategy = vision_feature_select_strategy
-        self.image_token, self.video_token = image_token, video_token
-        self.image_token_id = tokenizer.convert_tokens_to_ids(image_token)
-        self.vision_aspect_ratio = vision_aspect_ratio
+    @classmethod
+    def get_attributes(cls) -> list[str]:
+        """Names of the parts."""
+        return ["image_processor", "tokenizer"]
 
 
 class PixtralProcessor(ProcessorMixin):

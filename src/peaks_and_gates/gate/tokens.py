@@ -16,11 +16,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import torch
+import yaml
 from torch import Tensor
-from transformers import PreTrainedConfig, ProcessorMixin
+from transformers import PreTrainedConfig as Config
+from transformers import ProcessorMixin
 
 from ..errors import BadImage, BadParameter, ModelUnavailable, UnknownName
 from ..statistics import at_least
@@ -46,16 +49,8 @@ class Family:
     end: str | None = None
 
 
-# By the model type in the config; Pixtral's models are of the type llava, see `family_of`.
-FAMILIES: dict[str, Family] = {
-    "chameleon": Family(True, "ChameleonProcessor", "image_start_token", "image_end_token"),
-    "emu3": Family(True, "Emu3Processor", "image_start_token", "image_end_token"),
-    "janus": Family(True, "JanusProcessor", "image_start_token", "image_end_token"),
-    "llava": Family(False, "LlavaProcessor"),
-    "llava_onevision": Family(False, "LlavaOnevisionProcessor"),
-    "pixtral": Family(False, "PixtralProcessor", end="image_end_token"),
-    "idefics3": Family(False, "Idefics3Processor", "fake_image_token", "fake_image_token"),
-}
+ROWS = yaml.safe_load(Path(__file__).with_name("families.yml").read_text())
+FAMILIES = {name: Family(**row) for name, row in ROWS.items()}
 
 
 @dataclass(frozen=True)
@@ -122,26 +117,21 @@ def _last(members: Tensor) -> Tensor:
     return members & (members.flip(1).int().cumsum(1).flip(1) == 1)
 
 
-def family_of(config: PreTrainedConfig) -> str:
+def family_of(config: Config) -> str:
     """The key in FAMILIES of a model, from its config.  Raises ModelUnavailable."""
     vision = getattr(getattr(config, "vision_config", None), "model_type", None)
     key = "pixtral" if (config.model_type, vision) == ("llava", "pixtral") else config.model_type
     if key not in FAMILIES:
-        raise ModelUnavailable(f"Models of the type '{config.model_type}' need a row in FAMILIES of gate/tokens.py.")
+        raise ModelUnavailable(f"Models of the type '{config.model_type}' need a row in gate/families.yml.")
     return key
 
 
 def token_map(
-    family: Family,
-    processor: ProcessorMixin,
-    config: PreTrainedConfig,
-    input_ids: Tensor,
-    attention_mask: Tensor,
-    with_image: bool = True,
+    family: Family, processor: ProcessorMixin, config: Config, ids: Tensor, mask: Tensor, with_image: bool = True
 ) -> TokenMap:
     """Say what every token of a batch of prompts is, padded on either side.
 
-    input_ids, attention_mask: (B, T).  with_image: False for prompts of text alone.
+    ids: (B, T).  mask: (B, T), the attention mask.  with_image: False for prompts of text alone.
     Raises BadImage: no image in a row, more than one, or one in a prompt of text.  BadParameter: a mask with holes,
     an incomplete block, or no token after an image whose family has no end token.  ModelUnavailable: a processor
     whose tokens are not those of the model.
@@ -151,9 +141,9 @@ def token_map(
     begin, end = (attribute and _token_id(family, processor, attribute) for attribute in (family.begin, family.end))
     if image != getattr(config, "image_token_id", image):
         raise ModelUnavailable(f"The processor writes an image as token {image}: it is not of the same model.")
-    rows = enumerate(zip(input_ids.cpu(), attention_mask.cpu().bool(), strict=True))
-    kinds = [_row(row, ids[mask], mask, image, begin, end, with_image) for row, (ids, mask) in rows]  # B of (T,)
-    return TokenMap(torch.stack(kinds).to(input_ids.device))
+    rows = enumerate(zip(ids.cpu(), mask.cpu().bool(), strict=True))
+    kinds = [_row(row, line[real], real, image, begin, end, with_image) for row, (line, real) in rows]  # B of (T,)
+    return TokenMap(torch.stack(kinds).to(ids.device))
 
 
 def _token_id(family: Family, processor: ProcessorMixin, attribute: str) -> int:

@@ -19,11 +19,9 @@ from .. import models
 from ..cache import check_files, read_json
 from ..errors import BookError, ModelUnavailable
 from .attention import knockout, wire
-from .inputs import Batch, encode, encode_once, load_processor, open_image
+from .inputs import encode, encode_once, load_processor
 from .model import VisionLanguageModel
 from .tokens import FAMILIES, family_of
-
-__all__ = ["Batch", "VisionLanguageModel", "check", "describe", "encode", "load", "open_image"]
 
 
 def describe(name: str) -> dict[str, Any]:
@@ -44,10 +42,7 @@ def describe(name: str) -> dict[str, Any]:
 
 
 def load(
-    name: str,
-    dtype: torch.dtype | None = None,
-    device: torch.device | str | None = None,
-    attention: str = "sdpa",
+    name: str, dtype: torch.dtype | None = None, device: torch.device | str | None = None, attention: str = "sdpa"
 ) -> VisionLanguageModel:
     """Load a model by name (see `describe`), its processor without torchvision, its wiring if it has one, and check it.
 
@@ -126,7 +121,5 @@ def check(model: VisionLanguageModel) -> None:
         with knockout(model, None, batch.tokens.where("prompt")):
             model.network(**batch.inputs)
     except Exception as error:
-        raise blame(
-            "its attention cannot be changed or measured. Its blocks must take it from transformers' "
-            f"ALL_ATTENTION_FUNCTIONS, by the name in their config, as Llama's do. What was seen: {error}"
-        ) from error
+        how = "Its blocks must take it from transformers' ALL_ATTENTION_FUNCTIONS, as Llama's do"
+        raise blame(f"its attention cannot be changed or measured. {how}: {error}") from error
