@@ -10,8 +10,9 @@ from scipy.cluster.hierarchy import linkage
 from page_code import page_code
 from peaks_and_gates.errors import BadParameter
 from peaks_and_gates.landscape import dendrogram
-from peaks_and_gates.landscape.dendrogram import grow, layer_at, leaf_order, least_points, subject_groups
-from peaks_and_gates.landscape.density_peaks import Landscape, Recipe, clustered, landscape
+from peaks_and_gates.landscape.dendrogram import grow, layer_at, leaf_order, least_points
+from peaks_and_gates.landscape.density_peaks import Landscape, Recipe, landscape
+from peaks_and_gates.landscape.questions import subject_groups
 from peaks_and_gates.landscape.study import Study
 
 LOW = -9.0  # what DADApy puts for the saddle of peaks that do not touch
@@ -102,8 +103,7 @@ def grouped_points(size=60, seed=1):
 @pytest.fixture(scope="module")
 def grouped():
     points, subjects = grouped_points()
-    recipe = Recipe(dendrogram.GRIDE_SCALE, dendrogram.Z, dendrogram.K)
-    return clustered(landscape(points, {}, "figures"), {"tree": recipe})["tree"], subjects
+    return landscape(points, {}, Recipe(dendrogram.GRIDE_SCALE, dendrogram.Z, dendrogram.K)), subjects
 
 
 STEPS = np.where(np.arange(8)[:, None] // 2 == np.arange(8) // 2, 2.0, 8.0) - 2 * np.eye(8)
@@ -131,7 +131,7 @@ def estimates(name, peaks, subjects, least, patch, steps=STEPS):
     tree = grow(peaks, subjects, least)
     patch.setitem(page(name), "grown", lambda panel: (9, 30, peaks, subjects, tree))
     patch.setitem(page(name), "wordnet_distances", lambda questions, of: steps)
-    patch.setattr(dendrogram, "subject_groups", lambda questions, of: GROUPS)
+    patch.setitem(page(name), "subject_groups", lambda questions, of: GROUPS)
     return page(name)["estimates"](Panel)
 
 

@@ -1,12 +1,14 @@
 import numpy as np
 import pytest
+import torch
 from sklearn.metrics import adjusted_rand_score
 from sklearn.preprocessing import normalize
 
-from peaks_and_gates.errors import BadParameter, BadStates, BookError, TooFewPoints
+from page_code import page_code
+from peaks_and_gates.errors import BadParameter, BadStates, BookError, TooFewPoints, UnknownName
 from peaks_and_gates.landscape import adp, density_peaks
 from peaks_and_gates.landscape.density_peaks import RECIPES, Recipe, landscape, landscapes, subsample_intervals
-from peaks_and_gates.landscape.neighbours import nearest_neighbours, neighbour_overlap, point_overlap
+from peaks_and_gates.landscape.neighbours import nearest_neighbours, neighbour_overlap
 
 
 def rotated(points, d, seed=0):
@@ -32,9 +34,9 @@ MANIFOLDS = [("random", 2, 0.05), ("random", 5, 0.12), ("standard_normal", 5, 0.
 def test_dimension_of_known_manifolds(draw, n_columns, tolerance):
     points, on_sphere = getattr(np.random.default_rng(0), draw)((3000, n_columns)), n_columns == 11
     layer = landscape(rotated(normalize(points) if on_sphere else points, 60), {})
-    np.testing.assert_array_equal(layer.gride_ranks, [1, 2, 4, 8, 16, 32, 64])
+    assert list(layer.dimension_by_rank) == [1, 2, 4, 8, 16, 32, 64]
     assert layer.intrinsic_dimension[layer.recipe.gride_scale] == pytest.approx(n_columns - on_sphere, rel=tolerance)
-    at_8 = layer.dimension_at(8)
+    at_8 = layer.dimension_by_rank[8]
     assert at_8.value == layer.intrinsic_dimension[3] and at_8.low < at_8.value < at_8.high
 
 
@@ -133,16 +135,15 @@ def test_neighbour_overlap_by_hand():
     np.testing.assert_allclose(neighbour_overlap(neighbours, labels, np.array([1, 2, 1, 2])), [1, 0.5, 1, 0.5])
 
 
-def test_point_overlap(dadapy):
-    points, _ = overlapping()
+def test_neighbours_in_common_are_dadapys(dadapy):
+    points = torch.tensor(overlapping()[0]).double()
     moved = points + 0.5 * np.random.default_rng(1).standard_normal(points.shape)
-    neighbours, other = nearest_neighbours(points, 30)[1], nearest_neighbours(moved, 30)[1]
-    assert (point_overlap(neighbours, neighbours, 30) == 1).all()
-    data = dadapy.Data(points.astype(np.float64), maxk=30)
+    overlap_of = page_code("landscape/fine_tuning_dynamics")["overlap_of"]
+    assert (overlap_of(points, points) == 1).all()
+    data = dadapy.Data(points.numpy(), maxk=30)
     data.compute_distances()
-    own = np.arange(len(points))[:, None]
-    expected = data.return_data_overlap(dist_indices=np.hstack([own, other]), k=20, avg=False)
-    np.testing.assert_allclose(point_overlap(neighbours, other, 20), expected)
+    expected = data.return_data_overlap(coordinates=moved.numpy(), k=20, avg=False)
+    np.testing.assert_allclose(overlap_of(points, moved, 20), expected)
 
 
 def random_cloud(seed):
@@ -186,7 +187,7 @@ def test_our_lines_equal_dadapy_on_random_clouds(part, dadapy):
 def test_without_dadapy_a_landscape_is_the_same(dadapy, monkeypatch):
     points, labels = overlapping()
     expected = landscapes(points, {"subject": labels})
-    intervals = subsample_intervals(expected, {"subject": labels})
+    intervals = subsample_intervals(expected)
     monkeypatch.setattr(adp, "HAS_DADAPY", False)
     monkeypatch.setattr(adp, "dadapy_data", None)
     alone = landscapes(points, {"subject": labels})
@@ -194,7 +195,7 @@ def test_without_dadapy_a_landscape_is_the_same(dadapy, monkeypatch):
         for field in ("intrinsic_dimension", "assignment", "core"):
             np.testing.assert_array_equal(getattr(alone[name], field), getattr(layer, field))
         np.testing.assert_allclose(alone[name].saddle_log_density, layer.saddle_log_density, rtol=1e-12)
-    assert subsample_intervals(alone, {"subject": labels}) == intervals
+    assert subsample_intervals(alone) == intervals
 
 
 def test_planted_bad_labels_are_caught(dadapy, monkeypatch):
@@ -213,14 +214,14 @@ def test_planted_bad_labels_are_caught(dadapy, monkeypatch):
 
 def test_reclustering_is_certain_of_far_clusters_and_not_of_noise():
     points, labels = clusters(6)
-    sure = subsample_intervals(landscapes(points, {"subject": labels}), {"subject": labels})
+    sure = subsample_intervals(landscapes(points, {"subject": labels}))
     for recipe in RECIPES:
         peaks, index = sure["n_peaks", recipe], sure["ari_subject", recipe]
         assert (peaks.value, peaks.low, peaks.high) == (6, 6, 6)
         assert (index.value, index.low, index.high) == (1, 1, 1)
         assert abs(index.null) < 0.02 < index.null_high + 0.02
     points, labels = overlapping()
-    unsure = subsample_intervals(landscapes(points, {"subject": labels}), {"subject": labels})
+    unsure = subsample_intervals(landscapes(points, {"subject": labels}))
     assert unsure["core_fraction", "released"].low < unsure["core_fraction", "released"].high
 
 
@@ -229,7 +230,7 @@ def test_reclustering_a_part_equals_the_landscape_of_that_part(monkeypatch):
     found, statistics = landscapes(points, {"subject": labels}), []
     subsampled = density_peaks.subsampled
     monkeypatch.setattr(density_peaks, "subsampled", lambda *a, **k: statistics.append(a[0]) or subsampled(*a, **k))
-    subsample_intervals(found, {"subject": labels})
+    subsample_intervals(found)
     rows, expected = np.sort(np.random.default_rng(5).choice(len(points), 630, replace=False)), []
     for part in landscapes(points[rows], {"subject": labels[rows]}).values():
         expected += [part.n_peaks, part.core_fraction, part.adjusted_rand_index["subject"].value]
@@ -239,22 +240,20 @@ def test_reclustering_a_part_equals_the_landscape_of_that_part(monkeypatch):
 
 def test_errors_say_what_where_and_how():
     points, names = clusters(3)
-    layer = landscapes(points, {"x": names})
-    near, described = layer["figures"].neighbours, lambda f: landscape(points, {"x": names}, class_fraction={"x": f})
+    described = lambda fraction: landscape(points, {"x": names}, class_fraction={"x": fraction})
+    near = described(0.3).neighbours
     recipes = [(-1, 1, 16), (7, 1, 16), (3, np.nan, 16), (3, np.inf, 16), (3, -1, 16), (3, 1, 0), (3, 1, 129)]
-    others = {"y": names}, {"x": np.roll(names, 9)}
     refused = [
         (TooFewPoints, r"layer 2: .*32 different rows", lambda: landscape(points[:32], {}, where="layer 2")),
         (BadStates, "distance 0", lambda: landscape(np.transpose([np.arange(40) * 1e-200, np.ones(40)]), {})),
         (TooFewPoints, "over 129 neighbours needs as many .*only 128", lambda: neighbour_overlap(near, names, 129)),
-        (BadParameter, "leave out the point itself", lambda: point_overlap(near * 0, near, 3)),
-        (BadParameter, "numbers of other points", lambda: point_overlap(near, near * 0 - 1, 3)),
+        (BadParameter, "leave out the point itself", lambda: neighbour_overlap(near * 0, names, 3)),
+        (BadParameter, "numbers of other points", lambda: neighbour_overlap(near * 0 - 1, names, 3)),
         (BadParameter, "by their names", lambda: landscape(points, names)),
-        (BadParameter, "lower_rank=5", lambda: layer["figures"].dimension_at(5)),
-        *[(BadParameter, "these are not the labels", lambda of=of: subsample_intervals(layer, of)) for of in others],
-        (BadParameter, "181 entries for 180", lambda: subsample_intervals(layer, {"x": [*names, "a"]})),
+        (UnknownName, "recipe 'figure'. Did you mean 'figures'", lambda: landscape(points, {}, "figure")),
+        (BadParameter, "181 entries for 180", lambda: landscape(points, {"x": [*names, "a"]})),
         *[(BadParameter, "a share, above 0", lambda f=f: described(f)) for f in (-1, np.nan, 1.5)],
-        *[(BadParameter, f"k={k}", lambda k=k: point_overlap(near, near, k)) for k in (0, -1)],
+        *[(BadParameter, f"k={k}", lambda k=k: neighbour_overlap(near, names, k)) for k in (0, -1)],
         *[(BadParameter, "must be", lambda r=r: Recipe(*r)) for r in recipes],
     ]
     for error, message, call in refused:

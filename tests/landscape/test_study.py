@@ -88,9 +88,8 @@ def test_accuracy_by_hand(monkeypatch):
     states = stored(subject, answer, letter_logprobs=torch.tensor(of_letters).log())
     monkeypatch.setattr(Study, "question_set", lambda self: SimpleNamespace(subjects=["birds", "law"]))
     monkeypatch.setattr(Study, "states", lambda self, questions, n_shots: states)
-    accuracy_table = page_code("landscape/accuracy")["accuracy_table"]
-    table = accuracy_table(replace(STUDY, shots=[5])).set_index(["metric", "setting"])
-    value = table["value"]
+    table = page_code("landscape/accuracy")["accuracy_table"](replace(STUDY, shots=[5]))
+    value = (table := table.set_index(["metric", "setting"]))["value"]
     assert value["accuracy_micro", ""] == 0.25 and value["letter_share", "A"] == 1  # always A: right once
     assert value["accuracy_macro", ""] == pytest.approx((1 / 3 + 0) / 2)
     assert value["accuracy", "birds"] == pytest.approx(1 / 3) and value["accuracy", "law"] == 0

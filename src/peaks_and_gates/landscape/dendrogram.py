@@ -23,7 +23,6 @@ from sklearn.metrics.cluster import contingency_matrix
 
 from peaks_and_gates import figures
 from peaks_and_gates.errors import BadParameter
-from peaks_and_gates.landscape import questions as question_sets
 from peaks_and_gates.landscape.density_peaks import Landscape, Recipe, clustered, landscape
 from peaks_and_gates.landscape.study import Study
 from peaks_and_gates.statistics import Estimate, coded, subsampled
@@ -32,7 +31,6 @@ Z = 1.6  # of the paper's main trees; its appendix has 0 and 4 too
 GRIDE_SCALE, K = 3, 16  # of all of them
 # The paper keeps peaks of more than 30 points, with 200 questions in most subjects.
 LEAST_SHARE = 30 / 200
-MIXED = (figures.RED, "H")
 # Five colours and seven markers come back to the same pair only after 35 groups.
 COLOURS = (figures.BLUE, figures.ORANGE, figures.GREEN, figures.CYAN, figures.PURPLE)
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
@@ -72,8 +70,7 @@ def layer_at(study: Study, n_shots: int, depth: float, z: float = Z) -> tuple[in
     states = study.states(study.question_set(), n_shots)
     layer = max(1, round(depth * states.n_layers))
     where = f"{study.model}, {n_shots}-shot, layer {layer}"
-    peaks = landscape(states.layer(study.point, layer), {}, "figures", where=where)
-    peaks = clustered(peaks, {"tree": Recipe(GRIDE_SCALE, z, K)}, where=where)["tree"]
+    peaks = landscape(states.layer(study.point, layer), {}, Recipe(GRIDE_SCALE, z, K), where=where)
     return layer, states.n_layers, peaks, np.array(states.subject)
 
 
@@ -124,12 +121,6 @@ def regrown(
         return measure(grow(part, subjects, round(tree.least * len(rows) / peaks.n)))
 
     return subsampled(of_part, peaks.n, values=measure(tree))
-
-
-def subject_groups(questions: str, subjects: Iterable[str]) -> list[str]:
-    """The rough neighbourhood of each subject (animals, plants, society, …); empty where a question set has none."""
-    group = question_sets.subject_groups() if questions == "wordnet" else dict.fromkeys(subjects, "")
-    return [group[subject] for subject in subjects]
 
 
 def leaf_order(links: np.ndarray, rank: np.ndarray) -> list[int]:

@@ -8,12 +8,13 @@ Gride, the k-NN density and the peaks (ADP) are in `adp`; the neighbours are sea
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from hashlib import blake2b
-from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from sklearn.metrics import adjusted_rand_score
 
@@ -76,7 +77,7 @@ class Landscape:
         core: (n,) bool, at least as dense as the highest saddle of its peak (not in the halo).
         saddle_log_density: (n_peaks, n_peaks) float, highest border of two peaks; below all log densities
             where two peaks do not touch, and on the diagonal.
-        adjusted_rand_index: peaks against each set of labels.
+        labels: by name, (n,) int, which of the different labels each point has.
         label_overlap: neighbours against each set of labels, every class with one weight.
         n_rows: rows of the hidden states, also those that equal an earlier one.
     """
@@ -91,7 +92,7 @@ class Landscape:
     assignment: np.ndarray
     core: np.ndarray
     saddle_log_density: np.ndarray
-    adjusted_rand_index: dict[str, Estimate]
+    labels: dict[str, np.ndarray]
     label_overlap: dict[str, Estimate]
     n_rows: int
 
@@ -122,32 +123,36 @@ class Landscape:
         return self.log_density[self.peak_centres]
 
     @property
-    def gride_ranks(self) -> np.ndarray:
-        """(scales,) int, the lower rank of each scale; the upper is twice that."""
-        return 2 ** np.arange(len(self.intrinsic_dimension))
+    def dimension_by_rank(self) -> dict[int, Estimate]:
+        """Intrinsic dimension by the lower rank of the neighbours compared, the upper being twice that.
 
-    def dimension_at(self, lower_rank: int) -> Estimate:
-        """Intrinsic dimension from neighbours lower_rank and 2·lower_rank (the paper's curve: 64).
-
-        Raises BadParameter for another rank than those of `gride_ranks`.
+        The paper's curve has 64.
         """
-        if lower_rank not in self.gride_ranks:
-            raise BadParameter(f"lower_rank={lower_rank} must be one of {self.gride_ranks.tolist()}.")
-        scale = self.gride_ranks.tolist().index(lower_rank)
-        value, error = self.intrinsic_dimension[scale], self.intrinsic_dimension_error[scale]
-        return normal_estimate(float(value), float(error), self.n)
+        scales = enumerate(zip(self.intrinsic_dimension, self.intrinsic_dimension_error, strict=True))
+        return {2**scale: normal_estimate(float(value), float(error), self.n) for scale, (value, error) in scales}
+
+    @cached_property
+    def adjusted_rand_index(self) -> dict[str, Estimate]:
+        """Peaks against each set of labels."""
+        return {name: adjusted_rand_index(self.assignment, codes) for name, codes in self.labels.items()}
 
 
-def landscape(hidden_states, labels: Mapping[str, np.ndarray], recipe: str = "released", **options) -> Landscape:
-    """Describe one layer by one recipe; arguments, errors and source as in `landscapes`."""
-    return landscapes(hidden_states, labels, (recipe,), **options)[recipe]
+def landscape(
+    hidden_states, labels: Mapping[str, np.ndarray], recipe: str | Recipe = "released", **options
+) -> Landscape:
+    """Describe one layer by one recipe, or its name in RECIPES; arguments, errors and source as in `landscapes`.
+
+    Raises UnknownName, too.
+    """
+    if isinstance(recipe, str) and recipe not in RECIPES:
+        raise UnknownName("recipe", recipe, RECIPES)
+    return landscapes(hidden_states, labels, {"one": RECIPES.get(recipe, recipe)}, **options)["one"]
 
 
 def landscapes(
     hidden_states: np.ndarray | torch.Tensor,
     labels: Mapping[str, np.ndarray],
-    recipes: Sequence[str] = ("released", "figures"),
-    *,
+    recipes: Mapping[str, Recipe] = RECIPES,
     class_fraction: Mapping[str, float] | None = None,
     where: str = "the hidden states",
 ) -> dict[str, Landscape]:
@@ -159,24 +164,20 @@ def landscapes(
     Args:
         hidden_states: (n, d), float16, bfloat16, float32 or float64, one row a question.
         labels: by name, (n,) integers or strings.
-        recipes: names in RECIPES.
+        recipes: the settings, by any names.
         class_fraction: by label name, neighbours of the label overlap as a share of the class; default 0.3.
         where: named in messages, such as 'smollm2-135m-instruct, layer 12'.
 
     Returns:
-        A Landscape by recipe name.
+        A Landscape by the names of `recipes`.
 
     Raises:
-        UnknownName: no such recipe.
         BadParameter: labels without a name, of another length or with NaN or None; a class_fraction outside (0, 1].
         BadStates: states that are not a matrix of finite floats, or whose distances give no dimension or density.
         TooFewPoints: too few different rows for the recipe.
 
     Source: Doimo et al. 2024, sec. 2; Gride, Denti et al. 2022; ADP, d'Errico et al. 2021.
     """
-    for name in recipes:
-        if name not in RECIPES:
-            raise UnknownName("recipe", name, RECIPES)
     if not isinstance(labels, Mapping):
         raise BadParameter(f"{where}: give labels by their names, {{'subject': subjects}}, or {{}} for none.")
     states = as_matrix(hidden_states, where)
@@ -190,27 +191,15 @@ def landscapes(
     if not distances[:, 0].all():
         raise BadStates(f"{where}: different rows at distance 0 in float64. Round the states to float32 first.")
     overlap = {name: label_overlap(neighbours, labels[name], fractions[name]) for name in labels}
-    by_recipe = by_recipes(distances, neighbours, {name: RECIPES[name] for name in recipes}, where)
-    return {
-        name: Landscape(
-            **peaks,
-            unique_rows=unique_rows,
-            adjusted_rand_index={label: adjusted_rand_index(peaks["assignment"], labels[label]) for label in labels},
-            label_overlap=overlap,
-            n_rows=len(states),
-        )
-        for name, peaks in by_recipe.items()
-    }
+    about = {"unique_rows": unique_rows, "labels": labels, "label_overlap": overlap, "n_rows": len(states)}
+    return by_recipes(distances, neighbours, recipes, where, **about)
 
 
 def first_of_identical(states: torch.Tensor) -> np.ndarray:
     """Ascending indices of the rows that equal no earlier row; 0.0 and -0.0 are equal."""
-    first = {}
-    for part, start in zip(states.split(256), range(0, len(states), 256), strict=True):  # a copy of few at a time
-        rows = part.cpu() if part.dtype == torch.float64 else part.cpu().float()
-        for index, row in enumerate((rows + 0.0).numpy(), start):
-            first.setdefault(blake2b(row.tobytes()).digest(), index)
-    return np.fromiter(first.values(), dtype=np.int64)
+    parts = ((part.cpu().double() + 0.0).numpy() for part in states.split(256))  # a copy of few at a time
+    digests = [blake2b(row.tobytes()).digest() for part in parts for row in part]
+    return np.flatnonzero(~pd.Series(digests).duplicated())
 
 
 def clustered(
@@ -218,8 +207,7 @@ def clustered(
 ) -> dict[str, Landscape]:
     """A layer's landscape by other settings, or of some of its points, without a new search for neighbours.
 
-    The neighbours of a part are those of the whole that lie in it.  `adjusted_rand_index` and `label_overlap` come back
-    empty: they belong to labels, which are not given.
+    The neighbours of a part are those of the whole that lie in it.  `label_overlap` comes back empty.
 
     Args:
         layer: by any recipe.
@@ -234,19 +222,18 @@ def clustered(
         TooFewPoints, BadStates, BookError: as `neighbours.restrict_to` and `by_recipes`.
     """
     rows = np.arange(layer.n) if rows is None else rows
-    by_recipe = by_recipes(*restrict_to(layer.distances, layer.neighbours, rows), recipes, where)
-    part = replace(layer, unique_rows=layer.unique_rows[rows], adjusted_rand_index={}, label_overlap={})
-    return {name: replace(part, **peaks) for name, peaks in by_recipe.items()}
+    about = {"unique_rows": layer.unique_rows[rows], "labels": {name: v[rows] for name, v in layer.labels.items()}}
+    known = restrict_to(layer.distances, layer.neighbours, rows)
+    return by_recipes(*known, recipes, where, **about, label_overlap={}, n_rows=layer.n_rows)
 
 
 def subsample_intervals(
-    layer: Mapping[str, Landscape], labels: Mapping[str, np.ndarray], n_repeats: int = 8, fraction: float = 0.9
+    layer: Mapping[str, Landscape], n_repeats: int = 8, fraction: float = 0.9
 ) -> dict[tuple[str, str], Estimate]:
     """What is counted on the peaks of a layer, with intervals from searching for the peaks again on parts of it.
 
     Args:
-        layer: what `landscapes` returned for it.
-        labels: as given to it.
+        layer: what `landscapes` or `clustered` returned for it.
         n_repeats: parts.
         fraction: of the points, drawn into a part.
 
@@ -254,34 +241,30 @@ def subsample_intervals(
         By metric ("n_peaks", "core_fraction", "ari_" and the label's name) and recipe.  ARIs carry their null.
 
     Raises:
-        BadParameter: labels of another length, or that the layer was not described by.
         BookError: as `clustered` and `statistics.subsampled`.
 
     Source: `statistics.subsampled`.
     """
     every = next(iter(layer.values()))  # which points are kept, and their neighbours, are the same by every recipe
-    labels = {name: coded(v, every.n_rows, f"The labels '{name}'")[1][every.unique_rows] for name, v in labels.items()}
     recipes = {name: peaks.recipe for name, peaks in layer.items()}
 
-    def numbers(by_recipe: Mapping[str, Landscape], rows: np.ndarray) -> dict[tuple[str, str], float]:
+    def numbers(by_recipe: Mapping[str, Landscape]) -> dict[tuple[str, str], float]:
         counted = {}
         for recipe, peaks in by_recipe.items():
             counted |= {("n_peaks", recipe): peaks.n_peaks, ("core_fraction", recipe): peaks.core_fraction}
-            for name, values in labels.items():
-                counted[f"ari_{name}", recipe] = adjusted_rand_score(values[rows], peaks.assignment)
+            for name, codes in peaks.labels.items():
+                counted[f"ari_{name}", recipe] = adjusted_rand_score(codes, peaks.assignment)
         return counted
 
-    of_part = lambda rows: [*numbers(clustered(every, recipes, rows, "a part of the points"), rows).values()]
-    values = numbers(layer, np.arange(every.n))
+    of_part = lambda rows: [*numbers(clustered(every, recipes, rows, "a part of the points")).values()]
+    values = numbers(layer)
     estimates = subsampled(of_part, every.n, n_repeats, fraction, values=[*values.values()])
     intervals = dict(zip(values, estimates, strict=True))
     for (metric, recipe), estimate in intervals.items():
         if metric != "n_peaks":  # a share or an index: its interval ends at 1
-            index = ({"core_fraction": estimate} | layer[recipe].adjusted_rand_index).get(metric.removeprefix("ari_"))
-            if index is None or index.value != estimate.value:
-                raise BadParameter(f"{metric}: these are not the labels of that name that the layer was described by.")
-            estimate = replace(estimate, high=min(estimate.high, 1.0), null=index.null, null_high=index.null_high)
-            intervals[metric, recipe] = estimate
+            index = layer[recipe].adjusted_rand_index.get(metric.removeprefix("ari_"), estimate)
+            bounds = {"high": min(estimate.high, 1.0), "null": index.null, "null_high": index.null_high}
+            intervals[metric, recipe] = replace(estimate, **bounds)
     return intervals
 
 
@@ -299,11 +282,12 @@ def dimensions(distances: np.ndarray, neighbours: np.ndarray) -> tuple[np.ndarra
 
 
 def by_recipes(
-    distances: np.ndarray, neighbours: np.ndarray, recipes: Mapping[str, Recipe], where: str
-) -> dict[str, dict[str, Any]]:
-    """What each recipe finds among points whose neighbours are known: its part of a `Landscape`, by the names there.
+    distances: np.ndarray, neighbours: np.ndarray, recipes: Mapping[str, Recipe], where: str, **about
+) -> dict[str, Landscape]:
+    """What each recipe finds among points whose neighbours are known.
 
-    distances, neighbours: (n, k), as `nearest_neighbours` gives them; Gride and ADP see the first K_MAX.
+    distances, neighbours: (n, k), as `nearest_neighbours` gives them; Gride and ADP see the first K_MAX.  about: what
+    else a `Landscape` holds.
 
     Raises:
         TooFewPoints: fewer neighbours than a recipe needs.
@@ -317,10 +301,10 @@ def by_recipes(
         )
     nearest = distances[:, :K_MAX], neighbours[:, :K_MAX]
     dimension, error = dimensions(*nearest)
-    known = {"distances": distances, "neighbours": neighbours}
-    known |= {"intrinsic_dimension": dimension, "intrinsic_dimension_error": error}
+    about |= {"distances": distances, "neighbours": neighbours}
+    about |= {"intrinsic_dimension": dimension, "intrinsic_dimension_error": error}
     return {
-        name: known | {"recipe": recipe} | _peaks(*nearest, dimension[recipe.gride_scale], recipe, where)
+        name: Landscape(recipe, **about, **_peaks(*nearest, dimension[recipe.gride_scale], recipe, where))
         for name, recipe in recipes.items()
     }
 

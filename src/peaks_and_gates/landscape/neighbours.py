@@ -96,9 +96,16 @@ def neighbour_overlap(neighbours: np.ndarray, labels: np.ndarray, k: int | np.nd
 
     Source: Doimo et al. 2020, eq. 1; label form as in Serra et al. 2024, sec. 3.
     """
-    _require_neighbours(neighbours, k)
-    codes = coded(labels, len(neighbours))[1]
+    at_least(1, k=np.min(k))
     width = int(np.max(k))
+    if (neighbours[:, 0] == np.arange(len(neighbours))).any() or np.min(neighbours) < 0:
+        raise BadParameter("Neighbours are numbers of other points: leave out the point itself, neighbours[:, 1:].")
+    if neighbours.shape[1] < width:
+        raise TooFewPoints(
+            f"An overlap over {width} neighbours needs as many of each point, but only {neighbours.shape[1]} were "
+            "searched for. Search for more, or take a smaller k or class fraction."
+        )
+    codes = coded(labels, len(neighbours))[1]
     same = codes[neighbours[:, :width]] == codes[:, None]  # (n, width)
     within = np.arange(width) < np.reshape(k, (-1, 1))  # (n or 1, width)
     return (same & within).sum(1) / k
@@ -162,32 +169,6 @@ def restrict_to(distances: np.ndarray, neighbours: np.ndarray, rows: np.ndarray)
     return np.take_along_axis(distances[rows], first, 1), np.take_along_axis(local, first, 1)
 
 
-def point_overlap(neighbours_a: np.ndarray, neighbours_b: np.ndarray, k: int) -> np.ndarray:
-    """Share of each point's k nearest neighbours that two representations have in common.
-
-    Args:
-        neighbours_a: (n, >=k) int, nearest first, the point itself left out.
-        neighbours_b: the same points elsewhere: another layer, model or checkpoint.
-        k: neighbours compared (the paper: 30).
-
-    Returns:
-        (n,) float in [0, 1].
-
-    Raises:
-        BadParameter: not the same number of points, k below 1, or points that are their own neighbours.
-        TooFewPoints: a row has fewer than k neighbours.
-
-    Source: Doimo et al. 2020, eq. 1.
-    """
-    if len(neighbours_a) != len(neighbours_b):
-        raise BadParameter(f"Overlap needs the same points twice, got {len(neighbours_a)} and {len(neighbours_b)}.")
-    _require_neighbours(neighbours_a, k)
-    _require_neighbours(neighbours_b, k)
-    # (n, 2k) in ascending order, so that a shared neighbour stands beside its copy
-    both = np.sort(np.hstack([neighbours_a[:, :k], neighbours_b[:, :k]]), axis=1)
-    return (both[:, 1:] == both[:, :-1]).sum(1) / k
-
-
 def class_neighbours(labels: np.ndarray, class_fraction: float) -> np.ndarray:
     """Return (n,) int, the neighbours each point's overlap takes: a share of its class, at least one.
 
@@ -222,15 +203,3 @@ def as_matrix(points: np.ndarray | torch.Tensor, where: str) -> torch.Tensor:
             "Extract them again in float32; half precision overflows beyond 65,504."
         )
     return points
-
-
-def _require_neighbours(neighbours: np.ndarray, k: int | np.ndarray) -> None:
-    """Raise BadParameter for k below 1 or points among their own neighbours, TooFewPoints for fewer than k of them."""
-    at_least(1, k=np.min(k))
-    if (neighbours[:, 0] == np.arange(len(neighbours))).any() or np.min(neighbours) < 0:
-        raise BadParameter("Neighbours are numbers of other points: leave out the point itself, neighbours[:, 1:].")
-    if neighbours.shape[1] < np.max(k):
-        raise TooFewPoints(
-            f"An overlap over {np.max(k)} neighbours needs as many of each point, but only {neighbours.shape[1]} were "
-            "searched for. Search for more, or take a smaller k or class fraction."
-        )

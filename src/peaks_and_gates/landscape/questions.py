@@ -247,9 +247,10 @@ def _question_set(name: str, source: dict[str, Any], rows: Mapping[str, Iterable
     return QuestionSet(name, source, **by_split)
 
 
-def subject_groups() -> dict[str, str]:
-    """The rough neighbourhood of each WordNet subject ("birds": "animals"), in the order of the file."""
-    return dict(_wordnet_table()[0][["subject", "group"]].drop_duplicates().to_numpy().tolist())
+def subject_groups(name: str, subjects: Iterable[str]) -> list[str]:
+    """The rough neighbourhood of each subject (animals, plants, society, …); empty where a question set has none."""
+    groups = dict(_wordnet_table()[0][["subject", "group"]].to_numpy()) if name == "wordnet" else {}
+    return [groups.get(subject, "") for subject in subjects]
 
 
 def _wordnet_table() -> tuple[pd.DataFrame, str]:

@@ -26,7 +26,7 @@ from tqdm.auto import tqdm
 from ..cache import SOURCE, cached, digest, file_sha256
 from ..statistics import coded, over_seeds, row
 from . import questions as question_sets
-from .density_peaks import RECIPES, landscapes, subsample_intervals
+from .density_peaks import landscapes, subsample_intervals
 from .extraction import StoredStates, hidden_states
 from .questions import Prompt, QuestionSet, build_prompts
 
@@ -123,11 +123,11 @@ def layer_table(
     """Rows of one layer: one nearest-neighbour search serves every recipe."""
     where = f"{study.model}, {condition}, layer {layer}"
     hidden = states.layer(study.point, layer)  # (n, D)
-    by_recipe = landscapes(hidden, labels, tuple(RECIPES), class_fraction=CLASS_FRACTION, where=where)
+    by_recipe = landscapes(hidden, labels, class_fraction=CLASS_FRACTION, where=where)
     first = next(iter(by_recipe.values()))  # neighbours and dimension are the same for every recipe
-    estimates = {("intrinsic_dimension", f"{rank}-{2 * rank}"): first.dimension_at(rank) for rank in first.gride_ranks}
+    estimates = {("intrinsic_dimension", f"{rank}-{2 * rank}"): e for rank, e in first.dimension_by_rank.items()}
     estimates |= {(f"overlap_{label}", "neighbours"): first.label_overlap[label] for label in labels}
-    estimates |= subsample_intervals(by_recipe, labels)
+    estimates |= subsample_intervals(by_recipe)
     depth = layer / states.n_layers
     return pd.DataFrame([row(condition, study.model, layer, depth, m, s, e) for (m, s), e in estimates.items()])
 
