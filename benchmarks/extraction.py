@@ -57,7 +57,7 @@ def speed():
             (ours_time, found), (reference_time, expected) = side_by_side(
                 lambda prompts=prompts: extract(model, prompts), lambda few=few: plain(model, few)
             )
-            alike = torch.cosine_similarity(found.hidden["residual"][: len(few)].float(), expected.float(), dim=2).min()
+            alike = torch.cosine_similarity(found["residual"][: len(few)].float(), expected.float(), dim=2).min()
             assert alike > 0.9999, f"the states differ: cosine {alike}"
             tokens, pairs = estimate.work([(e.prefix, len(e.prefix), len(e.rest)) for e in encode(model, prompts)])
             slow, fast = len(few) / reference_time, len(prompts) / ours_time

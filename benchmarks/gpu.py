@@ -84,7 +84,7 @@ def main() -> None:
     torch.cuda.reset_peak_memory_stats()
     bound, layer, start = max_batch_tokens(model), [], time.perf_counter()
     for group in tqdm(by_subject.values(), desc="subjects"):
-        layer.append(extract(model, group, ("norm",)).hidden["norm"][:, model.n_layers // 2])
+        layer.append(extract(model, group, ("norm",))["norm"][:, model.n_layers // 2])
     took = time.perf_counter() - start
     memory = torch.cuda.max_memory_allocated() / 1e9
     encoded = [each for group in by_subject.values() for each in encode(model, group)]

@@ -36,11 +36,11 @@ def prompts():
 
 def test_language_models(tiny, prompts, tmp_path):
     """Prefixes shared or whole, batched or single, on SDPA or eager, on one device or split over two."""
-    states = extract(tiny, prompts).hidden
+    states = extract(tiny, prompts)
     equal(states["norm"], plain_loop(tiny, prompts)[1], 1e-9)
-    equal(states["residual"], extract(tiny, prompts, batch_tokens=1).hidden["residual"], 1e-9)
+    equal(states["residual"], extract(tiny, prompts, batch_tokens=1)["residual"], 1e-9)
     laptop = models.load("smollm2-135m-instruct", dtype=torch.float32)
-    equal(extract(laptop, prompts[:4]).hidden["norm"], plain_loop(laptop, prompts[:4])[1], 1e-4)
+    equal(extract(laptop, prompts[:4])["norm"], plain_loop(laptop, prompts[:4])[1], 1e-4)
     folder, ids = models.source("tiny-llama")[0], torch.arange(3, 40)[None]
     places = dict.fromkeys(("model.embed_tokens", "model.norm", "model.rotary_emb", "lm_head"), "cpu")
     places |= {f"model.layers.{i}": ("cpu", "disk")[i // 2] for i in range(tiny.n_layers)}
@@ -74,7 +74,7 @@ def test_vision_language_models(family):
 
 
 def test_a_deviation_beyond_what_is_allowed_is_seen(tiny, prompts):
-    states = extract(tiny, prompts[:2]).hidden["residual"]
+    states = extract(tiny, prompts[:2])["residual"]
     with pytest.raises(AssertionError, match="apart"):
         equal(states[:, 1:], states[:, :-1], 1e-4)
     kept, off = torch.ones(2, 3), torch.tensor([[1, 1, 2.0]]).expand(2, 3)

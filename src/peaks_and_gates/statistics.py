@@ -63,11 +63,12 @@ def over_seeds(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
     return mean.assign(model=label)[list(together.columns)]
 
 
-def at_least(least: int, **counts: int) -> None:
-    """Raise BadParameter for a count, named by its keyword, that is not a whole number or below `least`."""
+def at_least(least: int, most: float = np.inf, /, **counts: int | None) -> None:
+    """Raise BadParameter for a count, named by its keyword, that is neither None nor a whole number in these bounds."""
     for name, count in counts.items():
-        if isinstance(count, bool) or not isinstance(count, (int, np.integer)) or count < least:
-            raise BadParameter(f"{name}={count} must be a whole number, at least {least}.")
+        whole = isinstance(count, (int, np.integer)) and not isinstance(count, bool)
+        if count is not None and not (whole and least <= count <= most):
+            raise BadParameter(f"{name}={count} must be a whole number, at least {least} and at most {most}.")
 
 
 def coded(labels: Sequence, n: int | None = None, name: str = "The labels") -> tuple[np.ndarray, ...]:

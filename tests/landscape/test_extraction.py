@@ -23,9 +23,9 @@ EXACT = {"rtol": 1e-5, "atol": 1e-8}
 def assert_like_plain_loop(model, prompts, **options):
     states = extract(model, prompts, **options)
     residual, normed, letters = plain_loop(model, prompts)
-    torch.testing.assert_close(states.hidden["residual"], residual, **EXACT)
-    torch.testing.assert_close(states.hidden["norm"], normed, **EXACT)
-    torch.testing.assert_close(states.letter_logprobs, letters, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(states["residual"], residual, **EXACT)
+    torch.testing.assert_close(states["norm"], normed, **EXACT)
+    torch.testing.assert_close(states["letter_logprobs"], letters, rtol=1e-5, atol=1e-6)
 
 
 @pytest.fixture(scope="module")
@@ -92,9 +92,9 @@ def test_stored_states_equal_extracted_ones(own_cache):
     model = models.load("tiny-llama", dtype=torch.float64)
     direct = extract(model, prompts)
     for layer in range(1, model.n_layers + 1):
-        torch.testing.assert_close(stored.layer("norm", layer), direct.hidden["norm"][:, layer - 1], **EXACT)
-    assert stored.subject == direct.subject
-    assert stored.answer.tolist() == direct.answer.tolist()
+        torch.testing.assert_close(stored.layer("norm", layer), direct["norm"][:, layer - 1], **EXACT)
+    assert stored.subject == [prompt.subject for prompt in prompts]
+    assert stored.answer.tolist() == direct["answer"].tolist()
     assert stored.n_layers == model.n_layers
     with pytest.raises(SafetensorError, match=r"norm\.0"):
         stored.layer("norm", 0)
@@ -144,8 +144,8 @@ def golden_states(name):
     prompts = [prompt for n_shots in (0, 5) for prompt in build_prompts(load("wordnet", 2, 5), n_shots, 2)]
     states = extract(models.load(name, dtype=torch.float32, device="cpu"), prompts)
     return {
-        f"{name}.states": states.hidden["norm"][..., :48].contiguous(),
-        f"{name}.letters": states.letter_logprobs.contiguous(),
+        f"{name}.states": states["norm"][..., :48].contiguous(),
+        f"{name}.letters": states["letter_logprobs"].contiguous(),
     }
 
 

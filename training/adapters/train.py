@@ -116,7 +116,7 @@ def accuracy(model: LanguageModel, questions: QuestionSet, n_shots: int, split: 
     prompts = prompts[:: math.ceil(len(prompts) / most)]
     with mixed_precision(model):
         states = extract(model, prompts, points=())
-    return float((states.letter_logprobs.argmax(1) == states.answer).double().mean())
+    return float((states["letter_logprobs"].argmax(1) == states["answer"]).double().mean())
 
 
 def train(settings: Mapping[str, Any], target: Path, dtype: torch.dtype | None = None) -> Log:

@@ -22,7 +22,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
-from itertools import groupby
+from itertools import groupby, islice
 from typing import Any
 
 import torch
@@ -39,21 +39,6 @@ from .questions import Prompt
 
 POINTS = ("residual", "norm")
 FEWEST_TOKENS, MOST_TOKENS = 4096, 65_536  # of one forward pass: on a CPU more gain nothing
-
-
-@dataclass(frozen=True)
-class States:
-    """Hidden states of n prompts.
-
-    hidden: by point, (n, L, D) in the model's dtype; hidden[point][:, l - 1] is layer l.
-    letter_logprobs: (n, 4) float32, log-probabilities of " A".." D" as next token, over the whole vocabulary.
-    subject: n names.  answer: (n,) int64, the right letter.
-    """
-
-    hidden: dict[str, Tensor]
-    letter_logprobs: Tensor
-    subject: list[str]
-    answer: Tensor
 
 
 @dataclass(frozen=True)
@@ -89,20 +74,12 @@ def prefix_groups(encoded: list[Encoded], batch_tokens: int) -> Iterator[tuple[l
     by_prefix: dict[tuple[int, ...], list[Encoded]] = defaultdict(list)
     for item in encoded:
         by_prefix[item.prefix].append(item)
-    by_length: dict[int, list[tuple[int, ...]]] = defaultdict(list)
-    unshared = []
-    for prefix, items in by_prefix.items():
-        if len(items) == 1 or not prefix:
-            unshared += [Encoded(item.index, (), item.prefix + item.rest) for item in items]
-        else:
-            by_length[len(prefix)].append(prefix)
-    if unshared:
-        yield [()], unshared
-    for length, prefixes in by_length.items():
-        n_rows = max(1, batch_tokens // length)
-        for start in range(0, len(prefixes), n_rows):
-            chunk = prefixes[start : start + n_rows]
-            yield chunk, [item for prefix in chunk for item in by_prefix[prefix]]
+    shared = {prefix: items for prefix, items in by_prefix.items() if prefix and len(items) > 1}
+    if alone := [item for item in encoded if item.prefix not in shared]:
+        yield [()], [Encoded(item.index, (), item.prefix + item.rest) for item in alone]
+    for length, prefixes in groupby(sorted(shared, key=len), len):
+        while chunk := list(islice(prefixes, max(1, batch_tokens // length))):
+            yield chunk, [item for prefix in chunk for item in shared[prefix]]
 
 
 def batches(group: list[Encoded], prefix_length: int, batch_tokens: int) -> list[list[Encoded]]:
@@ -119,9 +96,11 @@ def batches(group: list[Encoded], prefix_length: int, batch_tokens: int) -> list
 @torch.inference_mode()
 def extract(
     model: LanguageModel, prompts: Sequence[Prompt], points: Sequence[str] = POINTS, batch_tokens: int | None = None
-) -> States:
+) -> dict[str, Tensor]:
     """Hidden states of the last token of each prompt, and its letter log-probabilities, in one pass.
 
+    Returns by point (n, L, D) in the model's dtype, [:, l - 1] being layer l; "letter_logprobs" (n, 4) float32, of
+    " A".." D" as next token, over the whole vocabulary; "answer" (n,) int64, the right letter.
     batch_tokens: upper bound on rows x (prefix + question) tokens in one forward pass; bounds the memory. By default
     4096 on a CPU, on a GPU as many as half of its free memory has room for.
     Raises BadParameter (a prompt longer than the model reads), BadStates (not finite; names the model and the layer).
@@ -143,12 +122,10 @@ def extract(
     stacked = {point: torch.cat(parts).cpu()[place] for point, parts in hidden.items()}  # (n, L, D)
     for point, states in stacked.items():
         require_finite(states, f"{model.name}, {point}")
-    return States(
-        stacked,
-        torch.cat(letter_logprobs).float().cpu()[place],  # (n, 4)
-        [prompt.subject for prompt in prompts],
-        torch.tensor([prompt.answer for prompt in prompts]),
-    )
+    return stacked | {
+        "letter_logprobs": torch.cat(letter_logprobs).float().cpu()[place],
+        "answer": torch.tensor([prompt.answer for prompt in prompts]),
+    }
 
 
 def max_batch_tokens(model: LanguageModel) -> int:
@@ -187,18 +164,13 @@ def forward(
     settings = {"past_key_values": keys_values, "use_cache": keys_values is not None}
     states, _ = residual_stream(model, ids.to(model.device), **settings)
     ends = torch.tensor([len(item.rest) - 1 for item in batch])  # (B,)
-    residual = gather_last(states[1:], ends)  # L x (B, D)
+    residual = [state[torch.arange(len(ends)), ends] for state in states[1:]]  # L x (B, D)
     # A split model leaves each state where its block is, and the norm may be elsewhere; else nothing is moved.
     normed = [norm(state.to(norm.weight.device)) for norm, state in zip(model.norms, residual, strict=True)]
     logits = model.network.get_output_embeddings()(normed[-1])  # (B, vocabulary)
     device = normed[-1].device
     stack = lambda states: torch.stack([state.to(device) for state in states], dim=1)  # (B, L, D)
     return {"residual": stack(residual), "norm": stack(normed)}, logits.float().log_softmax(-1)
-
-
-def gather_last(states: Sequence[Tensor], ends: Tensor) -> list[Tensor]:
-    """The states (B, T, D) of each block at the tokens `ends` (B,), as (B, D)."""
-    return [state[torch.arange(len(ends)), ends] for state in states]
 
 
 def select_cache_rows(keys_values: DynamicCache, rows: Tensor) -> DynamicCache:
@@ -259,15 +231,13 @@ def hidden_states(
     model = cache(lambda: models.load(model_name, adapter, models.dtype_named(precision)))
     common = {"model": models.describe(model_name, adapter), "dtype": precision, "points": sorted(points)}
     parts, keys = [], []
-    progress = tqdm(total=len(prompts), desc=title, unit="question")
-    for group in [list(together) for _, together in groupby(prompts, lambda prompt: prompt.subject)]:
+    groups = [list(together) for _, together in groupby(prompts, lambda prompt: prompt.subject)]
+    for group in tqdm(groups, desc=title, unit="subject"):
         texts = digest([(prompt.prefix, prompt.question, prompt.answer) for prompt in group])
         inputs = common | {"subject": group[0].subject, "prompts": texts, "version": STATES}
         compute = lambda group=group: by_layer(extract(model(), group, points))
         parts.append(cached("states", inputs, compute))
         keys.append(inputs)
-        progress.update(len(group))
-    progress.close()
     return StoredStates(
         tuple(parts),
         [prompt.subject for prompt in prompts],
@@ -278,11 +248,10 @@ def hidden_states(
     )
 
 
-def by_layer(states: States) -> dict[str, Tensor]:
-    """States as one tensor per point and layer, so that a layer can be read alone."""
-    layers = {
-        f"{point}.{layer}": hidden[:, layer - 1]  # (n, D)
-        for point, hidden in states.hidden.items()
-        for layer in range(1, hidden.shape[1] + 1)
-    }
-    return layers | {"letter_logprobs": states.letter_logprobs, "answer": states.answer}
+def by_layer(states: dict[str, Tensor]) -> dict[str, Tensor]:
+    """What `extract` returns, with one tensor per point and layer, so that a layer can be read alone."""
+    tensors = {}
+    for name, values in states.items():
+        layers = values.unbind(1) if values.ndim == 3 else ()  # (n, D) each
+        tensors |= {f"{name}.{layer}": hidden for layer, hidden in enumerate(layers, 1)} or {name: values}
+    return tensors

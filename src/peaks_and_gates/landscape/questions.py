@@ -23,7 +23,7 @@ import numpy as np
 import pandas as pd
 
 from ..cache import check_files, file_sha256, project_folder, read_json
-from ..errors import BadParameter, BadQuestions, MissingFile, UnknownName
+from ..errors import BadQuestions, MissingFile, UnknownName
 from ..statistics import at_least
 
 LETTERS = ("A", "B", "C", "D")
@@ -137,7 +137,7 @@ def build_prompts(
     if n_shots and split == "dev":
         raise BadQuestions("Shots are taken from the dev questions, and would give their own answers: give n_shots=0.")
     at_least(0, n_shots=n_shots, seed=seed)
-    at_least(1, n_orders=1 if n_orders is None else n_orders)
+    at_least(1, n_orders=n_orders)
     check(questions, split)
     if n_shots:
         check(questions, "dev")
@@ -184,13 +184,12 @@ def load(name: str, n_subjects: int | None = None, n_per_subject: int | None = N
 
     Raises UnknownName, BadParameter, BadQuestions, MissingFile (no network and nothing stored), HashMismatch.
     """
-    at_least(1, n_subjects=n_subjects or 1, n_per_subject=n_per_subject or 1)  # 0 is refused below
     if name not in FIRST and not Path(name).is_dir():
         raise UnknownName("question set", name, FIRST)
     questions = _wordnet() if name == "wordnet" else _mmlu(None if name == "mmlu" else Path(name))
     for split in [split for split in SPLITS if getattr(questions, split) or split == "test"]:
         check(questions, split)
-    questions = _fewer_questions(_fewer_subjects(questions, n_subjects), n_per_subject)
+    questions = _part(questions, n_subjects, n_per_subject)
     sizes = {split: sum(map(len, getattr(questions, split).values())) for split in SPLITS}
     return replace(questions, source=questions.source | {"subjects": len(questions.test), "sizes": sizes})
 
@@ -211,28 +210,24 @@ def check(questions: QuestionSet, split: str) -> None:
                 raise BadQuestions(f"{split} question {number} of '{subject}' is not 5 texts and 0 to 3: {question}")
 
 
-def _fewer_subjects(questions: QuestionSet, n_subjects: int | None) -> QuestionSet:
-    """Keep the first `n_subjects` in an order that starts with FIRST."""
+def _part(questions: QuestionSet, n_subjects: int | None, n_per_subject: int | None) -> QuestionSet:
+    """Keep the first `n_subjects` in an order that starts with FIRST, and so many test questions of each at most.
+
+    These are a seeded choice, in their own order.
+    """
     known = questions.subjects
-    if n_subjects is not None and not 1 <= n_subjects <= len(known):
-        raise BadParameter(f"n_subjects={n_subjects!r}; '{questions.name}' has 1 to {len(known)}.")
+    at_least(1, len(known), n_subjects=n_subjects)
     chosen = [subject for subject in dict.fromkeys([*FIRST[questions.name], *known]) if subject in known][:n_subjects]
     part = lambda split: {s: items for s, items in getattr(questions, split).items() if s in chosen}
-    return replace(questions, **{split: part(split) for split in SPLITS})
-
-
-def _fewer_questions(questions: QuestionSet, n_per_subject: int | None) -> QuestionSet:
-    """Keep a seeded choice of at most so many test questions of each subject, in their own order."""
-    most = max(map(len, questions.test.values()))
-    if n_per_subject is not None and not 1 <= n_per_subject <= most:
-        raise BadParameter(f"n_per_subject={n_per_subject!r}; the largest subject here has {most} test questions.")
+    splits = {split: part(split) for split in SPLITS}
+    most = max(map(len, splits["test"].values()))
+    at_least(1, most, n_per_subject=n_per_subject)
     cap = n_per_subject or (MMLU_CAP if questions.name == "mmlu" else most)
-    test = {}
-    for subject, items in questions.test.items():
+    for subject, items in splits["test"].items():
         rng = generator("choose", questions.name, 0, subject)
-        chosen = sorted(rng.choice(len(items), min(cap, len(items)), replace=False).tolist())
-        test[subject] = tuple(items[i] for i in chosen)
-    return replace(questions, test=test)
+        rows = sorted(rng.choice(len(items), min(cap, len(items)), replace=False).tolist())
+        splits["test"][subject] = tuple(items[i] for i in rows)
+    return replace(questions, **splits)
 
 
 def _question_set(name: str, source: dict[str, Any], rows: Mapping[str, Iterable[Mapping[str, Any]]]) -> QuestionSet:
