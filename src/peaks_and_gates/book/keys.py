@@ -13,6 +13,7 @@ from __future__ import annotations
 import ast
 import json
 import re
+import shutil
 from dataclasses import dataclass
 from functools import cache
 from importlib.util import resolve_name
@@ -32,11 +33,22 @@ LATER_FIELDS = {"ctx", "kind", "type_comment", "type_ignores", "type_params"}  #
 
 
 def root() -> Path:
-    """The checkout.  Raises MissingFile when the package is installed without one."""
-    folder = store.project_folder()
-    if folder is None:
-        raise MissingFile("The notebooks are in the repository: clone it, and install it with `pip install -e .`.")
-    return folder
+    """The folder of the pages and of what is made of them: the checkout, or a folder that holds the pages.
+
+    An ordinary installation copies them into the folder in which `pg` is called, if that is empty, else it raises
+    MissingFile.  Raises StorageFull.
+    """
+    if store.checkout():
+        return store.project_folder()
+    here = Path.cwd()
+    if inside := [folder for folder in (here, *here.parents) if (folder / "_toc.yml").is_file()]:
+        return inside[0]
+    if any(here.iterdir()):
+        raise MissingFile(f"{here} holds something else: call pg in an empty folder, to which the pages can be copied.")
+    with store.writing(here):
+        shutil.copytree(store.SOURCE, here / "src" / PACKAGE)  # some pages quote it
+        shutil.copytree(store.project_folder(), here, ignore=shutil.ignore_patterns("weights"), dirs_exist_ok=True)
+    return here
 
 
 def page_key(notebook: Path, parameters: dict[str, Any]) -> str:
@@ -45,7 +57,9 @@ def page_key(notebook: Path, parameters: dict[str, Any]) -> str:
     codes = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code" and not DRAWING & tags(cell)]
     page = code_of("\n".join(codes))
     parts = [page, *(module(name) for name in sorted(with_imports(set(page.imports))))]
-    locks = re.findall(r"^([\w-]+)==([^\s;]+)", (root() / "requirements-dev.lock").read_text(), re.MULTILINE)
+    locks = re.findall(
+        r"^([\w-]+)==([^\s;]+)", (store.project_folder() / "requirements-dev.lock").read_text(), re.MULTILINE
+    )
     locked = dict(reversed(locks))  # of two versions the first: that of the Pythons which have DADApy
     versions = [f"{name}=={locked[name]}" for name in sorted(LIBRARIES & locked.keys())]
     files = files_read({string for part in parts for string in part.strings}, parameters)
@@ -66,16 +80,16 @@ def files_read(strings: set[str], parameters: dict[str, Any]) -> dict[str, str]:
     values = {value for parameter in parameters.values() for value in as_list(parameter) if isinstance(value, str)}
     known = {name: entry for name in values if (entry := model_entry(name))}
     folders = strings | values | set(re.findall(r"weights/[\w./-]+", "\n".join(known.values())))
-    paths = {path for path in (root() / "data").rglob("*") if strings & {path.name, path.stem}}
-    settings = [path for path in store.SOURCE.rglob("*.yml") if path.name in strings]
-    for folder in (root() / name for name in folders if name.startswith("weights/")):
-        paths |= {*folder.rglob("*.safetensors")} or {*folder.rglob("*.json")}
-    files = sorted(path for path in paths if path.is_file())
-    return (
-        known
-        | {path.name: sha256(path) for path in settings}
-        | {path.relative_to(root()).as_posix(): sha256(path) for path in files}
-    )
+    project = store.project_folder()
+    paths = {path for path in (project / "data").rglob("*") if strings & {path.name, path.stem}}
+    known |= {path.name: sha256(path) for path in store.SOURCE.rglob("*.yml") if path.name in strings}
+    for name in folders:
+        if name.startswith("weights/"):
+            folder, card = project / name, project / name / "card.json"
+            paths |= {*folder.rglob("*.safetensors")} or {*folder.rglob("*.json")}
+            listed = store.read_json(card)["files"] if card.is_file() else {}  # of what an installation leaves out
+            known |= {f"{name}/{file}": digest for file, digest in listed.items() if file.endswith(".safetensors")}
+    return known | {path.relative_to(project).as_posix(): sha256(path) for path in paths if path.is_file()}
 
 
 def as_list(value: Any) -> list[Any]:

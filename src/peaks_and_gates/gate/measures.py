@@ -21,7 +21,7 @@ from ..landscape.density_peaks import Recipe, clustered, first_of_identical, lan
 from ..landscape.neighbours import as_matrix, nearest_neighbours, neighbour_overlap
 from ..statistics import PERCENTILES, Estimate, bootstrap_mean, coded, subsampled
 
-Vectors = np.ndarray | Tensor  # (n, d) float, one token's vector per example
+Vectors = "np.ndarray | Tensor"  # (n, d) float, one token's vector per example
 LEAST_NORM = 1e-150  # squares of what is shorter lose digits
 SHUFFLES = 50  # replicates of a null
 THRESHOLDS = 256  # values of |cos| between which a replicate of the bootstrap is interpolated
@@ -211,11 +211,12 @@ def flips(
 
     Returns:
         Shares with their intervals over pairs, by name:
-        flips: among all pairs, those whose difference of logits goes from above to below zero.
-        flips_of_right: the same among pairs that the base run had right; left out if there are none.
-        sign_changes: among all pairs, those whose sign changes in either direction (also to or from exactly zero),
-            which is what the released code counts.  A pair that was wrong and is put right counts here only.
-        base_right: among all pairs, those whose difference is above zero before patching.
+
+        - flips: among all pairs, those whose difference of logits goes from above to below zero.
+        - flips_of_right: the same among pairs that the base run had right; left out if there are none.
+        - sign_changes: among all pairs, those whose sign changes in either direction (also to or from exactly zero),
+          which is what the released code counts.  A pair that was wrong and is put right counts here only.
+        - base_right: among all pairs, those whose difference is above zero before patching.
 
     Raises:
         BadParameter: shapes that do not fit, probabilities instead of logits, or a pair whose answers begin with one

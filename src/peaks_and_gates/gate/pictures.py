@@ -124,7 +124,7 @@ def pairs(source: str, n_per_pair: int, seed: int = 0) -> list[Pair]:
 @cache
 def _scenes(seed: int) -> pd.DataFrame:
     """The test scenes of a seed, read once.  Raises BadParameter, MissingFile."""
-    path = (project_folder() or Path()) / "data" / "scenes.parquet"
+    path = project_folder() / "data" / "scenes.parquet"
     if not path.is_file():
         raise MissingFile(f"{path} is not there: clone the repository to read its scenes.")
     scenes = pd.read_parquet(path, filters=[("split", "==", "test"), ("seed", "==", seed)]).sort_values("i")

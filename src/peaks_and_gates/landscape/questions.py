@@ -250,7 +250,7 @@ def subject_groups(name: str, subjects: Iterable[str]) -> list[str]:
 
 def _wordnet_table() -> tuple[pd.DataFrame, str]:
     """The WordNet questions that ship with the book, see `training.wordnet`, and the file's hash."""
-    path = (project_folder() or Path()) / "data" / "wordnet-questions.parquet"
+    path = project_folder() / "data" / "wordnet-questions.parquet"
     card = read_json(path.with_suffix(".json"))
     check_files(path.parent, {path.name: card["sha256"]})
     return pd.read_parquet(path), card["sha256"]
