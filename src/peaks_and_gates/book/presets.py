@@ -1,8 +1,9 @@
-"""The four sizes of the book: one YAML file each, read, checked and overridden here."""
+"""The five sizes of the book: one YAML file each, read, checked and overridden here."""
 
 from __future__ import annotations
 
 import json
+import os
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,8 @@ import yaml
 from ..errors import BadParameter, UnknownName
 
 FOLDER = files("peaks_and_gates") / "presets"
-NAMES = ("smoke", "laptop", "colab", "paper")  # smallest first
+VISITED = {"COLAB_RELEASE_TAG", "KAGGLE_KERNEL_RUN_TYPE", "BINDER_SERVICE_HOST"}  # set where pages are guests
+NAMES = ("smoke", "quick", "laptop", "colab", "paper")  # smallest first
 
 
 def load(name: str) -> dict[str, Any]:
@@ -20,6 +22,22 @@ def load(name: str) -> dict[str, Any]:
     if name not in NAMES:
         raise UnknownName("preset", name, NAMES)
     return yaml.safe_load((FOLDER / f"{name}.yml").read_text())
+
+
+def fitting(page: dict[str, Any]) -> dict[str, Any]:
+    """Values for the parameters of a page that was opened where it has to be quick: those of `quick`; elsewhere none.
+
+    page: its variables.  Quick is asked for on Colab, Kaggle and Binder without a GPU, unless `pg` runs the page.
+    """
+    if not VISITED & os.environ.keys() or "PG_RECORD" in os.environ:
+        return {}
+    import torch
+
+    if torch.cuda.is_available():
+        return {}
+    values = {name: value for name, value in load("quick").items() if name in page}
+    print(f"Without a GPU here, so smaller, for about three minutes: {values}")
+    return values
 
 
 def override(defaults: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:

@@ -118,7 +118,9 @@ def plan(preset: str, names: Iterable[str] = (), changes: dict[str, Any] | None 
         raise UnknownName("notebook", unknown[0], paths)
     label = f"{preset}-{cache.digest(changes)[:8]}" if changes else preset
     # Only runs at a preset's own size are the book's record; the smoke preset's numbers mean nothing.
-    results = (root() / "results" if not changes and preset != "smoke" else root() / "_build" / "results") / label
+    results = (
+        root() / "results" if not changes and preset not in ("smoke", "quick") else root() / "_build" / "results"
+    ) / label
     jobs = []
     for name in names or paths:
         source = paths[name]
