@@ -35,7 +35,6 @@ GLOSSARY = "book/glossary"
 ORDINARY = {"control", "core", "eyes", "null", "order", "scale", "Z"}
 PARTS = {"landscape": "Part I: the representation landscape", "gate": "Part II: the narrow gate"}
 PARTS["control"] = "Controls: models whose wiring is known"
-SHOWN = {"torch": "torch", "transformers": "transformers", "numpy": "numpy", "dadapy": "DADApy"}
 PICTURE = re.compile(r'src="data:image/svg\+xml;base64,([^"]+)"')
 SIZE = re.compile(rb'<svg[^>]* width="([0-9.]+)pt" height="([0-9.]+)pt"')  # as matplotlib writes it
 
@@ -57,7 +56,9 @@ def configure(app: Sphinx, config: Config) -> None:
     date = newest(config.pg_preset)
     results = f", results of {date}" if date else ""
     footer = f'<p class="pg-version">Version {version("peaks-and-gates")}{results}.</p>'
-    config.html_theme_options = {**config.html_theme_options, "extra_footer": footer}
+    theme = config.html_theme_options | {"extra_footer": footer}
+    buttons = dict.fromkeys(["use_repository_button", "use_edit_page_button", "use_issues_button"], True)
+    config.html_theme_options = theme | (buttons if theme["repository_url"] else {"launch_buttons": {}})
 
 
 # ---- pages
@@ -106,8 +107,7 @@ def run_box(job: Job) -> str:
     machine, models = manifest["environment"], runner.models_of(parameters)
     hardware = machine["gpu"] or f"{machine['cores']} cores, {machine['memory_gib']} GiB"
     pictures = job.source.parent.name == "gate" or not parameters.keys().isdisjoint({"cards", "wired"})
-    versions = machine["packages"] | ({} if "dadapy" in machine["packages"] else {"dadapy": "not there: own lines"})
-    libraries = [f"{name} {versions[key]}" for key, name in SHOWN.items()]
+    packages = {"dadapy": "none (the book's own lines)"} | machine["packages"]
     kind = "pictures" if pictures else "questions" if models else "points"
     count = f"up to {largest_n(job):,}" if models else "drawn scenes" if pictures else "synthetic"
     facts = {
@@ -116,7 +116,7 @@ def run_box(job: Job) -> str:
         kind: count,
         "seed": parameters.get("seed"),
         "run": f"{manifest['created'][:10]}, {hardware}, {manifest['dtype']}",
-        "with": f"Python {machine['python']}, {', '.join(libraries)}",
+        "with": f"torch {packages['torch']}, numpy {packages['numpy']}, DADApy: {packages['dadapy']}",
         "took": f"{manifest['seconds'] / 60:.1f} min, without what other pages had stored",
         "repeat": f"<code>pg run --preset {manifest['preset']} --only {job.name}</code>",
         "key": f"<code>{manifest['key']}</code>",

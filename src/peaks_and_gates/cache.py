@@ -69,6 +69,8 @@ def file_sha256(path: Path) -> str:
 
 def environment() -> dict[str, Any]:
     """Versions and hardware, as they go into every manifest."""
+    import psutil
+
     installed = {dist.metadata["Name"].lower(): dist.version for dist in importlib.metadata.distributions()}
     query = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]  # torch would say it too, after seconds
     has_driver = shutil.which(query[0]) is not None
@@ -78,7 +80,7 @@ def environment() -> dict[str, Any]:
         "packages": {name: installed[name] for name in PACKAGES if name in installed},
         "machine": platform.machine(),
         "cores": os.cpu_count(),
-        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30),
+        "memory_gib": round(psutil.virtual_memory().total / 2**30),
         "gpu": gpus[0] if gpus else None,
     }
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import sys
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import click
+from packaging.requirements import Requirement
 
 from ..errors import BookError
 from . import presets, runner
@@ -37,6 +39,7 @@ def run(preset: str, pages: tuple[str, ...], changes: tuple[str, ...], model: st
     """Run the pages at one size and record their tables."""
     from . import jobs
 
+    require_packages()
     parameters = runner.model_parameters(model) if model else {}
     parameters |= dict(presets.parse_assignment(text) for text in changes)
     failures = jobs.run(runner.plan(preset, pages, parameters), **how)
@@ -50,6 +53,7 @@ def site(preset: str) -> None:
     """Build the website from what was run or recorded; computes nothing."""
     from .site import build
 
+    require_packages("site")
     click.echo(f"The site is {build(preset) / 'index.html'}")
 
 
@@ -74,6 +78,21 @@ def compare(before: Path, after: Path, tolerance: float) -> None:
     lines = claims.differences(before, after, tolerance)
     click.echo("\n".join(lines) or "The same tables, numbers and verdicts.")
     sys.exit(bool(lines))
+
+
+def require_packages(extra: str = "") -> None:
+    """Raise BookError if a package that is needed is not there, or of a version that does not do."""
+    wrong = []
+    for needed in map(Requirement, metadata.requires("peaks-and-gates")):
+        if needed.marker and not needed.marker.evaluate({"extra": extra}):
+            continue
+        installed = [package.version for package in metadata.distributions(name=needed.name)]
+        if not (installed and needed.specifier.contains(installed[0], prereleases=True)):
+            wrong.append(f"{needed.name}{needed.specifier}")
+    if wrong:
+        quoted = " ".join(f'"{name}"' for name in wrong)
+        install = f"{sys.executable} -m pip install {quoted}"
+        raise BookError(f"This Python has not all that is needed, or of another version. Run `make`, or: {install}")
 
 
 def main(arguments: list[str] | None = None) -> Any:

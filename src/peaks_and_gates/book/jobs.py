@@ -12,8 +12,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import submitit
-
 from .. import cache
 from ..errors import BadParameter
 from . import presets
@@ -29,6 +27,8 @@ def run(jobs: Sequence[Job], force: bool = False, executor: str = "here", profil
     """
     if profile and executor == "here":
         raise BadParameter("Pages that run here take no --profile: name an executor, too, such as --executor slurm.")
+    if executor != "here" and os.name == "nt":
+        raise BadParameter("On Windows pages run here, one by one: for --executor call pg in WSL.")
     if left_out := [job.name for job in jobs if not job.runnable]:
         print(f"Left out, as this size has no vision-language model (name one with --model): {', '.join(left_out)}.")
     todo = [job for job in jobs if job.runnable and (force or job.state != "done")]
@@ -72,7 +72,7 @@ def as_jobs(jobs: Sequence[Job], executor: str, settings: dict[str, Any], force:
     """
     waiting = sorted(jobs, key=last_minutes, reverse=True)
     at_once = len(jobs) if executor == "slurm" else max(1, (os.cpu_count() or 1) // settings.get("cpus_per_task", 1))
-    running: dict[Job, submitit.Job] = {}
+    running: dict[Job, Any] = {}
     failures = []
     try:
         while waiting or running:
@@ -92,12 +92,14 @@ def as_jobs(jobs: Sequence[Job], executor: str, settings: dict[str, Any], force:
     return failures
 
 
-def submit(job: Job, executor: str, settings: dict[str, Any], force: bool) -> submitit.Job:
-    """Send one page off.  Raises BadParameter if it is not taken."""
+def submit(job: Job, executor: str, settings: dict[str, Any], force: bool) -> Any:
+    """Send one page off, as a submitit job.  Raises BadParameter if it is not taken."""
     setup = [f"export OMP_NUM_THREADS={settings.get('cpus_per_task', 1)}", *settings.get("slurm_setup", [])]
     settings = settings | {"name": f"pg-{job.key}", "slurm_setup": setup, "local_setup": setup[:1]}
     if executor == "slurm":
         settings["slurm_dependency"] = "singleton"  # after a job of an earlier run that is still there
+    import submitit  # not made for Windows
+
     try:
         sender = submitit.AutoExecutor(folder=cache.cache_folder() / "jobs" / "%j", cluster=executor)
         sender.update_parameters(**settings)
@@ -107,7 +109,7 @@ def submit(job: Job, executor: str, settings: dict[str, Any], force: bool) -> su
         raise BadParameter(f"The job for {job.name} was not taken with {settings}: {error}. {advice}") from error
 
 
-def has_ended(handle: submitit.Job, executor: str) -> bool:
+def has_ended(handle: Any, executor: str) -> bool:
     """Whether a job has left a result, or died without one; submitit asks sacct, which many clusters do not have."""
     if executor == "local" or handle.paths.result_pickle.is_file():
         return handle.done()
@@ -119,7 +121,7 @@ def has_ended(handle: submitit.Job, executor: str) -> bool:
     return queue.returncode == 0 and state in (*DEAD, "COMPLETED")
 
 
-def outcome(handle: submitit.Job) -> str | None:
+def outcome(handle: Any) -> str | None:
     """Why a job that ended did not succeed; None if it did."""
     if handle.paths.result_pickle.is_file():
         error = handle.exception()

@@ -86,8 +86,8 @@ def files_read(strings: set[str], parameters: dict[str, Any]) -> dict[str, str]:
     for name in folders:
         if name.startswith("weights/"):
             folder, card = project / name, project / name / "card.json"
-            paths |= {*folder.rglob("*.safetensors")} or {*folder.rglob("*.json")}
-            listed = store.read_json(card)["files"] if card.is_file() else {}  # of what an installation leaves out
+            listed = store.read_json(card)["files"] if card.is_file() else {}  # some may not be installed
+            paths |= {*folder.rglob("*.safetensors")} or {*(() if listed else folder.rglob("*.json"))}
             known |= {f"{name}/{file}": digest for file, digest in listed.items() if file.endswith(".safetensors")}
     return known | {path.relative_to(project).as_posix(): sha256(path) for path in paths if path.is_file()}
 

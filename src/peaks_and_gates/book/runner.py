@@ -190,7 +190,7 @@ def execute(job: Job, tables: Path) -> None:
     running = job.output.with_suffix(".running.ipynb")
     # A kernel talks over sockets in a folder of its own: two pages that run at once would answer each other's.
     with cache.writing(job.output), tempfile.TemporaryDirectory(prefix="pg-") as sockets:
-        settings = {"transport": "ipc", "ip": f"{sockets}/kernel"}
+        settings = {} if os.name == "nt" else {"transport": "ipc", "ip": f"{sockets}/kernel"}
         config = Config({"NotebookClient": {"shutdown_kernel": "immediate"}, "KernelManager": settings})
         how = {"kernel_name": "python3", "language": "python", "progress_bar": False, "stderr_file": sys.stderr}
         job.output.parent.mkdir(parents=True, exist_ok=True)
@@ -202,6 +202,8 @@ def execute(job: Job, tables: Path) -> None:
         except papermill.PapermillExecutionError as error:
             if error.ename in {kind.__name__ for kind in BookError.__subclasses__()}:
                 raise BookError(error.evalue) from None
+            if error.ename == "ModuleNotFoundError":
+                raise BookError(f"{error.evalue}: pip install 'peaks-and-gates[hub]', or what else it is in.") from None
             raise BookError(f"cell {error.exec_count}: {error.ename}: {error.evalue}. See {running}.") from None
         running.replace(job.output)
 
