@@ -26,7 +26,7 @@ def execute(job, tables):
     os.chdir(job.source.parent)
     variables = {"display": display}
     for number, cell in enumerate(json.loads(job.source.read_text())["cells"]):
-        if cell["cell_type"] == "code":
+        if cell["cell_type"] == "code" and "install" not in cell["metadata"].get("tags", ()):
             exec(compile("".join(cell["source"]), f"{job.name}, cell {number}", "exec"), variables)
             if "parameters" in cell["metadata"].get("tags", ()):
                 variables |= job.parameters
