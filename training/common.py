@@ -94,7 +94,12 @@ def is_made_from(card: Path, made_from: Mapping[str, Any]) -> bool:
 
 def write_card(card: Path, made_from: Mapping[str, Any], **about: Any) -> None:
     """Write the card of weights; after them, so that weights with a fitting card are complete."""
-    origin = {"made_from": made_from, "code": source_hash(), "environment": environment()}
+    origin = {
+        "made_from": made_from,
+        "code": source_hash(),
+        "environment": environment(),
+        "licence": "MIT, as the book",
+    }
     write_json(card, origin | about)
 
 

@@ -37,6 +37,7 @@ from .data import Text, build
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 SHOTS = (0, 5)  # that a model is validated with
+LICENCE = "MIT, as far as it is the book's to give; the base, SmolLM2-135M-Instruct, is Apache 2.0"
 VALIDATION, TESTED = 256, 1200  # questions; what a card says is a check, the notebooks measure
 
 
@@ -170,7 +171,7 @@ def train(settings: Mapping[str, Any], target: Path, dtype: torch.dtype | None =
     scores = {f"{n}-shot": round(accuracy(model, data.questions, n, "test", TESTED), 4) for n in SHOTS}
     sha256, files = cache.file_sha256(target / ADAPTER[1]), cache.checksums(target)
     about = {"data": data.about, "sha256": sha256, "files": files, "test_accuracy": scores, "log": vars(log)}
-    common.write_card(card, made_from, command="python -m training.adapters", **about)
+    common.write_card(card, made_from, command="python -m training.adapters", **about, licence=LICENCE)
     print(f"{target}: test accuracy {scores}, {log.seconds / 60:.1f} minutes")
     return log
 

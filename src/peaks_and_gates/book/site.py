@@ -36,7 +36,7 @@ def build(preset: str) -> Path:
     if jobs[0].record.parent.is_dir():
         runner.write_scorecard(jobs)
     draw([job for job in jobs if job.state != "missing" and not job.is_drawn])
-    print("All pages together: about a minute.", flush=True)
+    print("All pages together, by Sphinx", flush=True)
     target = root() / "_build" / "html"
     shutil.rmtree(target, ignore_errors=True)  # pages that are gone would stay
     builder = Path(sys.executable).with_name("jupyter-book")  # the script of this environment
