@@ -73,7 +73,7 @@ $(READY): requirements.lock pyproject.toml
 	touch $(READY)
 
 define locked
-	$(PIP) --no-deps --requirement $(1) || { \
+	@$(PIP) --no-deps --requirement $(1) || { \
 	  echo "Once more without DADApy, which needs a C compiler and Python's headers: the book's own lines do its work."; \
 	  sed '/^dadapy==/,/[^\\]$$/d' $(1) > $(VENV)/$(1) && $(PIP) --no-deps --requirement $(VENV)/$(1); }
 endef

@@ -102,7 +102,7 @@ def test_values_are_smaller_where_pages_are_guests_without_a_gpu(monkeypatch, ca
     assert presets.fitting(page) == {}
     monkeypatch.setenv("COLAB_RELEASE_TAG", "release")
     quick = presets.load("quick")
-    assert presets.fitting(page) == {"n_subjects": quick["n_subjects"], "seed": 0}
+    assert presets.fitting(page) == {"n_subjects": quick["n_subjects"]}
     assert "Without a GPU" in capsys.readouterr().out and quick["n_subjects"] < 32
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     assert presets.fitting(page) == {}

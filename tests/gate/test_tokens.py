@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from peaks_and_gates.errors import BadImage, BadParameter, ModelUnavailable, UnknownName
-from peaks_and_gates.gate import vlm
+from peaks_and_gates.gate import inputs, vlm
 from peaks_and_gates.gate.tokens import FAMILIES, KINDS, TokenMap, family_of, token_map
-from tiny_vlms import load, picture
+from tiny_vlms import load, picture, tiny_vlm
 
 LETTERS = {"p": "padding", "t": "text", "b": "begin", "i": "image", "s": "special", "e": "end"}
 TEXTS = ["ab<image> cd", "<image>?", "a longer one: <image> x"]
@@ -188,3 +188,13 @@ def test_what_does_not_belong_together_is_refused(model, family):
     for kind in ("blip-2", "mistral3"):  # the second a relative of Pixtral, laid out in another way
         with pytest.raises(ModelUnavailable, match=f"type '{kind}' need a row in gate/families"):
             family_of(SimpleNamespace(model_type=kind, vision_config=SimpleNamespace(model_type="pixtral")))
+
+
+def test_of_an_older_transformers_prompts_are_the_same_or_refused(monkeypatch):
+    ids = lambda: vlm.encode(vlm.load(str(tiny_vlm("chameleon"))), None, ["What?"]).inputs["input_ids"].tolist()
+    today = ids()
+    monkeypatch.setattr(inputs, "OLD_PROCESSORS", True)
+    monkeypatch.setattr(inputs, "PROMPT_ONLY", {})  # which they do not know: a token would follow
+    assert ids() == today
+    with pytest.raises(ModelUnavailable, match="not read aright by transformers"):
+        vlm.load(str(tiny_vlm("emu3")))

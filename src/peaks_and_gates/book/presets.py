@@ -35,8 +35,8 @@ def fitting(page: dict[str, Any]) -> dict[str, Any]:
 
     if torch.cuda.is_available():
         return {}
-    values = {name: value for name, value in load("quick").items() if name in page}
-    print(f"Without a GPU here, so smaller, for about three minutes: {values}")
+    values = {name: value for name, value in load("quick").items() if name in page and value != page[name]}
+    print("Without a GPU here the page is made smaller, for about three minutes:", values or "it is quick already")
     return values
 
 
