@@ -6,8 +6,6 @@ study = Study(model="smollm2-135m-instruct", questions="wordnet", n_subjects=32,
 table = geometry_table(study)
 """
 
-from __future__ import annotations
-
 import importlib
 from typing import Any
 

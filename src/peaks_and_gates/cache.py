@@ -10,8 +10,6 @@ do not count.  What is damaged is computed again.
 Beyond the standard library it imports only what a function needs when it is called: `pg status` stays quick.
 """
 
-from __future__ import annotations
-
 import errno
 import hashlib
 import importlib.metadata
@@ -75,14 +73,10 @@ def environment() -> dict[str, Any]:
     query = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]  # torch would say it too, after seconds
     has_driver = shutil.which(query[0]) is not None
     gpus = subprocess.run(query, capture_output=True, text=True, check=False).stdout.splitlines() if has_driver else []
-    return {
-        "python": platform.python_version(),
-        "packages": {name: installed[name] for name in PACKAGES if name in installed},
-        "machine": platform.machine(),
-        "cores": os.cpu_count(),
-        "memory_gib": round(psutil.virtual_memory().total / 2**30),
-        "gpu": gpus[0] if gpus else None,
-    }
+    packages = {name: installed[name] for name in PACKAGES if name in installed}
+    memory = round(psutil.virtual_memory().total / 2**30)
+    about = {"python": platform.python_version(), "packages": packages, "machine": platform.machine()}
+    return about | {"cores": os.cpu_count(), "memory_gib": memory, "gpu": gpus[0] if gpus else None}
 
 
 def cached(
@@ -305,10 +299,8 @@ def writing(path: Path) -> Iterator[None]:
     except Exception as error:
         if isinstance(error, BookError) or not is_full(error):
             raise
-        raise StorageFull(
-            f"Could not write {path}: {error}. Free some space, or set PG_CACHE to a folder with room; "
-            "finished results are kept."
-        ) from error
+        advice = "Free some space, or set PG_CACHE to a folder with room; finished results are kept."
+        raise StorageFull(f"Could not write {path}: {error}. {advice}") from error
 
 
 def is_full(error: Exception) -> bool:

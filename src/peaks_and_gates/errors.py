@@ -1,7 +1,5 @@
 """What a reader sees when something is wrong: one message that says what, where and how to mend it."""
 
-from __future__ import annotations
-
 import difflib
 from collections.abc import Iterable
 

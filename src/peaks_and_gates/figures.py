@@ -5,8 +5,6 @@ text = figures.summary(tables, "ari_subject", "figures")
 figures.show(lambda: figures.curves(tables, "ari_subject", "figures", ["llama-3-8b"]), alt=text, caption=text)
 """
 
-from __future__ import annotations
-
 import base64
 import html
 import io
@@ -38,12 +36,7 @@ DEPTH = "relative depth (layer / number of layers)"
 THEMES = {"light": ("#1b1f24", "#d5d9de"), "dark": ("#e6e8eb", "#444b54")}  # text, grid
 MARKS = DATA["marks"]  # what stands for these two while a picture is drawn
 # One rule hides the dark picture in light mode and the reverse, in the book and in JupyterLab alike.
-SWITCH = (
-    "<style>.pg-dark{display:none}"
-    'html[data-theme="dark"] .pg-dark,body[data-jp-theme-light="false"] .pg-dark{display:block}'
-    'html[data-theme="dark"] .pg-light,body[data-jp-theme-light="false"] .pg-light{display:none}'
-    ".pg-figure img{max-width:100%;height:auto}</style>"
-)
+SWITCH = f"<style>{DATA['switch']}</style>"
 
 
 # A picture on a page
@@ -237,10 +230,8 @@ def bars(tables: Mapping[str, pd.DataFrame], measures: Mapping[tuple[str, str], 
     every = pd.concat(tables.values())
     names = every.loc[every["metric"].isin([metric for metric, _ in measures]), "condition"].unique()
     conditions = [name for name in names if not is_seed(name)]
-    figure, axes = plt.subplots(
-        1, len(measures), figsize=(1.6 + 1.9 * len(measures), 1.2 + len(conditions) * (0.25 + 0.15 * len(tables))),
-        sharey=True, squeeze=False, layout="constrained",
-    )  # fmt: skip
+    size = (1.6 + 1.9 * len(measures), 1.2 + len(conditions) * (0.25 + 0.15 * len(tables)))
+    figure, axes = plt.subplots(1, len(measures), figsize=size, sharey=True, squeeze=False, layout="constrained")
     handles, step = {}, min(0.22, 0.8 / len(tables))  # between two tables at one condition, a condition being 1
     for ax, ((metric, setting), title) in zip(axes[0], measures.items(), strict=True):
         for i, ((name, table), (colour, marker)) in enumerate(zip(tables.items(), SERIES, strict=False)):

@@ -186,10 +186,9 @@ def hub_advice(repo: str, error: Exception) -> str:
     """One message for everything that can go wrong with a hub model."""
     if any(sign in f"{type(error).__name__} {error}" for sign in ("Gated", "401", "403")):
         return f"{repo} is gated. Accept its licence on its page, then run `hf auth login` or set HF_TOKEN."
-    return (
-        f"{repo} could not be loaded: {str(error).splitlines()[0]}. The name is misspelt, a file is broken, or "
-        "the hub cannot be reached. Try again with a network, or give a local folder: -p model=FOLDER."
-    )
+    causes = "The name is misspelt, a file is broken, or the hub cannot be reached."
+    advice = "Try again with a network, or give a local folder: -p model=FOLDER."
+    return f"{repo} could not be loaded: {str(error).splitlines()[0]}. {causes} {advice}"
 
 
 def load(

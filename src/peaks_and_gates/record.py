@@ -9,8 +9,6 @@ finished.  When PG_REDRAW is set tables are read from results/PRESET and nothing
 a model.  Without both (a notebook in JupyterLab) a recorded function is just called.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import inspect
@@ -88,10 +86,8 @@ def publish(parts: Path, path: Path, about: Mapping[str, Any]) -> None:
     """
     files = sorted(parts.glob("*.parquet"), key=lambda file: file.stat().st_mtime_ns)
     tables = {file.stem: cache.read_json(file.with_suffix(".json")) for file in files}
-    named_rows = [
-        pq.read_table(file).add_column(0, "table", pa.array([file.stem] * table["rows"], pa.string()))
-        for file, table in zip(files, tables.values(), strict=True)
-    ]
+    name_of = lambda file: pa.array([file.stem] * tables[file.stem]["rows"], pa.string())
+    named_rows = [pq.read_table(file).add_column(0, "table", name_of(file)) for file in files]
     rows = pa.concat_tables(named_rows, promote_options="permissive")
     cache.write_atomically(path, lambda temporary: pq.write_table(rows, temporary, compression="zstd"))
     sha256 = cache.file_sha256(path)

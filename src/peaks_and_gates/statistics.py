@@ -5,8 +5,6 @@ index.value, index.low, index.high, index.null_high
 row("5-shot", "smollm2-135m-instruct", 12, 0.4, "ari_subject", "released", index)    # of a tidy table
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 
@@ -124,9 +122,12 @@ def adjusted_rand_index(assignment: np.ndarray, labels: np.ndarray, n_bootstrap:
     low, high = value + np.percentile(resampled, PERCENTILES) - resampled.mean()
     # Of scipy's two methods only this one is right for a table of a single column (1.17 gives a negative count).
     shuffled = random_table(table.sum(1), table.sum(0)).rvs(n_bootstrap, method="boyett", random_state=rng)
-    null = rand_of_tables(shuffled)
-    null_high = float(np.percentile(null, PERCENTILES[1]))
-    return Estimate(value, float(low), min(float(high), 1.0), n, float(null.mean()), null_high)
+    return Estimate(value, float(low), min(float(high), 1.0), n, **null_of(rand_of_tables(shuffled)))
+
+
+def null_of(replicates: Sequence[float]) -> dict[str, float]:
+    """The two fields of an Estimate about shuffled labels."""
+    return {"null": float(np.mean(replicates)), "null_high": float(np.percentile(replicates, PERCENTILES[1]))}
 
 
 def rand_of_tables(tables: np.ndarray) -> np.ndarray:

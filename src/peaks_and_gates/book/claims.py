@@ -6,8 +6,6 @@ it does, *unclear* in between, *untested* if the table lacks what it needs. A cl
 fails if all are missed, is not tested if a part is untested, and holds partly otherwise.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -218,11 +216,8 @@ def number(value: Estimate | None) -> str:
 def as_html(verdict: Verdict) -> str:
     """One claim with its parts, for the page of the figure it bears on."""
     claim = verdict.claim
-    parts = "".join(
-        f"<li><strong>{part.outcome}</strong>: {part.says}. Found {number(part.estimate)}; "
-        f"rule: {part.rule}. <em>{part.why}</em></li>"
-        for part in verdict.parts
-    )
+    text = lambda part: f"{part.says}. Found {number(part.estimate)}; rule: {part.rule}. <em>{part.why}</em>"
+    parts = "".join(f"<li><strong>{part.outcome}</strong>: {text(part)}</li>" for part in verdict.parts)
     return (
         f'<section class="pg-claim"><p>{badge(verdict.verdict)} <strong>{claim["id"]}</strong> {claim["claim"]} '
         f"<em>The paper: {claim['paper_value']}.</em></p><ul>{parts}</ul></section>"
@@ -237,10 +232,8 @@ def scorecard(verdicts: list[Verdict], about: Mapping[str, Any]) -> list[dict[st
         claim = {key: value for key, value in verdict.claim.items() if key != "parts"}
         values = {key: getattr(first, key, np.nan) for key in ("value", "low", "high", "n")}
         numbers = {key: value if np.isfinite(value) else None for key, value in values.items()}  # JSON has no infinity
-        parts = [
-            {"says": p.says, "rule": p.rule, "outcome": p.outcome, "found": p.estimate and number(p.estimate)}
-            for p in verdict.parts
-        ]
+        text = lambda part: part.estimate and number(part.estimate)
+        parts = [{"says": p.says, "rule": p.rule, "outcome": p.outcome, "found": text(p)} for p in verdict.parts]
         rows.append(claim | {"verdict": verdict.verdict} | numbers | {"parts": parts} | dict(about))
     return rows
 

@@ -1,7 +1,5 @@
 """The `pg` command: run the pages, build the site, see what is done, compare two records."""
 
-from __future__ import annotations
-
 import sys
 from importlib import metadata
 from pathlib import Path
@@ -13,6 +11,7 @@ from packaging.requirements import Requirement
 from ..errors import BookError
 from . import presets, runner
 
+executors = click.Choice(["here", "local", "slurm"])
 preset_option = click.option("--preset", default="laptop", help=f"Size of the run: {', '.join(presets.NAMES)}.")
 
 
@@ -28,12 +27,7 @@ def cli() -> None:
 @click.option("-p", "changes", multiple=True, metavar="KEY=VALUE", help="Change one of the preset's parameters.")
 @click.option("--model", help="A language model, or a vision-language model the book knows, to run the pages on.")
 @click.option("--force", is_flag=True, help="Run again what is done; stored hidden states are still reused.")
-@click.option(
-    "--executor",
-    type=click.Choice(["here", "local", "slurm"]),
-    default="here",
-    help="Where: in this process, page by page; in several on this machine; as jobs of a SLURM cluster.",
-)
+@click.option("--executor", type=executors, default="here", help="In this process, in several, or as jobs of SLURM.")
 @click.option("--profile", type=click.Path(exists=True), help="Settings of jobs (YAML), such as slurm_partition: gpu.")
 def run(preset: str, pages: tuple[str, ...], changes: tuple[str, ...], model: str | None, **how: Any) -> None:
     """Run the pages at one size and record their tables."""
@@ -90,8 +84,7 @@ def require_packages(extra: str = "") -> None:
         if not (installed and needed.specifier.contains(installed[0], prereleases=True)):
             wrong.append(f"{needed.name}{needed.specifier}")
     if wrong:
-        quoted = " ".join(f'"{name}"' for name in wrong)
-        install = f"{sys.executable} -m pip install {quoted}"
+        install = " ".join([sys.executable, "-m pip install", *(f'"{name}"' for name in wrong)])
         raise BookError(f"This Python has not all that is needed, or of another version. Run `make`, or: {install}")
 
 

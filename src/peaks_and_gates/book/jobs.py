@@ -3,8 +3,6 @@
 failures = run(plan("laptop"), executor="slurm", profile="my-cluster.yml")
 """
 
-from __future__ import annotations
-
 import os
 import subprocess
 import time
@@ -127,7 +125,5 @@ def outcome(handle: Any) -> str | None:
         error = handle.exception()
         return handle.result() if error is None else f"{str(error).strip().splitlines()[-1]} See {handle.paths.stderr}"
     log = handle.paths.stderr.read_text().strip().splitlines()[-1:] if handle.paths.stderr.is_file() else []
-    return (
-        f"job {handle.job_id} died without a result, see {handle.paths.stderr}. {' '.join(log)} "
-        "A profile sets more memory or time; PG_CACHE a folder that all nodes share."
-    )
+    advice = "A profile sets more memory or time; PG_CACHE a folder that all nodes share."
+    return f"job {handle.job_id} died without a result, see {handle.paths.stderr}. {' '.join(log)} {advice}"

@@ -8,8 +8,6 @@ and the runner do not count, so a new colour makes no record stale.  What makes 
 `cache.STATES`.  Only the standard library is needed.
 """
 
-from __future__ import annotations
-
 import ast
 import json
 import re
@@ -57,10 +55,9 @@ def page_key(notebook: Path, parameters: dict[str, Any]) -> str:
     codes = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code" and not DRAWING & tags(cell)]
     page = code_of("\n".join(codes))
     parts = [page, *(module(name) for name in sorted(with_imports(set(page.imports))))]
-    locks = re.findall(
-        r"^([\w-]+)==([^\s;]+)", (store.project_folder() / "requirements-dev.lock").read_text(), re.MULTILINE
-    )
-    locked = dict(reversed(locks))  # of two versions the first: that of the Pythons which have DADApy
+    lock = (store.project_folder() / "requirements-dev.lock").read_text()
+    # Of two versions the first: that of the Pythons which have DADApy.
+    locked = dict(reversed(re.findall(r"^([\w-]+)==([^\s;]+)", lock, re.MULTILINE)))
     versions = [f"{name}=={locked[name]}" for name in sorted(LIBRARIES & locked.keys())]
     files = files_read({string for part in parts for string in part.strings}, parameters)
     return store.digest([[part.key for part in parts], store.STATES, parameters, versions, files])

@@ -1,7 +1,5 @@
 """The five sizes of the book: one YAML file each, read, checked and overridden here."""
 
-from __future__ import annotations
-
 import json
 import os
 from importlib.resources import files

@@ -7,8 +7,6 @@ The pages are those of _toc.yml.  A page is one job: its record replaces the old
 that fails does not stop the others.
 """
 
-from __future__ import annotations
-
 import ast
 import json
 import os
@@ -118,9 +116,8 @@ def plan(preset: str, names: Iterable[str] = (), changes: dict[str, Any] | None 
         raise UnknownName("notebook", unknown[0], paths)
     label = f"{preset}-{cache.digest(changes)[:8]}" if changes else preset
     # Only runs at a preset's own size are the book's record; the smoke preset's numbers mean nothing.
-    results = (
-        root() / "results" if not changes and preset not in ("smoke", "quick") else root() / "_build" / "results"
-    ) / label
+    published = not changes and preset not in ("smoke", "quick")
+    results = root() / ("results" if published else "_build/results") / label
     jobs = []
     for name in names or paths:
         source = paths[name]
@@ -149,15 +146,10 @@ def perform(job: Job, force: bool = True) -> str | None:
         with tempfile.TemporaryDirectory(prefix="pg-tables-") as tables:
             execute(job, Path(tables))
             environment = cache.environment()
-            about = {
-                "preset": job.preset,
-                "parameters": job.parameters,
-                "key": job.key,
-                "dtype": precision(job.parameters, environment["gpu"]),
-                "seconds": round(time.perf_counter() - start, 1),
-                "created": datetime.now(UTC).isoformat(timespec="seconds"),
-                "environment": environment,
-            }
+            about = {"preset": job.preset, "parameters": job.parameters, "key": job.key}
+            about |= {"dtype": precision(job.parameters, environment["gpu"]), "environment": environment}
+            about |= {"seconds": round(time.perf_counter() - start, 1)}
+            about |= {"created": datetime.now(UTC).isoformat(timespec="seconds")}
             record.publish(Path(tables), job.record, about)
         stamp(job)
         cache.write_atomically(job.marker, lambda path: path.write_text(about["created"]))
@@ -193,12 +185,11 @@ def execute(job: Job, tables: Path) -> None:
         settings = {} if os.name == "nt" else {"transport": "ipc", "ip": f"{sockets}/kernel"}
         config = Config({"NotebookClient": {"shutdown_kernel": "immediate"}, "KernelManager": settings})
         how = {"kernel_name": "python3", "language": "python", "progress_bar": False, "stderr_file": sys.stderr}
+        how |= {"config": config, "cwd": job.source.parent}
         job.output.parent.mkdir(parents=True, exist_ok=True)
         try:
             with patch.dict(os.environ, variables):
-                papermill.execute_notebook(
-                    job.source, running, job.parameters, config=config, cwd=job.source.parent, **how
-                )
+                papermill.execute_notebook(job.source, running, job.parameters, **how)
         except papermill.PapermillExecutionError as error:
             if error.ename in {kind.__name__ for kind in BookError.__subclasses__()}:
                 raise BookError(error.evalue) from None

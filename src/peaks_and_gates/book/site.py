@@ -3,8 +3,6 @@
 The pages themselves are made by Sphinx with book/_ext/peaks_book.py.
 """
 
-from __future__ import annotations
-
 import multiprocessing
 import os
 import shutil
@@ -54,9 +52,8 @@ def build(preset: str) -> Path:
 
 def draw(jobs: Sequence[Job]) -> None:
     """Draw recorded pages from their tables, each in a process of its own, with a line per page."""
-    here = multiprocessing.get_all_start_methods()
-    context = multiprocessing.get_context("forkserver" if "forkserver" in here else "spawn")
-    if "forkserver" in here:
+    context = multiprocessing.get_context("spawn" if os.name == "nt" else "forkserver")
+    if os.name != "nt":
         context.set_forkserver_preload(DRAWING)
     with ProcessPoolExecutor(os.cpu_count(), context, max_tasks_per_child=1) as pool:
         running = {pool.submit(draw_page, job): job for job in jobs}

@@ -4,8 +4,6 @@ vqa_accuracy(["Two dogs."], [["2 dogs"] * 6 + ["dogs"] * 4])      # array([1.])
 cider(["a red square"], [["one red square", "a square"]])
 """
 
-from __future__ import annotations
-
 import re
 from collections import Counter
 from collections.abc import Sequence

@@ -227,10 +227,9 @@ def _intervening(model: VisionLanguageModel, act: Callable[..., Tensor], shape: 
         config._attn_implementation_internal = base
         del _running[id(config)]
     if (silent := run.layers - run.seen.keys()) or not run.layers:
-        raise BadParameter(
-            f"Blocks {sorted(silent)} of {model.name} never asked for attention, so nothing was changed or measured: "
-            f"run the model inside the context, and give some of its blocks, 0 … {model.n_layers - 1}."
-        )
+        advice = f"Run the model inside the context, and give some of its blocks, 0 … {model.n_layers - 1}."
+        where = f"Blocks {sorted(silent)} of {model.name} never asked for attention"
+        raise BadParameter(f"{where}, so nothing was changed or measured. {advice}")
 
 
 def _attention(kind: str, module, query, key, value, attention_mask, **settings) -> tuple[Tensor, None]:
@@ -251,11 +250,9 @@ def _attention(kind: str, module, query, key, value, attention_mask, **settings)
     longer = run.seen.get(layer, run.n_tokens - 1) + 1
     other_prompts = query.shape[0] != run.n_rows or n_keys not in (run.n_tokens, longer)
     if other_prompts or before + n_queries != n_keys:
-        raise BadParameter(
-            f"The token sets have {run.n_rows} rows of {run.n_tokens} tokens, the model runs {query.shape[0]} of "
-            f"{n_keys}: take them from the tokens of this batch, and generate greedily, one sample per prompt, "
-            "with the default cache (neither static nor sliding)."
-        )
+        sizes = f"{run.n_rows} rows of {run.n_tokens} tokens, the model runs {query.shape[0]} of {n_keys}"
+        advice = "take them from this batch's tokens; generate greedily, one sample a prompt, with the default cache"
+        raise BadParameter(f"The token sets have {sizes}: {advice} (neither static nor sliding).")
     run.seen[layer] = n_keys
     if layer not in run.layers:
         return attend(query, key, value, attention_mask), None

@@ -104,10 +104,9 @@ def open_image(image: ImageSource, name: str) -> Image.Image:
         raise BadImage(f"{name} cannot be read ({error}). Check the path, or save it anew as PNG or JPEG.") from error
     frames = getattr(opened, "n_frames", 1)
     if min(opened.size) < SMALLEST or frames > 1 or opened.mode not in EIGHT_BITS:
-        raise BadImage(
-            f"{name} has {opened.width} x {opened.height} pixels of the kind {opened.mode}, {frames} frames: save "
-            f"it as one frame, RGB of 8 bits a channel, at least {SMALLEST} pixels a side."
-        )
+        size = f"{opened.width} x {opened.height} pixels of the kind {opened.mode}, {frames} frames"
+        advice = f"save it as one frame, RGB of 8 bits a channel, at least {SMALLEST} pixels a side"
+        raise BadImage(f"{name} has {size}: {advice}.")
     if upright.has_transparency_data:
         upright = upright.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", upright.size, "white"), upright).convert("RGB")
@@ -209,9 +208,7 @@ def encode_once(network: PreTrainedModel) -> None:
             known[key] = encode(image[None], *[] if size is None else [size]).flatten()
         return known[key]
 
-    def get_image_features(
-        pixel_values: Tensor, image_sizes: Tensor | None = None, **settings: object
-    ) -> BaseModelOutputWithPooling:
+    def get_image_features(pixel_values: Tensor, image_sizes: Tensor | None = None, **_) -> BaseModelOutputWithPooling:
         """As transformers' own, but for what only training needs."""
         sizes = [None] * len(pixel_values) if image_sizes is None else image_sizes.split(1)
         embed = network.get_input_embeddings()

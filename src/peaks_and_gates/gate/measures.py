@@ -8,7 +8,6 @@ similarity(logits, other_logits)                    # 1: every next word is as p
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -18,8 +17,8 @@ from torch import Tensor
 
 from ..errors import BadParameter, BadStates, TooFewPoints
 from ..landscape.density_peaks import Recipe, clustered, first_of_identical, landscape
-from ..landscape.neighbours import as_matrix, nearest_neighbours, neighbour_overlap
-from ..statistics import PERCENTILES, Estimate, bootstrap_mean, coded, subsampled
+from ..landscape.neighbours import as_matrix, balanced_overlap, nearest_neighbours
+from ..statistics import PERCENTILES, Estimate, bootstrap_mean, coded, null_of, subsampled
 
 Vectors = "np.ndarray | Tensor"  # (n, d) float, one token's vector per example
 LEAST_NORM = 1e-150  # squares of what is shorter lose digits
@@ -68,9 +67,8 @@ def cosine_gap(
     lower, median, upper = at_quantile([0.25, 0.5, 0.75])
     grid = np.unique(at_quantile(np.linspace(0, 1, THRESHOLDS + 1)))  # (g,)
     # The pairs that each example is in, as text or as image, up to each threshold.
-    below = sum(
-        np.array([np.searchsorted(row, grid, "right") for row in rows]) for rows in cosines_of.values()
-    )  # (n, g)
+    up_to = lambda rows: np.array([np.searchsorted(row, grid, "right") for row in rows])
+    below = sum(map(up_to, cosines_of.values()))  # (n, g)
     multiplicity = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=n_bootstrap)
     share_below = np.maximum.accumulate((multiplicity - 0.5) @ below / len(pairs), axis=1)  # (n_bootstrap, g)
     low, high = np.percentile([np.interp(0.5, shares, grid) for shares in share_below], PERCENTILES)
@@ -132,7 +130,7 @@ def modality_homogeneity(
     for (name, assignment), estimate in zip(peaks.items(), spread, strict=True):
         null = [homogeneity_score(rng.permutation(modality), assignment) for _ in range(SHUFFLES)]
         ends = {"low": max(estimate.low, 0.0), "high": min(estimate.high, 1.0)}
-        estimates[name] = replace(estimate, **ends, **_null(null))
+        estimates[name] = replace(estimate, **ends, **null_of(null))
     return estimates
 
 
@@ -164,12 +162,7 @@ def class_overlap(states: Vectors, labels: np.ndarray, k: int = 30, where: str =
     names, codes, sizes = coded(labels, len(states), f"{where}: the labels")
     if sizes.min() <= k:
         raise TooFewPoints(f"{where}: class '{names[sizes.argmin()]}' has {sizes.min()} vectors; give more than k={k}.")
-    neighbours = nearest_neighbours(states, k, where=where)[1]  # (n, k)
-    estimate = bootstrap_mean(neighbour_overlap(neighbours, codes, k), 1 / sizes[codes])
-    rng = np.random.default_rng(0)
-    shuffles = [rng.permutation(codes) for _ in range(SHUFFLES)]
-    null = [np.average(neighbour_overlap(neighbours, other, k), weights=1 / sizes[other]) for other in shuffles]
-    return replace(estimate, **_null(null))
+    return balanced_overlap(nearest_neighbours(states, k, where=where)[1], codes, k)
 
 
 def similarity(p_logits: Tensor, q_logits: Tensor) -> Tensor:
@@ -231,11 +224,6 @@ def flips(
     shares = {"flips": flipped, "flips_of_right": flipped[right]}
     shares |= {"sign_changes": np.sign(before) != np.sign(after), "base_right": right}
     return {name: bootstrap_mean(of) for name, of in shares.items() if name != "flips_of_right" or right.any()}
-
-
-def _null(replicates: Sequence[float]) -> dict[str, float]:
-    """The two fields of an Estimate about shuffled labels."""
-    return {"null": float(np.mean(replicates)), "null_high": float(np.percentile(replicates, PERCENTILES[1]))}
 
 
 def _directions(text, image, where: str) -> tuple[Tensor, Tensor]:

@@ -7,8 +7,6 @@
 Of a data set only the chosen rows are stored, their images encoded: a second run needs no network.
 """
 
-from __future__ import annotations
-
 import random
 from dataclasses import dataclass, field
 from functools import cache
@@ -138,10 +136,8 @@ def _first_scenes(seed: int, n: int) -> list[Picture]:
     scenes = _scenes(seed)
     if n > len(scenes):
         raise TooFewPoints(f"{n} scenes are needed, and {len(scenes)} of this seed are in data/scenes.parquet.")
-    return [
-        Picture(row.png, row.key, row.label, tuple(row.captions), row.question, (row.answer,), row.kind)
-        for row in scenes[:n].itertuples()
-    ]
+    texts = lambda row: (tuple(row.captions), row.question, (row.answer,), row.kind)
+    return [Picture(row.png, row.key, row.label, *texts(row)) for row in scenes[:n].itertuples()]
 
 
 def _labels(seed: int) -> list[str]:

@@ -107,10 +107,8 @@ def check(model: VisionLanguageModel) -> None:
         for hook in hooks:
             hook.remove()
     if [id(module) for module in called] != [id(module) for module in attentions] or len(normed) != 1:
-        raise blame(
-            f"{len(called)} attention modules ran for {len(blocks)} blocks, and its final norm {len(normed)} times: "
-            "each must run once, in order."
-        )
+        ran = f"{len(called)} attention modules ran for {len(blocks)} blocks, and its final norm {len(normed)} times"
+        raise blame(f"{ran}: each must run once, in order.")
     if not torch.isfinite(logits).all():
         raise blame(f"its logits are not finite in {model.network.dtype}; try float32.")
     allowed = logits > torch.finfo(logits.dtype).min  # Chameleon forbids its image codes in this way

@@ -9,8 +9,6 @@ DADApy, by the papers' own group, does the work wherever it installs. Our lines 
 and are what the pages on the methods show.
 """
 
-from __future__ import annotations
-
 from importlib.util import find_spec
 
 import numpy as np

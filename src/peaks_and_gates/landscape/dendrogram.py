@@ -6,8 +6,6 @@ tree.counts                                                     # (leaves, subje
 regrown(peaks, tree, subjects, lambda tree: [len(tree.counts)])       # with intervals
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 

@@ -137,9 +137,7 @@ class Landscape:
         return {name: adjusted_rand_index(self.assignment, codes) for name, codes in self.labels.items()}
 
 
-def landscape(
-    hidden_states, labels: Mapping[str, np.ndarray], recipe: str | Recipe = "released", **options
-) -> Landscape:
+def landscape(hidden_states, labels: Mapping, recipe: str | Recipe = "released", **options) -> Landscape:
     """Describe one layer by one recipe, or its name in RECIPES; arguments, errors and source as in `landscapes`.
 
     Raises UnknownName, too.
@@ -295,27 +293,21 @@ def by_recipes(
         BookError: as `adp.dadapy_peaks`.
     """
     if distances.shape[1] < (most := max(recipe.most_neighbours for recipe in recipes.values())):
-        raise TooFewPoints(
-            f"{where}: {distances.shape[1]} neighbours of each of {len(distances)} different rows are known, but a "
-            f"recipe looks at {most}. Give more questions, or a larger part of them."
-        )
+        known = f"{distances.shape[1]} neighbours of each of {len(distances)} different rows are known"
+        raise TooFewPoints(f"{where}: {known}, but a recipe looks at {most}. Give more questions, or more of them.")
     nearest = distances[:, :K_MAX], neighbours[:, :K_MAX]
     dimension, error = dimensions(*nearest)
     about |= {"distances": distances, "neighbours": neighbours}
     about |= {"intrinsic_dimension": dimension, "intrinsic_dimension_error": error}
-    return {
-        name: Landscape(recipe, **about, **_peaks(*nearest, dimension[recipe.gride_scale], recipe, where))
-        for name, recipe in recipes.items()
-    }
+    peaks = lambda recipe: _peaks(*nearest, dimension[recipe.gride_scale], recipe, where)
+    return {name: Landscape(recipe, **about, **peaks(recipe)) for name, recipe in recipes.items()}
 
 
 def _peaks(distances: np.ndarray, neighbours: np.ndarray, dimension: float, recipe: Recipe, where: str) -> dict:
     """Density and peaks in so many dimensions, by the names in `Landscape`."""
     if np.isnan(dimension):
-        raise BadStates(
-            f"{where}: Gride finds no intrinsic dimension in {adp.GRIDE_RANGE}: distances are equal, or alike for all "
-            "points. Were the states rounded, or are they one-hot?"
-        )
+        why = "distances are equal, or alike for all points. Were the states rounded, or are they one-hot?"
+        raise BadStates(f"{where}: Gride finds no intrinsic dimension in {adp.GRIDE_RANGE}: {why}")
     if adp.HAS_DADAPY:
         data = adp.dadapy_data(distances, neighbours)
         data.set_id(dimension)

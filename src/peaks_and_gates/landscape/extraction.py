@@ -122,10 +122,8 @@ def extract(
     stacked = {point: torch.cat(parts).cpu()[place] for point, parts in hidden.items()}  # (n, L, D)
     for point, states in stacked.items():
         require_finite(states, f"{model.name}, {point}")
-    return stacked | {
-        "letter_logprobs": torch.cat(letter_logprobs).float().cpu()[place],
-        "answer": torch.tensor([prompt.answer for prompt in prompts]),
-    }
+    answer = torch.tensor([prompt.answer for prompt in prompts])
+    return stacked | {"letter_logprobs": torch.cat(letter_logprobs).float().cpu()[place], "answer": answer}
 
 
 def max_batch_tokens(model: LanguageModel) -> int:
@@ -186,10 +184,9 @@ def require_finite(hidden: Tensor, name: str) -> None:
     bad = ~torch.isfinite(hidden).all(dim=2)  # (n, L)
     if bad.any():
         layer = int(bad.any(dim=0).nonzero()[0]) + 1
-        raise BadStates(
-            f"{name}: {int(bad[:, layer - 1].sum())} of {len(hidden)} hidden states are NaN or infinite from layer "
-            f"{layer} on. {hidden.dtype} may overflow here: load the model in float32 (dtype=float32)."
-        )
+        number = f"{int(bad[:, layer - 1].sum())} of {len(hidden)}"
+        advice = f"{hidden.dtype} may overflow here: load the model in float32 (dtype=float32)."
+        raise BadStates(f"{name}: {number} hidden states are NaN or infinite from layer {layer} on. {advice}")
 
 
 @dataclass(frozen=True)
@@ -200,7 +197,7 @@ class StoredStates:
     key: hash of everything the states were made from.
     """
 
-    parts: tuple[Any, ...]
+    parts: list[Any]
     subject: list[str]
     answer: Tensor
     letter_logprobs: Tensor
@@ -238,14 +235,10 @@ def hidden_states(
         compute = lambda group=group: by_layer(extract(model(), group, points))
         parts.append(cached("states", inputs, compute))
         keys.append(inputs)
-    return StoredStates(
-        tuple(parts),
-        [prompt.subject for prompt in prompts],
-        torch.cat([part.get_tensor("answer") for part in parts]),
-        torch.cat([part.get_tensor("letter_logprobs") for part in parts]),
-        sum(key.startswith(f"{points[0]}.") for key in parts[0].keys()),  # noqa: SIM118 - no mapping, a file
-        digest(keys),
-    )
+    together = lambda name: torch.cat([part.get_tensor(name) for part in parts])
+    subject = [prompt.subject for prompt in prompts]
+    n_layers = sum(key.startswith(f"{points[0]}.") for key in parts[0].keys())  # noqa: SIM118 - no mapping, a file
+    return StoredStates(parts, subject, together("answer"), together("letter_logprobs"), n_layers, digest(keys))
 
 
 def by_layer(states: dict[str, Tensor]) -> dict[str, Tensor]:

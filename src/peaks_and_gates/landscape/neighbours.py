@@ -6,11 +6,13 @@ label_overlap(neighbours, subjects, class_fraction=0.3).value
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 
 from peaks_and_gates.errors import BadParameter, BadStates, TooFewPoints
-from peaks_and_gates.statistics import PERCENTILES, Estimate, at_least, bootstrap_mean, coded
+from peaks_and_gates.statistics import Estimate, at_least, bootstrap_mean, coded, null_of
 
 TOLERANCE = 1e-8  # largest relative error of a squared distance that is not computed again
 N_SHUFFLES = 50  # of the labels, for the null of their overlap: a mean over all points, and therefore steady
@@ -101,10 +103,8 @@ def neighbour_overlap(neighbours: np.ndarray, labels: np.ndarray, k: int | np.nd
     if (neighbours[:, 0] == np.arange(len(neighbours))).any() or np.min(neighbours) < 0:
         raise BadParameter("Neighbours are numbers of other points: leave out the point itself, neighbours[:, 1:].")
     if neighbours.shape[1] < width:
-        raise TooFewPoints(
-            f"An overlap over {width} neighbours needs as many of each point, but only {neighbours.shape[1]} were "
-            "searched for. Search for more, or take a smaller k or class fraction."
-        )
+        needed = f"An overlap over {width} neighbours needs as many of each point, but only {neighbours.shape[1]}"
+        raise TooFewPoints(f"{needed} were searched for. Search for more, or take a smaller k or class fraction.")
     codes = coded(labels, len(neighbours))[1]
     same = codes[neighbours[:, :width]] == codes[:, None]  # (n, width)
     within = np.arange(width) < np.reshape(k, (-1, 1))  # (n or 1, width)
@@ -130,15 +130,18 @@ def label_overlap(neighbours: np.ndarray, labels: np.ndarray, class_fraction: fl
         BadParameter: not one label a point, another class_fraction, or points that are their own neighbours.
         TooFewPoints: a row has fewer neighbours than the largest class needs.
     """
+    return balanced_overlap(neighbours, labels, class_neighbours(labels, class_fraction))
+
+
+def balanced_overlap(neighbours: np.ndarray, labels: np.ndarray, k: int | np.ndarray) -> Estimate:
+    """Mean of `neighbour_overlap`, every class with one weight; interval and null as in `label_overlap`."""
     _, codes, sizes = coded(labels)
-    k = class_neighbours(codes, class_fraction)
-    weights = 1 / sizes[codes]
+    k, weights = np.broadcast_to(k, len(codes)), 1 / sizes[codes]
     rng = np.random.default_rng(0)
     mean = bootstrap_mean(neighbour_overlap(neighbours, codes, k), weights)
     orders = [rng.permutation(len(codes)) for _ in range(N_SHUFFLES)]  # a label takes its k and its weight along
     null = [np.average(neighbour_overlap(neighbours, codes[o], k[o]), weights=weights[o]) for o in orders]
-    null_high = float(np.percentile(null, PERCENTILES[1]))
-    return Estimate(mean.value, mean.low, mean.high, mean.n, float(np.mean(null)), null_high)
+    return replace(mean, **null_of(null))
 
 
 def restrict_to(distances: np.ndarray, neighbours: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -191,15 +194,11 @@ def as_matrix(points: np.ndarray | torch.Tensor, where: str) -> torch.Tensor:
     except (TypeError, ValueError) as error:  # ragged, or no numbers
         raise BadStates(f"{where}: {type(points).__name__} is no matrix of floats: {error}") from error
     if points.ndim != 2 or not points.is_floating_point() or 0 in points.shape:
-        raise BadStates(
-            f"{where}: expected a matrix (points, dimensions) of floats, got shape {tuple(points.shape)} of "
-            f"{points.dtype}. Give one layer at a time, one row per point."
-        )
+        form = f"shape {tuple(points.shape)} of {points.dtype}"
+        raise BadStates(f"{where}: {form} is no matrix of floats. Give one layer at a time, a row per point.")
     largest = torch.linalg.vector_norm(points, torch.inf, dim=1)  # (n,), NaN where there is one
     bad = torch.nonzero(~torch.isfinite(largest)).flatten().tolist()
     if bad:
-        raise BadStates(
-            f"{where}: {len(bad)} of {len(points)} rows hold NaN or infinity, first {bad[:5]}. "
-            "Extract them again in float32; half precision overflows beyond 65,504."
-        )
+        advice = "Extract them again in float32; half precision overflows beyond 65,504."
+        raise BadStates(f"{where}: {len(bad)} of {len(points)} rows hold NaN or infinity, first {bad[:5]}. {advice}")
     return points

@@ -7,8 +7,6 @@
 Prompt form: MMLU's (Hendrycks et al. 2021), byte for byte.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import math
@@ -21,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import yaml
 
 from ..cache import check_files, file_sha256, project_folder, read_json
 from ..errors import BadQuestions, MissingFile, UnknownName
@@ -28,23 +27,11 @@ from ..statistics import at_least
 
 LETTERS = ("A", "B", "C", "D")
 SPLITS = ("dev", "train", "validation", "test")
+FIRST = yaml.safe_load(Path(__file__).with_name("questions.yml").read_text())  # subjects of a selection, by set
 MMLU, MMLU_REVISION = "cais/mmlu", "c30699e8356da336a370243923dbaf21066bb9fe"
 # Test questions per subject, as in paper 1. Its 9,181 were drawn with `np.random.default_rng(42)` in a script that had
 # used it before, so that choice cannot be drawn again: `load` makes its own seeded one of as many.
 MMLU_CAP = 200
-
-# A selection of subjects starts with these, chosen for plain names and for near neighbours (birds, mammals) beside
-# strangers (music, law), before any model had read them.
-FIRST = {
-    "wordnet": """birds mammals diseases drugs law crime_and_wrongdoing music clothing fish_reptiles_and_amphibians
-        insects_and_other_invertebrates trees flowers_and_herbs fruits_vegetables_and_spices cooking
-        beverages_and_soups anatomy medicine chemistry physics rocks_and_minerals weather_and_astronomy
-        landforms_and_waters mathematics_and_shapes units_of_measure military vehicles_and_ships
-        buildings_and_structures fabrics_and_ropes money_and_finance religion_and_myth sports_and_games linguistics
-        occupations emotions personality computing_and_electronics""".split(),  # noqa: SIM905
-    "mmlu": """high_school_biology college_biology professional_law jurisprudence college_mathematics abstract_algebra
-        high_school_european_history philosophy""".split(),  # noqa: SIM905
-}  # fmt: skip
 
 
 @dataclass(frozen=True)

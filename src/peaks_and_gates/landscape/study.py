@@ -13,8 +13,6 @@ Every row is one number with its interval:
     null, null_high, n            mean and 97.5 % quantile under shuffled labels; number of questions
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -70,9 +68,8 @@ class Study:
 
     def read(self, prompts: Sequence[Prompt], title: str) -> StoredStates:
         """Hidden states of the prompts at both read points, extracted or read from the cache."""
-        return hidden_states(
-            self.model, prompts, ("norm", "residual"), self.adapter, self.dtype, f"{self.model}, {title}"
-        )
+        points, title = ("norm", "residual"), f"{self.model}, {title}"
+        return hidden_states(self.model, prompts, points, self.adapter, self.dtype, title)
 
     def states(self, questions: QuestionSet, n_shots: int) -> StoredStates:
         """Hidden states of the study's questions behind so many shots."""
@@ -153,9 +150,8 @@ def geometry_of_models(study: Study, pretrained: str, fine_tuned: Sequence[str])
     pretrained: read without shots and with the most.  fine_tuned: seeds, as in `of_seeds`.
     """
     ends = [study.shots[0], study.shots[-1]]
-    tables = [
-        geometry_table(study).assign(group="raw model"),
-        geometry_table(replace(study, model=pretrained, shots=ends)).assign(group="models that answer"),
-        of_seeds(study, fine_tuned, geometry_table).assign(group="models that answer"),
-    ]
+    pretrained_table = geometry_table(replace(study, model=pretrained, shots=ends))
+    answering = [pretrained_table, of_seeds(study, fine_tuned, geometry_table)]
+    groups = {"raw model": [geometry_table(study)], "models that answer": answering}
+    tables = [table.assign(group=group) for group, tables in groups.items() for table in tables]
     return pd.concat(tables, ignore_index=True)
