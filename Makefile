@@ -20,7 +20,7 @@ TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 CPU_TORCH   := $(shell test "$$(uname -s)" = Linux && ! command -v nvidia-smi >/dev/null && echo $(TORCH)+cpu)
 PARALLEL := --numprocesses=logical --maxprocesses=4 --dist=loadfile --no-loadscope-reorder
 
-.PHONY: book site test audit test-faults test-oldest test-newest lab lint lock bench clean
+.PHONY: python book site test audit test-faults test-oldest test-newest lab lint lock bench clean
 
 book: $(READY)
 	$(PG) run --preset $(PRESET) --executor local
@@ -40,7 +40,7 @@ audit: $(TOOLS) site
 test-faults: $(TOOLS)
 	PG_FAULTS=full OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest tests/test_planted_faults.py --durations=20 $(PARALLEL)
 
-test-oldest test-newest: test-%:
+test-oldest test-newest: test-%: | python
 	rm -rf $(VENV)-$* && $(PYTHON) -m venv $(VENV)-$*
 	$(VENV)-$*/bin/python tests/allowed.py $* > $(VENV)-$*/requirements.txt
 	$(VENV)-$*/bin/python -m pip install --extra-index-url $(TORCH_INDEX) --requirement $(VENV)-$*/requirements.txt --editable ".[dev]"
@@ -59,9 +59,12 @@ bench: $(TOOLS)
 	$(VENV)/bin/python benchmarks/cutting.py
 	$(VENV)/bin/python benchmarks/tables.py
 
+python:
+	@$(or $(PYTHON),false) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	  echo "Python 3.11 or newer is needed: install it, or call make PYTHON=/path/to/python."; exit 1; }
+
 # The locks pin everything, with hashes, for each Python and system: what readers need, and tools to change the book with.
-$(READY): requirements.lock pyproject.toml
-	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed: install it, or call make PYTHON=/path/to/python."; exit 1; }
+$(READY): requirements.lock pyproject.toml | python
 	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
 	@{ test -n "$(CPU_TORCH)" && echo "To download: 0.6 GB, a third of it torch for CPUs." && \
 	  $(PIP) --no-deps --retries 1 --extra-index-url $(TORCH_INDEX) torch==$(CPU_TORCH); } || { \
@@ -83,7 +86,7 @@ $(TOOLS): $(READY) requirements-dev.lock
 	touch $(TOOLS)
 
 # Resolved for all Pythons and systems at once, which pip cannot; installed by pip all the same.
-lock:
+lock: | python
 	rm -rf $(VENV)-lock && $(PYTHON) -m venv $(VENV)-lock && $(VENV)-lock/bin/python -m pip install uv
 	$(VENV)-lock/bin/uv pip compile pyproject.toml $(LOCK) --extra site --extra dadapy -o requirements.lock
 	$(VENV)-lock/bin/uv pip compile pyproject.toml $(LOCK) --extra dev -c requirements.lock -o requirements-dev.lock

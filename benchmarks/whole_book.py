@@ -33,17 +33,6 @@ def pages(record: Path, name: str) -> list[dict[str, Any]]:
     return [row | {"setting": page, "ours": minutes} for page, minutes in found.items()]
 
 
-def reading(states: Path) -> dict[str, Any]:
-    """Minutes that reading the questions took of the pages that were first to need them."""
-    seconds = sum(json.loads(path.read_text())["seconds"] for path in states.glob("*.json"))
-    return {
-        "benchmark": "pages, cold",
-        "unit": "minutes",
-        "setting": "hidden states, in the pages",
-        "ours": seconds / 60,
-    }
-
-
 def main() -> None:
     """Print the times and keep them, those of each page, too."""
     rows = []
@@ -60,7 +49,6 @@ def main() -> None:
             if "run" in arguments:
                 rows += pages(Path(folder, "results", "laptop"), name)
             if name == "cold":
-                rows.append(reading(Path(folder, ".cache", "states")))
                 shutil.copytree(Path(folder, "results", "laptop"), Path(folder, "cold"))
             keep("whole_book", rows)
         # As a record the cold run is kept: it says how long a page takes a reader who has nothing stored.

@@ -21,11 +21,11 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
 import urllib.request
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any, Literal
 
@@ -38,8 +38,7 @@ SOURCE = Path(__file__).parent
 
 def checkout() -> Path | None:
     """The checkout this package is installed from in editable mode; None for an ordinary installation."""
-    root = SOURCE.parents[1]
-    return root if (root / "_config.yml").is_file() else None
+    return SOURCE.parents[1] if (SOURCE.parents[1] / "_config.yml").is_file() else None
 
 
 def project_folder() -> Path:
@@ -49,8 +48,7 @@ def project_folder() -> Path:
 
 def cache_folder() -> Path:
     """Where artifacts and downloads are stored: $PG_CACHE, else `.cache` in the checkout, else the user's cache."""
-    root = checkout()
-    default = root / ".cache" if root else Path.home() / ".cache" / "peaks-and-gates"
+    default = project_folder() / ".cache" if checkout() else Path.home() / ".cache" / "peaks-and-gates"
     return Path(os.environ.get("PG_CACHE") or default).expanduser()
 
 
@@ -100,11 +98,9 @@ def cached(
             warnings.warn(f"{path} is damaged or was not finished, and is computed again.", stacklevel=2)
         for leftover in path.parent.glob(f".{path.name}*.tmp"):  # of a process that was killed
             leftover.unlink(missing_ok=True)
-        start = time.perf_counter()
         result = compute()
-        seconds = round(time.perf_counter() - start, 3)
         write_atomically(path, lambda temporary: write(result, temporary))
-        write_json(manifest_path(path), {"inputs": inputs, "sha256": file_sha256(path), "seconds": seconds})
+        write_json(manifest_path(path), {"inputs": inputs, "sha256": file_sha256(path)})
         return read(path)
 
 
@@ -216,7 +212,9 @@ def shipped(name: str) -> Path:
     sha256 = {} if checkout() or home is None else read_json(home / "card.json")["files"]
     if all((home / file).is_file() for file in sha256):
         return folder
-    repository = re.search(r'^  url: "?([^"\s]*)', (project_folder() / "_config.yml").read_text(), re.MULTILINE)[1]
+    config = (project_folder() / "_config.yml").read_text("utf-8")
+    if not (repository := re.search(r"""^  url: ["']?([^"'\s]*)""", config, re.MULTILINE)[1]):
+        raise MissingFile(f"{home} is not all there, and no repository is named to fetch it from: work in a clone.")
     release = f"{repository}/raw/v{importlib.metadata.version('peaks-and-gates')}"
 
     def fetch_all(temporary: Path) -> None:
@@ -233,12 +231,12 @@ def shipped(name: str) -> Path:
 def fetch(url: str, path: Path) -> None:
     """Fetch one file from the web.  Raises MissingFile, StorageFull."""
     try:
-        answer = urllib.request.urlopen(url, timeout=60)
-    except (OSError, ValueError) as error:  # ValueError: of no address
+        with urllib.request.urlopen(url, timeout=60) as answer:
+            content = answer.read()
+    except (OSError, ValueError, HTTPException) as error:  # ValueError: of no address
         advice = "Try again with a network, or work in a clone of the repository: `pip install -e .` there."
         raise MissingFile(f"{path.name} is not part of the package, and {url} gives: {error}. {advice}") from error
-    with answer:
-        write_atomically(path, lambda temporary: temporary.write_bytes(answer.read()))
+    write_atomically(path, lambda temporary: temporary.write_bytes(content))
 
 
 def check_files(folder: Path, sha256: dict[str, str]) -> None:
@@ -305,6 +303,5 @@ def writing(path: Path) -> Iterator[None]:
 
 def is_full(error: Exception) -> bool:
     """Whether an error means a full or read-only disk; safetensors reports it only in its text."""
-    codes = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
-    numbered = isinstance(error, OSError) and error.errno in codes
-    return numbered or any(f"os error {code}" in str(error) for code in codes)
+    codes = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST)
+    return getattr(error, "errno", None) in codes or any(f"os error {code}" in str(error) for code in codes)

@@ -26,7 +26,7 @@ from matplotlib.lines import Line2D
 from .cache import project_folder
 from .errors import MissingFile
 
-DATA = yaml.safe_load((Path(__file__).parent / "figures.yml").read_text())
+DATA = yaml.safe_load((Path(__file__).parent / "figures.yml").read_bytes())
 BLUE, CYAN, GREEN, YELLOW, RED, PURPLE, ORANGE, GREY = DATA["colours"].values()
 PALETTE = {name: (colour, marker) for colour, marker, *names in DATA["looks"] for name in names}
 LABELS = DATA["labels"]

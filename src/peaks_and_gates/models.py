@@ -26,7 +26,7 @@ from . import cache
 from .cache import digest, file_sha256, package_file
 from .errors import BadParameter, MissingFile, ModelUnavailable, UnknownName
 
-MODELS: dict[str, dict[str, str]] = yaml.safe_load((Path(__file__).parent / "models.yml").read_text())
+MODELS: dict[str, dict[str, str]] = yaml.safe_load((Path(__file__).parent / "models.yml").read_bytes())
 ADAPTER = ("adapter_config.json", "adapter_model.safetensors")  # the files of a PEFT adapter
 # How transformers is to load weights: from safetensors alone, and saying what did not fit, for `require_complete`.
 CHECKED = {"use_safetensors": True, "output_loading_info": True, "ignore_mismatched_sizes": True}

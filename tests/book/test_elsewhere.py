@@ -1,8 +1,12 @@
 """Where the book is not at home: an ordinary installation, Colab and its like, a public repository."""
 
+import errno
 import importlib.util
 import json
+import os
 import shutil
+import subprocess
+import sys
 from importlib.metadata import version
 from types import SimpleNamespace
 
@@ -11,8 +15,8 @@ from IPython.core.inputtransformer2 import TransformerManager
 
 from conftest import ROOT
 from peaks_and_gates import cache
-from peaks_and_gates.book import cli, keys, presets, runner
-from peaks_and_gates.errors import BookError, HashMismatch, MissingFile
+from peaks_and_gates.book import claims, cli, keys, presets, runner
+from peaks_and_gates.errors import BookError, HashMismatch, MissingFile, StorageFull
 
 ADAPTER = "weights/smoke/fine-tuned-0"
 
@@ -23,8 +27,9 @@ def installed(tmp_path, monkeypatch, own_cache):
     project, web = tmp_path / "installed", tmp_path / "web"
     shutil.copytree(ROOT / ADAPTER, web / f"raw/v{version('peaks-and-gates')}" / ADAPTER)
     shutil.copytree(ROOT / ADAPTER, project / ADAPTER, ignore=shutil.ignore_patterns("*.safetensors"))
-    for name in ("_toc.yml", "requirements-dev.lock"):
-        shutil.copy(ROOT / name, project)
+    for name in ("_toc.yml", "requirements-dev.lock", "book/claims.yml"):
+        (project / name).parent.mkdir(exist_ok=True)
+        shutil.copy(ROOT / name, project / name)
     (project / "_config.yml").write_text(f'repository:\n  url: "{web.as_uri()}"\n')
     monkeypatch.setattr(cache, "checkout", lambda: None)
     monkeypatch.setattr(cache, "project_folder", lambda: project)
@@ -50,22 +55,58 @@ def test_what_is_fetched_must_be_what_the_card_says(installed):
     with pytest.raises(MissingFile, match="not part of the package, and file:"):
         cache.shipped(ADAPTER)
     (project / "_config.yml").write_text('repository:\n  url: ""  # none yet\n')
-    with pytest.raises(MissingFile, match="not part of the package"):
+    with pytest.raises(MissingFile, match="no repository is named"):
         cache.shipped(ADAPTER)
 
 
 def test_the_pages_are_copied_into_an_empty_folder_only(installed, tmp_path, monkeypatch):
+    project, _ = installed
     folder = tmp_path / "reading"
-    folder.mkdir()
+    (folder / ".venv").mkdir(parents=True)
     monkeypatch.chdir(folder)
-    assert keys.root() == folder and not (folder / "weights").exists()
+    assert keys.root() == project and next(claim["id"] for claim in claims.load()) == "L1"  # a notebook on its own
+    for path in (project, *project.rglob("*")):
+        path.chmod(0o555 if path.is_dir() else 0o444)  # an installation that cannot be written
+    keys.copy_pages()
+    for path in (project, *project.rglob("*")):
+        path.chmod(0o755 if path.is_dir() else 0o644)
+    assert keys.root() == folder and not (folder / "weights").exists() and os.stat(folder / "book").st_mode & 0o200
     assert (folder / "src/peaks_and_gates/landscape/adp.py").is_file()
     (folder / "notes").mkdir()
     monkeypatch.chdir(folder / "notes")
     assert keys.root() == folder
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(MissingFile, match="empty folder"):
-        keys.root()
+    with pytest.raises(MissingFile, match=r"holds .*empty folder"):
+        keys.copy_pages()
+    assert keys.root() == project
+
+
+def test_a_copy_that_was_cut_off_goes_on(installed, tmp_path, monkeypatch):
+    folder = tmp_path / "reading"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    copyfile, copied = shutil.copyfile, []
+
+    def full(source, target):
+        if len(copied) == 9:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        copied.append(copyfile(source, target))
+
+    monkeypatch.setattr(shutil, "copyfile", full)
+    with pytest.raises(StorageFull, match="Free some space"):
+        keys.copy_pages()
+    assert copied and keys.root() != folder
+    monkeypatch.setattr(shutil, "copyfile", copyfile)
+    keys.copy_pages()
+    assert keys.root() == folder
+
+
+def test_no_file_is_read_in_the_encoding_of_the_machine():
+    command = [sys.executable, "-X", "warn_default_encoding", "-W", "error::EncodingWarning:peaks_and_gates"]
+    modules = "claims, cli, jobs, site; from peaks_and_gates import figures, gate, landscape, models; cli.main()"
+    code = f"import sys; sys.argv[1:] = ['status']; from peaks_and_gates.book import {modules}"
+    status = subprocess.run([*command, "-c", code], capture_output=True, encoding="utf-8", check=False)
+    assert status.returncode == 0 and "known_agreement" in status.stdout, status.stderr
 
 
 def test_a_key_is_the_same_where_weights_were_left_out(installed):
@@ -98,12 +139,13 @@ def test_every_page_opens_with_the_same_cells_which_install_the_book_where_it_is
 
 
 def test_values_are_smaller_where_pages_are_guests_without_a_gpu(monkeypatch, capsys):
-    page = {"n_subjects": 32, "seed": 0, "other": 1}
+    page = {"preset": "laptop", "n_subjects": 32, "shots": [0], "seed": 0, "other": 1}
     assert presets.fitting(page) == {}
     monkeypatch.setenv("COLAB_RELEASE_TAG", "release")
     quick = presets.load("quick")
-    assert presets.fitting(page) == {"n_subjects": quick["n_subjects"]}
+    assert presets.fitting(page) == {"preset": "quick", "n_subjects": quick["n_subjects"]}  # the shots are the reader's
     assert "Without a GPU" in capsys.readouterr().out and quick["n_subjects"] < 32
+    assert presets.fitting(page | {"preset": "smoke"}) == {}
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     assert presets.fitting(page) == {}
     monkeypatch.undo()

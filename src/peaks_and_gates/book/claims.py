@@ -200,8 +200,8 @@ def show_claims(ids: list[str], tables: Tables) -> HTML:
 
 def badge(verdict: str) -> str:
     """A verdict as a badge: symbol and word, not colour alone."""
-    style = verdict.replace(" ", "-")
-    return f'<span class="pg-verdict pg-{style}"><span aria-hidden="true">{SYMBOLS[verdict]}</span> {verdict}</span>'
+    symbol = f'<span aria-hidden="true">{SYMBOLS[verdict]}</span>'
+    return f'<span class="pg-verdict pg-{verdict.replace(" ", "-")}">{symbol} {verdict}</span>'
 
 
 def number(value: Estimate | None) -> str:

@@ -1,5 +1,6 @@
 """The `pg` command: run the pages, build the site, see what is done, compare two records."""
 
+import signal
 import sys
 from importlib import metadata
 from pathlib import Path
@@ -9,7 +10,7 @@ import click
 from packaging.requirements import Requirement
 
 from ..errors import BookError
-from . import presets, runner
+from . import keys, presets, runner
 
 executors = click.Choice(["here", "local", "slurm"])
 preset_option = click.option("--preset", default="laptop", help=f"Size of the run: {', '.join(presets.NAMES)}.")
@@ -34,10 +35,10 @@ def run(preset: str, pages: tuple[str, ...], changes: tuple[str, ...], model: st
     from . import jobs
 
     require_packages()
+    keys.copy_pages()
     parameters = runner.model_parameters(model) if model else {}
     parameters |= dict(presets.parse_assignment(text) for text in changes)
-    failures = jobs.run(runner.plan(preset, pages, parameters), **how)
-    if failures:
+    if failures := jobs.run(runner.plan(preset, pages, parameters), **how):
         raise BookError("\n".join([*failures, "Finished pages are kept; run the same command to resume."]))
 
 
@@ -48,6 +49,7 @@ def site(preset: str) -> None:
     from .site import build
 
     require_packages("site")
+    keys.copy_pages()
     click.echo(f"The site is {build(preset) / 'index.html'}")
 
 
@@ -90,8 +92,9 @@ def require_packages(extra: str = "") -> None:
 
 def main(arguments: list[str] | None = None) -> Any:
     """Entry point: an error of ours is one message and exit code 2, with no traceback."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("pg: stopped"))  # so that jobs of this machine are stopped, too
     try:
         return cli.main(arguments, prog_name="pg", standalone_mode=True)
-    except BookError as error:
+    except (BookError, ModuleNotFoundError) as error:  # no module: half an installation, which `pg run` says more of
         click.echo(f"pg: {error}", err=True)
         sys.exit(2)

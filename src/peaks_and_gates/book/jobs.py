@@ -31,10 +31,8 @@ def run(jobs: Sequence[Job], force: bool = False, executor: str = "here", profil
         print(f"Left out, as this size has no vision-language model (name one with --model): {', '.join(left_out)}.")
     todo = [job for job in jobs if job.runnable and (force or job.state != "done")]
     print(f"{len(jobs) - len(todo)} of {len(jobs)} pages are done or left out.", flush=True)
-    if executor == "here":
-        failures = in_turn(todo)
-    else:
-        failures = as_jobs(todo, executor, resources(jobs[0].preset, profile), force)
+    here, settings = executor == "here", resources(jobs[0].preset, profile)
+    failures = in_turn(todo) if here else as_jobs(todo, executor, settings, force)
     if jobs[0].record.parent.is_dir():
         print(f"Claims: {write_scorecard(jobs)}. The record is {jobs[0].record.parent}.")
     return failures
@@ -124,6 +122,6 @@ def outcome(handle: Any) -> str | None:
     if handle.paths.result_pickle.is_file():
         error = handle.exception()
         return handle.result() if error is None else f"{str(error).strip().splitlines()[-1]} See {handle.paths.stderr}"
-    log = handle.paths.stderr.read_text().strip().splitlines()[-1:] if handle.paths.stderr.is_file() else []
+    log = handle.paths.stderr.read_text("utf-8", "replace").splitlines()[-1:] if handle.paths.stderr.is_file() else []
     advice = "A profile sets more memory or time; PG_CACHE a folder that all nodes share."
     return f"job {handle.job_id} died without a result, see {handle.paths.stderr}. {' '.join(log)} {advice}"

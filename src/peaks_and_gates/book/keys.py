@@ -31,31 +31,42 @@ LATER_FIELDS = {"ctx", "kind", "type_comment", "type_ignores", "type_params"}  #
 
 
 def root() -> Path:
-    """The folder of the pages and of what is made of them: the checkout, or a folder that holds the pages.
+    """The folder of the pages and of what is made of them.
 
-    An ordinary installation copies them into the folder in which `pg` is called, if that is empty, else it raises
-    MissingFile.  Raises StorageFull.
+    The checkout, the nearest folder that holds the pages, or what an ordinary installation has of them.
     """
-    if store.checkout():
-        return store.project_folder()
     here = Path.cwd()
-    if inside := [folder for folder in (here, *here.parents) if (folder / "_toc.yml").is_file()]:
-        return inside[0]
-    if any(here.iterdir()):
-        raise MissingFile(f"{here} holds something else: call pg in an empty folder, to which the pages can be copied.")
+    holds_pages = lambda folder: (folder / "_toc.yml").is_file() and (folder / "book" / "claims.yml").is_file()
+    return store.checkout() or next(filter(holds_pages, (here, *here.parents)), store.project_folder())
+
+
+def copy_pages() -> None:
+    """Copy the pages of an ordinary installation into the folder in which `pg` is called, if none are there.
+
+    Raises MissingFile if it holds something else, StorageFull.
+    """
+    here, project = Path.cwd(), store.project_folder()
+    if store.checkout() or root() != project:
+        return
+    ours = {"src", *(path.name for path in project.iterdir())}
+    if others := sorted(path.name for path in here.iterdir() if path.name not in ours and path.name[0] != "."):
+        raise MissingFile(f"{here} holds {others[0]}: call pg in an empty folder, to which the pages can be copied.")
+    copies = {path: here / "src" / PACKAGE / path.relative_to(store.SOURCE) for path in store.SOURCE.rglob("*.*")}
+    copies |= {path: here / path.relative_to(project) for path in project.rglob("*")}
+    copied = [path for path, copy in copies.items() if path.is_file() and here / "weights" not in copy.parents]
     with store.writing(here):
-        shutil.copytree(store.SOURCE, here / "src" / PACKAGE)  # some pages quote it
-        shutil.copytree(store.project_folder(), here, ignore=shutil.ignore_patterns("weights"), dirs_exist_ok=True)
-    return here
+        for path in sorted(copied, key=lambda path: path.name == "_toc.yml"):  # at last: whoever sees it sees all
+            copies[path].parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, copies[path])  # without its mode: the installation may be read-only
 
 
 def page_key(notebook: Path, parameters: dict[str, Any]) -> str:
     """Hash of everything that the numbers of a page depend on.  Raises SyntaxError if a cell cannot be read."""
-    cells = json.loads(notebook.read_text())["cells"]
+    cells = json.loads(notebook.read_bytes())["cells"]
     codes = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code" and not DRAWING & tags(cell)]
     page = code_of("\n".join(codes))
     parts = [page, *(module(name) for name in sorted(with_imports(set(page.imports))))]
-    lock = (store.project_folder() / "requirements-dev.lock").read_text()
+    lock = (store.project_folder() / "requirements-dev.lock").read_text("utf-8")
     # Of two versions the first: that of the Pythons which have DADApy.
     locked = dict(reversed(re.findall(r"^([\w-]+)==([^\s;]+)", lock, re.MULTILINE)))
     versions = [f"{name}=={locked[name]}" for name in sorted(LIBRARIES & locked.keys())]
@@ -96,7 +107,7 @@ def as_list(value: Any) -> list[Any]:
 
 def model_entry(name: str) -> str:
     """The lines of a model in models.yml, without comments; empty for a model that is not there."""
-    text = (store.SOURCE / "models.yml").read_text()
+    text = (store.SOURCE / "models.yml").read_text("utf-8")
     entry = re.search(rf"^( *){re.escape(name)}:.*(?:\n\1 .*)*", text, re.M)
     return re.sub(r"\s+#.*", "", entry[0]) if entry else ""
 
@@ -122,7 +133,7 @@ def code_of(text: str, package: str = "") -> Code:
 def module(name: str) -> Code:
     """The code of a module of this package, such as `cache` or `landscape.neighbours`."""
     path = source_path(name)
-    return code_of(path.read_text(), ".".join([PACKAGE, *path.relative_to(store.SOURCE).parent.parts]))
+    return code_of(path.read_text("utf-8"), ".".join([PACKAGE, *path.relative_to(store.SOURCE).parent.parts]))
 
 
 def with_imports(modules: set[str]) -> set[str]:

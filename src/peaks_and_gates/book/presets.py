@@ -19,23 +19,25 @@ def load(name: str) -> dict[str, Any]:
     """The parameters of a preset, by name.  Raises UnknownName."""
     if name not in NAMES:
         raise UnknownName("preset", name, NAMES)
-    return yaml.safe_load((FOLDER / f"{name}.yml").read_text())
+    return yaml.safe_load((FOLDER / f"{name}.yml").read_bytes())
 
 
 def fitting(page: dict[str, Any]) -> dict[str, Any]:
     """Values for the parameters of a page that was opened where it has to be quick: those of `quick`; elsewhere none.
 
-    page: its variables.  Quick is asked for on Colab, Kaggle and Binder without a GPU, unless `pg` runs the page.
+    page: its variables; what is no longer the laptop's is the reader's, and stays.  Quick is asked for on Colab, Kaggle
+    and Binder without a GPU, unless `pg` runs the page.
     """
-    if not VISITED & os.environ.keys() or "PG_RECORD" in os.environ:
+    if not VISITED & os.environ.keys() or "PG_RECORD" in os.environ or page["preset"] != "laptop":
         return {}
     import torch
 
     if torch.cuda.is_available():
         return {}
-    values = {name: value for name, value in load("quick").items() if name in page and value != page[name]}
+    laptop, quick = load("laptop"), load("quick")
+    values = {name: quick[name] for name in quick if name in page and page[name] == laptop[name] != quick[name]}
     print("Without a GPU here the page is made smaller, for about three minutes:", values or "it is quick already")
-    return values
+    return values | {"preset": "quick"}
 
 
 def override(defaults: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:

@@ -83,13 +83,13 @@ class Job:
             return "stale" if self.record.with_suffix(".json").is_file() else "missing"
         if manifest["key"] != self.key:
             return "stale"
-        made_here = self.marker.is_file() and self.marker.read_text() == manifest["created"]
+        made_here = self.marker.is_file() and self.marker.read_text("utf-8") == manifest["created"]
         return "done" if made_here else "recorded"
 
 
 def notebooks() -> dict[str, Path]:
     """The pages that are notebooks, by name, in the order of _toc.yml."""
-    names = re.findall(r"^ *- file: (notebooks/\S+)$", (root() / "_toc.yml").read_text(), re.MULTILINE)
+    names = re.findall(r"^ *- file: (notebooks/\S+)$", (root() / "_toc.yml").read_text("utf-8"), re.MULTILINE)
     return {Path(name).name: root() / f"{name}.ipynb" for name in names}
 
 
@@ -145,11 +145,10 @@ def perform(job: Job, force: bool = True) -> str | None:
     try:
         with tempfile.TemporaryDirectory(prefix="pg-tables-") as tables:
             execute(job, Path(tables))
-            environment = cache.environment()
-            about = {"preset": job.preset, "parameters": job.parameters, "key": job.key}
-            about |= {"dtype": precision(job.parameters, environment["gpu"]), "environment": environment}
-            about |= {"seconds": round(time.perf_counter() - start, 1)}
-            about |= {"created": datetime.now(UTC).isoformat(timespec="seconds")}
+            environment, now = cache.environment(), datetime.now(UTC).isoformat(timespec="seconds")
+            about = {"preset": job.preset, "parameters": job.parameters, "key": job.key, "environment": environment}
+            about |= {"dtype": precision(job.parameters, environment["gpu"])}
+            about |= {"seconds": round(time.perf_counter() - start, 1), "created": now}
             record.publish(Path(tables), job.record, about)
         stamp(job)
         cache.write_atomically(job.marker, lambda path: path.write_text(about["created"]))
@@ -179,6 +178,7 @@ def execute(job: Job, tables: Path) -> None:
     from traitlets.config import Config
 
     variables = {"PG_PAGE": job.name, "PG_RECORD": str(tables), "TQDM_DISABLE": "1"}  # bars need a live kernel
+    variables |= {"PG_CACHE": str(cache.cache_folder().absolute())}  # a page runs in another folder
     running = job.output.with_suffix(".running.ipynb")
     # A kernel talks over sockets in a folder of its own: two pages that run at once would answer each other's.
     with cache.writing(job.output), tempfile.TemporaryDirectory(prefix="pg-") as sockets:
@@ -208,9 +208,9 @@ def stamp(job: Job) -> None:
 
 def drawing_key(job: Job) -> str:
     """Hash of everything an executed page shows: the whole notebook, the whole package, the claims, the record."""
-    package = [path.read_text() for path in sorted(cache.SOURCE.rglob("*.*")) if path.suffix in (".py", ".yml")]
-    files = [path for path in (job.record, root() / "book" / "claims.yml") if path.is_file()]
-    return cache.digest([job.source.read_text(), job.parameters, package, [cache.file_sha256(path) for path in files]])
+    package = [path for path in sorted(cache.SOURCE.rglob("*.*")) if path.suffix in (".py", ".yml")]
+    files = [path for path in (job.source, job.record, root() / "book" / "claims.yml", *package) if path.is_file()]
+    return cache.digest([job.parameters, [cache.file_sha256(path) for path in files]])
 
 
 def write_scorecard(jobs: Sequence[Job]) -> str:
@@ -220,9 +220,7 @@ def write_scorecard(jobs: Sequence[Job]) -> str:
 
     folder = jobs[0].record.parent
     verdicts = claims.judge_all(folder)
-    values = presets.load(jobs[0].preset)
-    for job in jobs:
-        values |= job.parameters
+    values = presets.load(jobs[0].preset) | {name: value for job in jobs for name, value in job.parameters.items()}
     about = {key: values[key] for key in ("preset", "model", "pretrained", "fine_tuned")} | {"seeds": [values["seed"]]}
     about["key"] = cache.digest([record.manifest(path)["key"] for path in record.pages(folder)])
     cache.write_json(folder / "scorecard.json", claims.scorecard(verdicts, about))
@@ -234,6 +232,8 @@ def model_parameters(name: str) -> dict[str, Any]:
     from ..gate.tokens import FAMILIES
     from ..models import MODELS
 
+    if name not in MODELS and "/" not in name and not Path(name).is_dir():
+        raise UnknownName("model or folder", name, MODELS)
     if "family" not in MODELS.get(name, {}):
         return {"model": name}
     family = MODELS[name]["family"]

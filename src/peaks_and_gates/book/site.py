@@ -14,13 +14,13 @@ from pathlib import Path
 
 from ..errors import BookError
 from . import runner
-from .keys import root, tags
+from .keys import root
 from .runner import Job
 
 # What pages compute with.  Drawing takes none of it: stand-ins are imported, so that a site needs no torch and no time.
 COMPUTING = ["torch", "transformers", "peft", "datasets", "dadapy", "safetensors", "tokenizers"]
 # What drawing imports: loaded once, in the process that each page's own is a copy of.
-DRAWING = ["IPython.core.interactiveshell", "seaborn", "pyarrow.parquet", "sklearn.decomposition", "sphinx.ext.autodoc"]
+DRAWING = ["IPython", "papermill", "seaborn", "pyarrow.parquet", "sklearn.decomposition", "sphinx.ext.autodoc"]
 
 
 def build(preset: str) -> Path:
@@ -39,13 +39,13 @@ def build(preset: str) -> Path:
     shutil.rmtree(target, ignore_errors=True)  # pages that are gone would stay
     builder = Path(sys.executable).with_name("jupyter-book")  # the script of this environment
     command = [builder, "build", root(), "--path-output", root(), "--all", "--warningiserror", "--keep-going"]
-    environment = os.environ | {"PG_PRESET": preset}
-    finished = subprocess.run(command, cwd=root(), env=environment, capture_output=True, text=True, check=False)
+    settings = {"cwd": root(), "env": os.environ | {"PG_PRESET": preset, "PYTHONUTF8": "1"}, "encoding": "utf-8"}
+    finished = subprocess.run(command, **settings, capture_output=True, check=False)
     log = root() / "_build" / "site.log"
     log.parent.mkdir(exist_ok=True)
-    log.write_text(finished.stdout + finished.stderr)
+    log.write_text(finished.stdout + finished.stderr, "utf-8")
     if finished.returncode != 0:
-        lines = [line for line in log.read_text().splitlines() if "WARNING" in line or "ERROR" in line]
+        lines = [line for line in log.read_text("utf-8").splitlines() if "WARNING" in line or "ERROR" in line]
         raise BookError("\n".join(["The site could not be built:", *lines[:10], f"The log is {log}."]))
     return target
 
@@ -60,8 +60,6 @@ def draw(jobs: Sequence[Job]) -> None:
         for number, done in enumerate(as_completed(running), 1):
             result = f"shown without results: {done.exception()}" if done.exception() else "drawn from its record"
             print(f"[{number}/{len(jobs)}] {running[done].name}: {result}", flush=True)
-            if not done.exception():
-                runner.stamp(running[done])
 
 
 def draw_page(job: Job) -> None:
@@ -72,15 +70,14 @@ def draw_page(job: Job) -> None:
     import nbformat
     from IPython.core.interactiveshell import InteractiveShell
     from IPython.utils.capture import capture_output
-    from nbformat.v4 import new_code_cell, new_output
+    from nbformat.v4 import new_output
+    from papermill.parameterize import parameterize_notebook
     from sphinx.ext.autodoc.mock import mock
 
     os.environ |= {"PG_PAGE": job.name, "PG_RECORD": str(job.record.parent), "PG_REDRAW": "1", "TQDM_DISABLE": "1"}
     os.chdir(job.source.parent)
-    notebook, shell = nbformat.read(job.source, as_version=4), InteractiveShell.instance()
-    values = "\n".join(f"{name} = {value!r}" for name, value in job.parameters.items())
-    place = next(i for i, cell in enumerate(notebook.cells) if "parameters" in tags(cell)) + 1
-    notebook.cells.insert(place, new_code_cell(values, metadata={"tags": ["injected-parameters"]}))
+    notebook = parameterize_notebook(nbformat.read(job.source, as_version=4), job.parameters)
+    shell = InteractiveShell.instance()
     with mock(COMPUTING):
         for number, cell in enumerate((cell for cell in notebook.cells if cell.cell_type == "code"), 1):
             with capture_output() as captured:
@@ -94,3 +91,4 @@ def draw_page(job: Job) -> None:
                 cell.outputs.append(new_output("execute_result", data, execution_count=number))
     job.output.parent.mkdir(parents=True, exist_ok=True)
     nbformat.write(notebook, job.output)
+    runner.stamp(job)

@@ -18,7 +18,7 @@ PEOPLE = 10  # answers that a question of VQAv2 has
 ENOUGH = 3  # people who must agree with an answer for it to be fully right
 PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'  # apostrophe and colon stay: "girl's", "2:50 pm"
 ARTICLES = {"a", "an", "the"}
-WORDS = yaml.safe_load(Path(__file__).with_name("answers.yml").read_text())
+WORDS = yaml.safe_load(Path(__file__).with_name("answers.yml").read_bytes())
 # Every contraction by its spellings that lack one apostrophe.
 APOSTROPHES = {
     full[: match.start()] + full[match.end() :]: full

@@ -36,7 +36,7 @@ from .pictures import Pair, Picture
 from .split import split_prompt
 from .tokens import TokenMap
 
-PROMPTS = yaml.safe_load(Path(__file__).with_name("prompts.yml").read_text())  # by source and task
+PROMPTS = yaml.safe_load(Path(__file__).with_name("prompts.yml").read_bytes())  # by source and task
 
 
 @dataclass(frozen=True)

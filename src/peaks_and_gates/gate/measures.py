@@ -244,8 +244,7 @@ def _probabilities(logits: Tensor) -> Tensor:
     """Softmax over the vocabulary, (B, V), of logits that are checked to be such."""
     wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
     probabilities = wide.softmax(-1)
-    bad = torch.nonzero(~torch.isfinite(probabilities).all(-1)).flatten().tolist()
-    if bad:
+    if bad := torch.nonzero(~torch.isfinite(probabilities).all(-1)).flatten().tolist():
         raise BadStates(f"{len(bad)} of {len(logits)} rows of logits hold NaN or +inf, or only -inf: rows {bad[:5]}.")
     if (wide >= 0).all() and torch.allclose(wide.sum(-1), torch.ones_like(wide[:, 0]), atol=1e-2):
         raise BadParameter("These rows are probabilities already; give logits, the softmax is taken here.")
@@ -258,8 +257,7 @@ def _differences(logits: Tensor, first: Tensor, second: Tensor) -> np.ndarray:
     answers = torch.stack([first, second], -1).to(logits.device)  # (B, 2)
     if len(answers) != len(logits) or not ((answers >= 0) & (answers < logits.shape[1])).all():
         raise BadParameter(f"{len(logits)} pairs need as many token ids of each answer, got {answers.tolist()}.")
-    same = torch.nonzero(answers[:, 0] == answers[:, 1]).flatten().tolist()
-    if same:
+    if same := torch.nonzero(answers[:, 0] == answers[:, 1]).flatten().tolist():
         raise BadParameter(f"The answers of pairs {same[:5]} begin with the same token: leave these pairs out.")
     chosen = logits.double().gather(1, answers)  # (B, 2)
     difference = (chosen[:, 0] - chosen[:, 1]).cpu().numpy()

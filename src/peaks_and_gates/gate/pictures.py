@@ -28,7 +28,7 @@ from .inputs import open_image
 # Which data set "paper" means for each task.  The paper also reads captions of COCO.
 PAPER = {"classes": "imagenet", "captions": "flickr30k", "questions": "vqav2"}
 # The data sets, by name, and what is known of them; the paper's pairs of classes.
-KNOWN = yaml.safe_load(Path(__file__).with_name("pictures.yml").read_text())
+KNOWN = yaml.safe_load(Path(__file__).with_name("pictures.yml").read_bytes())
 SOURCES: dict[str, dict[str, Any]] = KNOWN["sources"]
 PAIRS = [tuple(pair) for pair in KNOWN["pairs"]]
 N_ANIMALS = 398  # of ImageNet: its first classes

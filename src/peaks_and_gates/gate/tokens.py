@@ -49,7 +49,7 @@ class Family:
     end: str | None = None
 
 
-ROWS = yaml.safe_load(Path(__file__).with_name("families.yml").read_text())
+ROWS = yaml.safe_load(Path(__file__).with_name("families.yml").read_bytes())
 FAMILIES = {name: Family(**row) for name, row in ROWS.items()}
 
 

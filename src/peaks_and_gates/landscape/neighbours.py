@@ -197,8 +197,7 @@ def as_matrix(points: np.ndarray | torch.Tensor, where: str) -> torch.Tensor:
         form = f"shape {tuple(points.shape)} of {points.dtype}"
         raise BadStates(f"{where}: {form} is no matrix of floats. Give one layer at a time, a row per point.")
     largest = torch.linalg.vector_norm(points, torch.inf, dim=1)  # (n,), NaN where there is one
-    bad = torch.nonzero(~torch.isfinite(largest)).flatten().tolist()
-    if bad:
+    if bad := torch.nonzero(~torch.isfinite(largest)).flatten().tolist():
         advice = "Extract them again in float32; half precision overflows beyond 65,504."
         raise BadStates(f"{where}: {len(bad)} of {len(points)} rows hold NaN or infinity, first {bad[:5]}. {advice}")
     return points

@@ -27,7 +27,7 @@ from ..statistics import at_least
 
 LETTERS = ("A", "B", "C", "D")
 SPLITS = ("dev", "train", "validation", "test")
-FIRST = yaml.safe_load(Path(__file__).with_name("questions.yml").read_text())  # subjects of a selection, by set
+FIRST = yaml.safe_load(Path(__file__).with_name("questions.yml").read_bytes())  # subjects of a selection, by set
 MMLU, MMLU_REVISION = "cais/mmlu", "c30699e8356da336a370243923dbaf21066bb9fe"
 # Test questions per subject, as in paper 1. Its 9,181 were drawn with `np.random.default_rng(42)` in a script that had
 # used it before, so that choice cannot be drawn again: `load` makes its own seeded one of as many.
