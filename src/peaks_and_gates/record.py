@@ -54,8 +54,7 @@ def table(name: str, inputs: dict[str, Any], compute: Callable[[], pd.DataFrame]
     inputs = json.loads(json.dumps(inputs, default=dataclasses.asdict))  # as the manifest holds them
     if os.environ.get("PG_REDRAW"):
         return redrawn(folder / f"{page}.parquet", name, inputs)
-    path = folder / f"{name}.parquet"
-    if path.exists():
+    if (path := folder / f"{name}.parquet").exists():
         raise BadParameter(f"The page {page} calls {name} twice, but may record a table once.")
     return write(path, compute(), inputs)
 

@@ -35,9 +35,9 @@ def root() -> Path:
 
     The checkout, the nearest folder that holds the pages, or what an ordinary installation has of them.
     """
-    here = Path.cwd()
     holds_pages = lambda folder: (folder / "_toc.yml").is_file() and (folder / "book" / "claims.yml").is_file()
-    return store.checkout() or next(filter(holds_pages, (here, *here.parents)), store.project_folder())
+    places = () if store.checkout() else (Path.cwd(), *Path.cwd().parents)
+    return next(filter(holds_pages, places), store.project_folder())
 
 
 def copy_pages() -> None:

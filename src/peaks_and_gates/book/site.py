@@ -60,6 +60,8 @@ def draw(jobs: Sequence[Job]) -> None:
         for number, done in enumerate(as_completed(running), 1):
             result = f"shown without results: {done.exception()}" if done.exception() else "drawn from its record"
             print(f"[{number}/{len(jobs)}] {running[done].name}: {result}", flush=True)
+            if not done.exception():
+                runner.stamp(running[done])
 
 
 def draw_page(job: Job) -> None:
@@ -67,17 +69,17 @@ def draw_page(job: Job) -> None:
 
     Raises BookError with the page's own message.
     """
-    import nbformat
     from IPython.core.interactiveshell import InteractiveShell
     from IPython.utils.capture import capture_output
     from nbformat.v4 import new_output
+    from papermill.iorw import load_notebook_node, write_ipynb
     from papermill.parameterize import parameterize_notebook
     from sphinx.ext.autodoc.mock import mock
 
     os.environ |= {"PG_PAGE": job.name, "PG_RECORD": str(job.record.parent), "PG_REDRAW": "1", "TQDM_DISABLE": "1"}
     os.chdir(job.source.parent)
-    notebook = parameterize_notebook(nbformat.read(job.source, as_version=4), job.parameters)
-    shell = InteractiveShell.instance()
+    shell, kernel = InteractiveShell.instance(), {"kernel_name": "python3", "language": "python"}
+    notebook = parameterize_notebook(load_notebook_node(str(job.source)), job.parameters, **kernel)
     with mock(COMPUTING):
         for number, cell in enumerate((cell for cell in notebook.cells if cell.cell_type == "code"), 1):
             with capture_output() as captured:
@@ -90,5 +92,4 @@ def draw_page(job: Job) -> None:
                 data = shell.display_formatter.format(run.result)[0]
                 cell.outputs.append(new_output("execute_result", data, execution_count=number))
     job.output.parent.mkdir(parents=True, exist_ok=True)
-    nbformat.write(notebook, job.output)
-    runner.stamp(job)
+    write_ipynb(notebook, str(job.output))
