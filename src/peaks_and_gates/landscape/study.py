@@ -38,11 +38,12 @@ CODE = ("statistics.py", *(f"landscape/{name}.py" for name in ("adp", "density_p
 class Study:
     """Which model reads which questions behind how many shots.
 
-    n_subjects, n_per_subject: how much of the question set; None for all of it.  n_orders: seeded orders of the shots
-    per subject; None for an own order per question, as in the paper.  point: where the residual stream is read.
-    adapter: folder of a PEFT adapter to put on the model.  dtype: "bfloat16" or "float32"; None lets the hardware
-    decide.  with_header: begin every prompt with the line that names its subject.  split: "test", or "validation"
-    where a setting is chosen or a training is followed.
+    n_subjects, n_per_subject: how much of the question set; None for all of it.  selection: "paper" for the questions
+    that the paper drew (see `questions.load`), "own" for the book's choice.  n_orders: seeded orders of the shots
+    per subject; None for an own order per question, "paper" for the one that it has in the paper.  point: where the
+    residual stream is read.  adapter: folder of a PEFT adapter to put on the model.  dtype: "bfloat16" or "float32";
+    None lets the hardware decide.  with_header: begin every prompt with the line that names its subject.  split:
+    "test", or "validation" where a setting is chosen or a training is followed.
     """
 
     model: str
@@ -50,17 +51,18 @@ class Study:
     shots: Sequence[int] = (0, 1, 2, 5)
     n_subjects: int | None = None
     n_per_subject: int | None = None
-    n_orders: int | None = 8
+    n_orders: int | str | None = 8
     seed: int = 0
     point: str = "norm"
     adapter: str | None = None
     dtype: str | None = None
     with_header: bool = True
     split: str = "test"
+    selection: str = "own"
 
     def question_set(self) -> QuestionSet:
         """The questions, read or built."""
-        return question_sets.load(self.questions, self.n_subjects, self.n_per_subject)
+        return question_sets.load(self.questions, self.n_subjects, self.n_per_subject, self.selection)
 
     def prompts(self, questions: QuestionSet, n_shots: int) -> list[Prompt]:
         """One prompt per question."""
