@@ -12,6 +12,7 @@ import datasets
 import numpy as np
 import pytest
 
+from page_code import page_code
 from peaks_and_gates import cache
 from peaks_and_gates.errors import BadParameter, BadQuestions, MissingFile, UnknownName
 from peaks_and_gates.landscape.questions import Question, QuestionSet, block, build_prompts, check, header, load
@@ -198,6 +199,13 @@ def test_a_part_of_the_papers_questions(of_mmlus_size):
     for split in ("validation", "train"):
         with pytest.raises(BadParameter, match=f"{split}: the paper has no orders"):
             build_prompts(every, 1, "paper", split=split)
+
+
+def test_a_question_in_two_splits_is_drawn_as_a_shot_once(of_mmlus_size):
+    """In the paper's selection the training questions are dev and validation questions, too."""
+    drawn_again = load(str(of_mmlus_size), selection="paper")
+    pool = page_code("beyond/shots")["never_asked"](drawn_again, "anatomy")
+    assert len(drawn_again.train["anatomy"]) == len(pool) == 5 + 14
 
 
 def test_mmlu_folders_that_are_none(tmp_path):

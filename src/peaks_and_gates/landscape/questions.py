@@ -153,9 +153,7 @@ def build_prompts(
     return prompts
 
 
-def shot_orders(
-    subject: str, n_questions: int, n_shots: int, n_orders: int | tuple[int, ...] | None, seed: int
-) -> list[tuple[int, ...]]:
+def shot_orders(subject: str, n_questions: int, n_shots: int, n_orders: int | tuple | None, seed: int) -> list[tuple]:
     """The order of the shots for each of a subject's questions; n_orders may be its `order_numbers`."""
     shuffle = lambda rng: tuple(rng.permutation(n_shots).tolist())
     if n_orders is None:

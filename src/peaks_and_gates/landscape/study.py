@@ -70,8 +70,8 @@ class Study:
 
     def read(self, prompts: Sequence[Prompt], title: str) -> StoredStates:
         """Hidden states of the prompts at both read points, extracted or read from the cache."""
-        points, title = ("norm", "residual"), f"{self.model}, {title}"
-        return hidden_states(self.model, prompts, points, self.adapter, self.dtype, title)
+        points = ("norm", "residual")
+        return hidden_states(self.model, prompts, points, self.adapter, self.dtype, f"{self.model}, {title}")
 
     def states(self, questions: QuestionSet, n_shots: int) -> StoredStates:
         """Hidden states of the study's questions behind so many shots."""
@@ -152,8 +152,6 @@ def geometry_of_models(study: Study, pretrained: str, fine_tuned: Sequence[str])
     pretrained: read without shots and with the most.  fine_tuned: seeds, as in `of_seeds`.
     """
     ends = [study.shots[0], study.shots[-1]]
-    pretrained_table = geometry_table(replace(study, model=pretrained, shots=ends))
-    answering = [pretrained_table, of_seeds(study, fine_tuned, geometry_table)]
-    groups = {"raw model": [geometry_table(study)], "models that answer": answering}
-    tables = [table.assign(group=group) for group, tables in groups.items() for table in tables]
-    return pd.concat(tables, ignore_index=True)
+    answer = [geometry_table(replace(study, model=pretrained, shots=ends)), of_seeds(study, fine_tuned, geometry_table)]
+    groups = {"raw model": [geometry_table(study)], "models that answer": answer}
+    return pd.concat((t.assign(group=group) for group, tables in groups.items() for t in tables), ignore_index=True)
