@@ -222,7 +222,8 @@ def curves(
             else:
                 handles[condition] = line(ax, curve, condition)
         handles |= {null.get_label(): null for null in null_line(ax, rows)}
-        models = ", ".join(dict.fromkeys(rows.loc[~rows["condition"].map(is_seed), "model"]))
+        models = dict.fromkeys(rows.loc[~rows["condition"].map(is_seed), "model"])
+        models = (", " if len(axes) <= 3 else ",\n").join(models)  # two columns have no room for two names side by side
         ax.set_title(f"{title}: {models}, N = {rows['n'].max():,.0f}", fontsize=10)
     for ax, (model, rows) in zip(axes[len(tables) :], published.items(), strict=True):
         for condition, curve in rows.groupby("condition", sort=False):

@@ -245,10 +245,9 @@ def hidden_states(
     row_of: dict[str, int] = {}
     first = torch.tensor([row_of.setdefault(prompt.text, row) for row, prompt in enumerate(prompts)])  # (n,)
     together = lambda name: torch.cat([part.get_tensor(name) for part in parts])
-    letters = together("letter_logprobs")[first], together("top_letter")[first]
-    subject = [prompt.subject for prompt in prompts]
+    scores = together("letter_logprobs")[first], together("top_letter")[first]
     n_layers = sum(key.startswith(f"{points[0]}.") for key in parts[0].keys())  # noqa: SIM118 - no mapping, a file
-    return StoredStates(parts, subject, together("answer"), *letters, n_layers, digest(keys), first)
+    return StoredStates(parts, [p.subject for p in prompts], together("answer"), *scores, n_layers, digest(keys), first)
 
 
 def by_layer(states: dict[str, Tensor]) -> dict[str, Tensor]:
