@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections import Counter
 from dataclasses import replace
 from itertools import permutations
@@ -183,6 +184,15 @@ def test_the_papers_questions_and_orders_are_drawn_again(of_mmlus_size):
     assert drawn_again.source["sizes"]["test"] == 9181 and drawn_again.source["selection"] == "paper"
     different = [len({p.text for p in build_prompts(drawn_again, n, "paper")}) for n in (0, 1, 2, 4, 5)]
     assert different == [9164, 9164, 9174, 9180, 9181]
+    orders = []
+    for shard in np.array_split(np.arange(14042), 16):
+        rng = np.random.default_rng(42)
+        orders += [rng.permutation(5).tolist() for _ in shard]
+    twice = {number for pair in json.loads((GOLDEN / "mmlu-sizes.json").read_text())["equal"] for number in pair}
+    for prompt in build_prompts(drawn_again, 5, "paper"):
+        number = int(prompt.question.split()[1])
+        shots = [int(shot) % 5 for shot in re.findall(r"^dev (\d+)", prompt.prefix, re.MULTILINE)]  # five per subject
+        assert shots == orders[number] or number in twice
 
 
 def test_a_part_of_the_papers_questions(of_mmlus_size):
