@@ -87,6 +87,32 @@ def test_the_papers_landscape_is_what_its_text_says():
     assert figures.paper("overlap_subject", "llama-3-8b").empty  # the paper draws none
 
 
+def test_the_papers_curves_follow_the_model_that_a_page_is_run_with():
+    assert figures.paper_model("ari_subject", "mistral-7b") == "mistral-7b"
+    assert figures.paper_model("ari_subject", "smollm2-135m-instruct") == "llama-3-8b"
+    assert figures.paper_model("overlap_pretrained", "llama-3-70b") == "llama-3-8b"  # the paper has no such curve
+    for page in (figures.project_folder() / "notebooks" / "landscape").glob("*.ipynb"):
+        assert '[\\"llama-3-8b\\"]' not in page.read_text(), page.stem
+
+
+@pytest.mark.parametrize("model", ["llama-2-7b", "llama-3-8b", "llama-3-70b", "mistral-7b"])
+def test_the_dimension_of_the_first_layer_is_not_the_papers(model):
+    """Its code has a 1.0 typed there."""
+    curves = figures.paper("intrinsic_dimension", model)
+    assert curves["layer"].min() == 2 and curves["depth"].max() == 1 and curves["value"].min() > 3
+    assert figures.paper("ari_subject", model)["layer"].min() == 1
+
+
+def test_a_caption_says_of_how_many_questions_the_papers_curves_are():
+    few = "9,164 (0-shot), 9,164 (1-shot), 9,174 (2-shot), "
+    text = figures.about_paper("ari_answer", "llama-3-8b", "llama-3-70b")
+    assert f"The paper's llama-3-8b: N = {few}9,181 (5-shot), 9,164 (fine-tuned). The paper's llama-3-70b" in text
+    assert f"{few}9,180 (4-shot), 9,164 (fine-tuned). Its curves have the recipe figures" in text
+    assert "14,015 (fine-tuned)" in figures.about_paper("core_fraction", "llama-3-8b")
+    assert "14,013 (fine-tuned)" in figures.about_paper("n_peaks", "llama-2-70b")
+    assert "means of three layers" in text
+
+
 def test_a_panel_shows_every_condition_what_chance_gives_and_the_paper():
     values = {"end → text": [0.2, 0.3, 0.4], "image → text, seed 0": [0.6, 0.6, 0.6]}
     table = layers("class_overlap", values, null=0.05, null_high=0.1, setting="zero")

@@ -106,7 +106,7 @@ def reference(name: str) -> Path:
 
 @cache
 def paper(quantity: str, model: str) -> pd.DataFrame:
-    """One quantity of one of the papers' models, named as ours: condition, layer, depth, value; empty if there is none.
+    """One quantity of one of the papers' models, named as ours: condition, layer, depth, value, n; empty if not there.
 
     quantity: a metric, or "progressive".  model: "llama-3-8b", "chameleon-7b", …  Raises MissingFile.
     """
@@ -114,9 +114,23 @@ def paper(quantity: str, model: str) -> pd.DataFrame:
     curves = curves[(curves["quantity"] == quantity) & (curves["model"] == model)].dropna(subset=["layer"])
     # The later question set of the authors' rebuttal is another experiment; it would double every curve.
     curves = curves[~curves["source"].str.contains("rebuttal")]
+    # At layer 1 the authors' code has a typed 1.0 for the dimension, where DADApy found none.
+    curves = curves[(curves["quantity"] != "intrinsic_dimension") | (curves["layer"] > 1)]
     depth = curves["layer"] / curves["layer"].max()
     # The paper's axis of progressive knockouts begins with no cut at all; ours with a cut of everything.
     return curves.assign(depth=1 - depth if quantity == "progressive" else depth)
+
+
+def paper_model(quantity: str, model: str) -> str:
+    """Which of the landscape paper's models to draw beside one: its own curve if there is one, else Llama-3-8B's."""
+    return "llama-3-8b" if paper(quantity, model).empty else model
+
+
+def about_paper(quantity: str, *models: str) -> str:
+    """For captions: how the landscape paper's curves were made, and the number of questions of each."""
+    curves = {model: paper(quantity, model).drop_duplicates("condition") for model in models}
+    sizes = {m: ", ".join(f"{c.n:,.0f} ({c.condition})" for c in rows.itertuples()) for m, rows in curves.items()}
+    return " ".join([*(f"The paper's {model}: N = {n}." for model, n in sizes.items()), DATA["paper"]])
 
 
 # What several pages draw
@@ -208,7 +222,8 @@ def curves(
             else:
                 handles[condition] = line(ax, curve, condition)
         handles |= {null.get_label(): null for null in null_line(ax, rows)}
-        models = ", ".join(dict.fromkeys(rows.loc[~rows["condition"].map(is_seed), "model"]))
+        models = dict.fromkeys(rows.loc[~rows["condition"].map(is_seed), "model"])
+        models = (", " if len(axes) <= 3 else ",\n").join(models)  # two columns have no room for two names side by side
         ax.set_title(f"{title}: {models}, N = {rows['n'].max():,.0f}", fontsize=10)
     for ax, (model, rows) in zip(axes[len(tables) :], published.items(), strict=True):
         for condition, curve in rows.groupby("condition", sort=False):

@@ -51,7 +51,14 @@ def test_presets_have_the_same_parameters_each_once_and_each_used(name):
     assert len(keys) == len(set(keys)) and set(keys) == declared - {"preset"} | {"resources"}
 
 
-ASSIGNMENTS = {"n_orders=1": 1, "n_orders=null": None, "shots=[0, 5]": [0, 5], "model=a/b": "a/b", "strengths=[1]": [1]}
+ASSIGNMENTS = {
+    "n_orders=1": 1,
+    "n_orders=null": None,
+    "n_orders=paper": "paper",
+    "shots=[0, 5]": [0, 5],
+    "model=a/b": "a/b",
+    "strengths=[1]": [1],
+}
 
 
 @pytest.mark.parametrize(("text", "value"), ASSIGNMENTS.items())
@@ -59,6 +66,14 @@ def test_assignments_are_read_and_fit(text, value):
     name, read = presets.parse_assignment(text)
     assert (name, read) == (text.partition("=")[0], value)
     assert presets.override(presets.load("laptop"), {name: value})[name] == value
+
+
+@pytest.mark.parametrize("value", [8, None])
+def test_a_number_may_take_the_place_of_the_papers_orders(value):
+    assert presets.override(presets.load("paper"), {"n_orders": value})["n_orders"] == value
+    for name, text in (("n_orders", "8"), ("n_subjects", "paper"), ("source", 8)):
+        with pytest.raises(BadParameter, match=name):
+            presets.override(presets.load("paper"), {name: text})
 
 
 @pytest.mark.parametrize("text", ["n_order=1", "n_orders=x", "shots=5", "shots=[five]", "seed=true", "model=3", "=3"])

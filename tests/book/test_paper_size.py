@@ -7,11 +7,12 @@ import torch
 
 from peaks_and_gates import record
 from peaks_and_gates.book import jobs, runner
+from training.adapters import data
 from training.adapters import train as finetune
 from training.tiny_llama import save
 
 SUBJECTS = [f"subject_{letter}" for letter in "abcdefgh"]
-SIZES = {"dev": 5, "validation": 10, "test": 12}
+SIZES = {"dev": 5, "validation": 30, "test": 12}
 
 
 @pytest.fixture(scope="module")
@@ -30,11 +31,15 @@ def folders(tmp_path_factory):
                 rows += [{"question": text, "subject": subject, "choices": choices, "answer": int(draw.integers(4))}]
         (questions / "all").mkdir(parents=True, exist_ok=True)
         datasets.Dataset.from_list(rows).to_parquet(questions / "all" / f"{split}-00000-of-00001.parquet")
-    settings = finetune.recipe("paper", "fine-tuned", base=str(model), questions=str(questions))
+    of_curves, settings = (
+        finetune.recipe("paper", name, base=str(model), questions=str(questions))
+        for name in ("fine-tuned", "fine-tuned-tree")
+    )
+    # All 35 questions of a subject, eight epochs of 18 steps; and the paper's 20 of them, four epochs of ten.
+    assert data.build(of_curves | {"seed": 0}).n_steps == 144
     settings = {key: value for key, value in settings.items() if key != "seeds"} | {"seed": 0}
     log = finetune.train(settings, folder / "adapter", dtype=torch.float32)
-    # 15 questions a subject, under the cap of 20: 120 in all, eight steps an epoch, four epochs.
-    assert len(log.loss) == 32
+    assert len(log.loss) == 40
     return {"model": str(model), "questions": str(questions), "adapter": str(folder / "adapter")}
 
 
@@ -50,5 +55,7 @@ def test_the_landscape_of_the_paper_preset_runs(folders, checkout):
     raw, tuned = (table[table["group"] == group] for group in ("raw model", "models that answer"))
     assert set(raw["condition"]) == {"0-shot", "1-shot", "2-shot", "5-shot"}
     assert set(table["n"]) == {len(SUBJECTS) * SIZES["test"]}
+    dynamics = record.read(next(job.record for job in planned if job.name == "fine_tuning_dynamics"))["dynamics"]
+    assert set(dynamics["n"]) == {len(SUBJECTS) * 20}  # those that were trained on
     overlap = tuned[tuned["metric"] == "overlap_answer"].set_index("condition")["value"]
     assert (overlap["fine-tuned"].to_numpy() != overlap["0-shot"].to_numpy()).any()  # the adapter is in the model

@@ -12,6 +12,7 @@ from conftest import make_questions
 from peaks_and_gates import cache, models
 from peaks_and_gates.errors import BadParameter, BadStates
 from peaks_and_gates.landscape import extraction
+from peaks_and_gates.landscape.density_peaks import first_of_identical
 from peaks_and_gates.landscape.extraction import extract, hidden_states
 from peaks_and_gates.landscape.questions import build_prompts, load
 from tiny_models import joining_tokenizer, plain_loop
@@ -98,6 +99,40 @@ def test_stored_states_equal_extracted_ones(own_cache):
     assert stored.n_layers == model.n_layers
     with pytest.raises(SafetensorError, match=r"norm\.0"):
         stored.layer("norm", 0)
+
+
+def test_the_likeliest_token_is_a_letter_with_or_without_blanks(prompts):
+    model, four = models.load("tiny-llama", dtype=torch.float64, device="cpu"), prompts[:4]
+    final = extract(model, four, ("norm",))["norm"][:, -1]  # (4, D), all of one length
+    tokens = [model.tokenizer.encode(text, add_special_tokens=False)[-1] for text in (" B", "D", "\n", " A")]
+    head = torch.nn.Linear(*reversed(model.network.lm_head.weight.shape), bias=False, dtype=torch.float64)
+    torch.nn.init.zeros_(head.weight)
+    head.weight.data[tokens] = final  # the likeliest token of each is its own
+    model.network.set_output_embeddings(head)
+    states = extract(model, four)
+    assert states["top_letter"].tolist() == [1, 3, -1, 0]
+    assert states["letter_logprobs"].shape == (4, 4)
+
+
+def test_equal_prompts_have_equal_states(own_cache, monkeypatch):
+    """Computed in another batch they would differ in the last digits, and not be dropped as identical."""
+    (prompt, *others) = build_prompts(make_questions(2, 4), 1)
+    again = dataclasses.replace(prompt, answer=(prompt.answer + 1) % 4)
+    elsewhere = dataclasses.replace(others[-1], prefix=prompt.prefix, question=prompt.question)  # in another part
+    prompts = [prompt, others[0], again, *others[1:], elsewhere]
+
+    def noisy(model, prompts, points):
+        n = len(prompts)
+        states = {"norm": torch.rand(n, 2, 3), "letter_logprobs": torch.rand(n, 4), "top_letter": torch.arange(n)}
+        return states | {"answer": torch.tensor([prompt.answer for prompt in prompts])}
+
+    monkeypatch.setattr(extraction, "extract", noisy)
+    stored = hidden_states("tiny-llama", prompts)
+    hidden = stored.layer("norm", 2)
+    assert first_of_identical(hidden).tolist() == [0, 1, *range(3, len(prompts) - 1)]
+    assert torch.equal(hidden[2], hidden[0]) and torch.equal(hidden[-1], hidden[0])
+    assert torch.equal(stored.letter_logprobs[2], stored.letter_logprobs[0]) and stored.top_letter[2] == 0
+    assert stored.answer.tolist() == [prompt.answer for prompt in prompts]  # each is right or wrong by its own
 
 
 def test_an_interrupted_run_resumes_where_it_stopped(own_cache, monkeypatch):

@@ -1,5 +1,8 @@
 """The questions, the bytes of their prompts, and what is refused."""
 
+import hashlib
+import json
+import re
 from collections import Counter
 from dataclasses import replace
 from itertools import permutations
@@ -10,6 +13,7 @@ import datasets
 import numpy as np
 import pytest
 
+from page_code import page_code
 from peaks_and_gates import cache
 from peaks_and_gates.errors import BadParameter, BadQuestions, MissingFile, UnknownName
 from peaks_and_gates.landscape.questions import Question, QuestionSet, block, build_prompts, check, header, load
@@ -43,6 +47,12 @@ def test_prompt_is_mmlus_byte_for_byte():
     )
     assert header("") == "The following are multiple choice questions (with answers) about.\n\n"
     assert block(question(), with_answer=True).endswith("\nAnswer: C\n\n")
+
+
+def test_white_space_around_a_question_is_no_cue():
+    spaced = replace(by_hand(1, 1), test={"world_religions": (replace(question(), text=" \tQuestion\n0?\n"),)})
+    (prompt,) = build_prompts(replace(spaced, dev={"world_religions": spaced.test["world_religions"]}), n_shots=1)
+    assert prompt.text.encode() == (GOLDEN / "white-space-1-shot.txt").read_bytes()
 
 
 @pytest.mark.parametrize("n_shots", [0, 5])
@@ -142,6 +152,70 @@ def test_mmlu_from_a_folder(tmp_path, kind):
     name = f"dev-00000-of-00001.{kind}"
     assert mmlu.source["files"][name] == cache.file_sha256(folder / "all" / name)
     assert len(build_prompts(mmlu, 5)) == 230
+
+
+@pytest.fixture(scope="module")
+def of_mmlus_size(tmp_path_factory):
+    """A folder with MMLU's 57 subjects at their sizes, in its order, and equal texts where it has equal texts."""
+    sizes, equal = json.loads((GOLDEN / "mmlu-sizes.json").read_text()).values()
+    folder, like = tmp_path_factory.mktemp("mmlu"), {second: first for first, second in equal}
+    for place, split in enumerate(("test", "validation", "dev")):
+        subjects = [subject for subject, n in sizes.items() for _ in range([*n, 5][place])]
+        texts = [f"{split} {like.get(i, i) if split == 'test' else i}" for i in range(len(subjects))]
+        options = [["a", "b", "c", "d"]] * len(texts)
+        columns = {"question": texts, "subject": subjects, "choices": options, "answer": [0] * len(texts)}
+        datasets.Dataset.from_dict(columns).to_parquet(folder / f"{split}.parquet")
+    return folder
+
+
+def numbers_of(split, offset=0):
+    """Where the questions of a split stand in their file, those of validation behind so many others."""
+    words = [item.text.split() for items in split.values() for item in items]
+    return [int(number) + offset * (name == "validation") for name, number in words]
+
+
+def test_the_papers_questions_and_orders_are_drawn_again(of_mmlus_size):
+    """Digests of the authors' three lists of indices, and the numbers of different prompts that their figures show."""
+    digests = {20: "317947aa062ca59b", 40: "a585f6c7c48ef7fe"}
+    for most, expected in digests.items():
+        drawn_again = load(str(of_mmlus_size), selection="paper", train=most)
+        trained = np.array(numbers_of(drawn_again.train, offset=285), dtype="<i8")
+        assert hashlib.sha256(trained.tobytes()).hexdigest()[:16] == expected
+    assert drawn_again.source["sizes"]["test"] == 9181 and drawn_again.source["selection"] == "paper"
+    different = [len({p.text for p in build_prompts(drawn_again, n, "paper")}) for n in (0, 1, 2, 4, 5)]
+    assert different == [9164, 9164, 9174, 9180, 9181]
+    orders = []
+    for shard in np.array_split(np.arange(14042), 16):
+        rng = np.random.default_rng(42)
+        orders += [rng.permutation(5).tolist() for _ in shard]
+    twice = {number for pair in json.loads((GOLDEN / "mmlu-sizes.json").read_text())["equal"] for number in pair}
+    for prompt in build_prompts(drawn_again, 5, "paper"):
+        number = int(prompt.question.split()[1])
+        shots = [int(shot) % 5 for shot in re.findall(r"^dev (\d+)", prompt.prefix, re.MULTILINE)]  # five per subject
+        assert shots == orders[number] or number in twice
+
+
+def test_a_part_of_the_papers_questions(of_mmlus_size):
+    every, some = (load(str(of_mmlus_size), *part, selection="paper") for part in ((), (3, 50)))
+    orders = {p.question: p.prefix for p in build_prompts(every, 5, "paper")}
+    assert len(some.subjects) == 3 and {len(items) for items in some.test.values()} == {50}
+    prompts = build_prompts(some, 5, "paper")
+    assert all(orders[p.question] == p.prefix for p in prompts)  # a question keeps its order among fewer
+    assert some.train["college_biology"] == every.train["college_biology"]
+    own = load(str(of_mmlus_size))
+    assert own.source["sizes"]["test"] == 9183 and not own.train
+    with pytest.raises(UnknownName, match="paper of mmlu"):
+        load("wordnet", selection="paper")
+    for split in ("validation", "train"):
+        with pytest.raises(BadParameter, match=f"{split}: the paper has no orders"):
+            build_prompts(every, 1, "paper", split=split)
+
+
+def test_a_question_in_two_splits_is_drawn_as_a_shot_once(of_mmlus_size):
+    """In the paper's selection the training questions are dev and validation questions, too."""
+    drawn_again = load(str(of_mmlus_size), selection="paper")
+    pool = page_code("beyond/shots")["never_asked"](drawn_again, "anatomy")
+    assert len(drawn_again.train["anatomy"]) == len(pool) == 5 + 14
 
 
 def test_mmlu_folders_that_are_none(tmp_path):

@@ -11,18 +11,24 @@ import torch
 from page_code import page_code
 from peaks_and_gates.errors import BadParameter
 from peaks_and_gates.landscape import study as studies
-from peaks_and_gates.landscape.questions import Prompt
+from peaks_and_gates.landscape.questions import Prompt, Question, QuestionSet
 from peaks_and_gates.landscape.study import Study, landscape_table, of_seeds
 from peaks_and_gates.statistics import Estimate, row
 
 STUDY = Study("tiny-llama", "wordnet", [0, 5])
 
 
-def stored(subject, answer, layers=None, letter_logprobs=None):
+def stored(subject, answer, layers=None, letter_logprobs=None, top_letter=None):
     """States of made-up prompts, as they are read from the cache."""
     read = lambda point, layer: layers[layer]
     return SimpleNamespace(
-        subject=subject, answer=answer, layer=read, letter_logprobs=letter_logprobs, n_layers=2, key="made up"
+        subject=subject,
+        answer=answer,
+        layer=read,
+        letter_logprobs=letter_logprobs,
+        top_letter=top_letter,
+        n_layers=2,
+        key="made up",
     )
 
 
@@ -85,7 +91,8 @@ def test_a_layers_table_is_kept_by_what_it_depends_on(crossed, monkeypatch):
 def test_accuracy_by_hand(monkeypatch):
     of_letters = [[0.6, 0.1, 0.1, 0.1], [0.5, 0.3, 0.05, 0.05], [0.5, 0.05, 0.3, 0.05], [0.5, 0.05, 0.3, 0.05]]
     subject, answer = ["birds", "birds", "birds", "law"], torch.tensor([0, 1, 2, 2])
-    states = stored(subject, answer, letter_logprobs=torch.tensor(of_letters).log())
+    top_letter = torch.tensor([-1, 1, 0, 2])  # a word, right, another letter, right
+    states = stored(subject, answer, letter_logprobs=torch.tensor(of_letters).log(), top_letter=top_letter)
     monkeypatch.setattr(Study, "question_set", lambda self: SimpleNamespace(subjects=["birds", "law"]))
     monkeypatch.setattr(Study, "states", lambda self, questions, n_shots: states)
     table = page_code("landscape/accuracy")["accuracy_table"](replace(STUDY, shots=[5]))
@@ -93,9 +100,28 @@ def test_accuracy_by_hand(monkeypatch):
     assert value["accuracy_micro", ""] == 0.25 and value["letter_share", "A"] == 1  # always A: right once
     assert value["accuracy_macro", ""] == pytest.approx((1 / 3 + 0) / 2)
     assert value["accuracy", "birds"] == pytest.approx(1 / 3) and value["accuracy", "law"] == 0
+    assert value["accuracy_any_token", ""] == 0.5
     assert value["accuracy_calibrated", ""] == 0.75  # the preference for A is subtracted
     assert value["letter_mass", ""] == pytest.approx(0.9, abs=1e-4)
     assert set(table["condition"]) == {"5-shot"} and (table["low"] <= value).all() and (value <= table["high"]).all()
+
+
+@pytest.mark.parametrize(("selection", "splits"), [("paper", {"train"}), ("own", {"dev", "validation"})])
+def test_a_training_is_followed_on_the_questions_that_the_paper_followed_it_on(monkeypatch, selection, splits):
+    class Followed(Exception):
+        pass
+
+    def read(self, prompts, title):
+        raise Followed({prompt.question.split()[0] for prompt in prompts})
+
+    of = lambda split: {"law": (Question("law", f"{split} question", tuple("abcd"), 0),)}
+    questions = QuestionSet("mmlu", {}, *map(of, ("dev", "train", "validation", "test")))
+    monkeypatch.setattr(Study, "question_set", lambda self: questions)
+    monkeypatch.setattr(Study, "read", read)
+    follow = page_code("landscape/fine_tuning_dynamics")["follow"]
+    with pytest.raises(Followed) as caught:
+        follow(replace(STUDY, selection=selection), {}, "start")
+    assert caught.value.args[0] == splits
 
 
 def one_row(study, condition, value):

@@ -112,6 +112,8 @@ def test_no_test_question_and_no_held_out_word_is_trained_on(few):
     leaked = replace(few, train=few.train | {"subject_0": (*few.train["subject_0"], tested)})
     epoch, dropped = data._epochs(SETTINGS, leaked)
     assert dropped == 1 + data._epochs(SETTINGS, few)[1] and tested not in epoch(0)
+    papers, dropped = data._epochs(SETTINGS | {"selection": "paper"}, leaked)
+    assert dropped == 0 and tested in papers(0)  # the paper trained on what it drew
     with pytest.raises(BadQuestions, match=tested.options[0]):
         data.check_no_leak([replace(tested, options=(tested.options[0], "x", "y", "z"))], data.words_of(few, ["test"]))
     with pytest.raises(BadQuestions, match="subject_1"):

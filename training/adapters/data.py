@@ -64,7 +64,8 @@ def in_a_row(questions: Sequence[Question], begin: str = "") -> Text:
 
 def build(recipe: Mapping) -> TrainingSet:
     """The training set of a recipe (see recipes.yml).  Raises BadQuestions."""
-    questions = question_sets.load(recipe["questions"], recipe["n_subjects"])
+    drawn_by_paper = {"selection": "paper", "train": recipe["per_subject"]} if "selection" in recipe else {}
+    questions = question_sets.load(recipe["questions"], recipe["n_subjects"], **drawn_by_paper)
     return {"format": _format, "answers": _answers}[recipe["data"]](recipe, questions)
 
 
@@ -134,7 +135,9 @@ def _epochs(recipe: Mapping, questions: QuestionSet) -> tuple[Callable[[int], li
         check_no_leak(redraw(0), words_of(questions, TESTED))
         return redraw, 0
     content = lambda q: (q.text.strip(), tuple(option.strip() for option in q.options))
-    tested = {content(q) for group in questions.test.values() for q in group}
+    # The paper trained on what it drew, also where an equal question is in the test.
+    tests = {} if "selection" in recipe else questions.test
+    tested = {content(q) for group in tests.values() for q in group}
     training, dropped = [], 0
     for subject in questions.subjects:
         candidates = [q for part in parts for q in part.get(subject, ())]

@@ -12,6 +12,7 @@ from ..errors import BadParameter, UnknownName
 
 FOLDER = files("peaks_and_gates") / "presets"
 VISITED = {"COLAB_RELEASE_TAG", "KAGGLE_KERNEL_RUN_TYPE", "BINDER_SERVICE_HOST"}  # set where pages are guests
+WORDS = {"n_orders": ("paper",)}  # what may stand for a whole number, besides None
 NAMES = ("smoke", "quick", "laptop", "colab", "paper")  # smallest first
 
 
@@ -44,7 +45,7 @@ def override(defaults: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any
     """`defaults` with `changes` put in; each must exist there and keep its type.
 
     A default of None takes a value of any type, and None may stand for any whole number, which then has no limit
-    (`n_orders`).  Raises UnknownName, BadParameter.
+    (`n_orders`), as may a word of WORDS.  Raises UnknownName, BadParameter.
     """
     for name, value in changes.items():
         if name not in defaults:
@@ -55,8 +56,9 @@ def override(defaults: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any
 
 def check_type(name: str, value: Any, default: Any) -> None:
     """Raise BadParameter unless `value` can stand where `default` stands."""
-    kind = type(default)
-    if default is None or (value is None and kind is int) or (kind is float and type(value) is int):
+    words = (None, *WORDS.get(name, ()))
+    kind = int if default in words else type(default)
+    if default is None or (kind is int and value in words) or (kind is float and type(value) is int):
         return
     if type(value) is not kind:
         wrong = f"not the {type(value).__name__} {value!r}"

@@ -35,7 +35,7 @@ from .. import models
 from ..cache import STATES, cached, digest
 from ..errors import BadParameter, BadStates
 from ..models import LanguageModel, residual_stream
-from .questions import Prompt
+from .questions import LETTERS, Prompt
 
 POINTS = ("residual", "norm")
 FEWEST_TOKENS, MOST_TOKENS = 4096, 65_536  # of one forward pass: on a CPU more gain nothing
@@ -100,7 +100,8 @@ def extract(
     """Hidden states of the last token of each prompt, and its letter log-probabilities, in one pass.
 
     Returns by point (n, L, D) in the model's dtype, [:, l - 1] being layer l; "letter_logprobs" (n, 4) float32, of
-    " A".." D" as next token, over the whole vocabulary; "answer" (n,) int64, the right letter.
+    " A".." D" as next token, over the whole vocabulary; "top_letter" (n,) int64, the letter that the likeliest token of
+    all is, whatever blanks stand around it, -1 if it is no letter; "answer" (n,) int64, the right letter.
     batch_tokens: upper bound on rows x (prefix + question) tokens in one forward pass; bounds the memory. By default
     4096 on a CPU, on a GPU as many as half of its free memory has room for.
     Raises BadParameter (a prompt longer than the model reads), BadStates (not finite; names the model and the layer).
@@ -108,7 +109,7 @@ def extract(
     batch_tokens = batch_tokens or max_batch_tokens(model)
     letters = model.letter_tokens  # indices stay on the CPU: a split model's tensors lie on several devices
     hidden: dict[str, list[Tensor]] = {point: [] for point in points}
-    letter_logprobs, order = [], []
+    letter_logprobs, top_tokens, order = [], [], []
     for prefixes, group in prefix_groups(encode(model, prompts), batch_tokens):
         keys_values = prefix_cache(model, prefixes)
         for batch in batches(group, len(prefixes[0]), batch_tokens):
@@ -116,14 +117,17 @@ def extract(
             for point in points:
                 hidden[point].append(states[point])  # (B, L, D)
             letter_logprobs.append(logprobs[:, letters])  # (B, 4)
+            top_tokens.append(logprobs.argmax(-1))  # (B,)
             order += [item.index for item in batch]
     place = torch.tensor(order).argsort()
     # Copied to the CPU at the end: a GPU that is waited for after every batch idles in between.
     stacked = {point: torch.cat(parts).cpu()[place] for point, parts in hidden.items()}  # (n, L, D)
     for point, states in stacked.items():
         require_finite(states, f"{model.name}, {point}")
-    answer = torch.tensor([prompt.answer for prompt in prompts])
-    return stacked | {"letter_logprobs": torch.cat(letter_logprobs).float().cpu()[place], "answer": answer}
+    stacked["letter_logprobs"] = torch.cat(letter_logprobs).float().cpu()[place]
+    tops = [model.tokenizer.decode(token).strip() for token in torch.cat(top_tokens).cpu()[place].tolist()]
+    stacked["top_letter"] = torch.tensor([LETTERS.index(top) if top in LETTERS else -1 for top in tops])
+    return stacked | {"answer": torch.tensor([prompt.answer for prompt in prompts])}
 
 
 def max_batch_tokens(model: LanguageModel) -> int:
@@ -193,20 +197,23 @@ def require_finite(hidden: Tensor, name: str) -> None:
 class StoredStates:
     """The states of a question set, read from the cache one layer at a time.
 
-    letter_logprobs: (n, 4) float32.  subject: n names.  answer: (n,) int64.  n_layers: L.
-    key: hash of everything the states were made from.
+    letter_logprobs: (n, 4) float32.  top_letter: (n,) int64.  subject: n names.  answer: (n,) int64.  n_layers: L.
+    key: hash of everything the states were made from.  first: (n,) int64, the row of the first prompt with the same
+    text, whose states are those of all of them: computed in another batch they would differ in their last digits.
     """
 
     parts: list[Any]
     subject: list[str]
     answer: Tensor
     letter_logprobs: Tensor
+    top_letter: Tensor
     n_layers: int
     key: str
+    first: Tensor
 
     def layer(self, point: str, layer: int) -> Tensor:
         """Hidden states of one layer, 1..L, (n, D), in the dtype of the forward pass."""
-        return torch.cat([part.get_tensor(f"{point}.{layer}") for part in self.parts])
+        return torch.cat([part.get_tensor(f"{point}.{layer}") for part in self.parts])[self.first]
 
 
 def hidden_states(
@@ -235,10 +242,12 @@ def hidden_states(
         compute = lambda group=group: by_layer(extract(model(), group, points))
         parts.append(cached("states", inputs, compute))
         keys.append(inputs)
+    row_of: dict[str, int] = {}
+    first = torch.tensor([row_of.setdefault(prompt.text, row) for row, prompt in enumerate(prompts)])  # (n,)
     together = lambda name: torch.cat([part.get_tensor(name) for part in parts])
-    subject = [prompt.subject for prompt in prompts]
+    scores = together("letter_logprobs")[first], together("top_letter")[first]
     n_layers = sum(key.startswith(f"{points[0]}.") for key in parts[0].keys())  # noqa: SIM118 - no mapping, a file
-    return StoredStates(parts, subject, together("answer"), together("letter_logprobs"), n_layers, digest(keys))
+    return StoredStates(parts, [p.subject for p in prompts], together("answer"), *scores, n_layers, digest(keys), first)
 
 
 def by_layer(states: dict[str, Tensor]) -> dict[str, Tensor]:

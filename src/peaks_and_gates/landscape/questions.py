@@ -1,18 +1,19 @@
 """Multiple-choice questions and the prompts made of them.
 
-    questions = load("wordnet")                      # or load("mmlu")
+    questions = load("wordnet")                      # or load("mmlu"), load("mmlu", selection="paper")
     prompts = build_prompts(questions, n_shots=5)    # one per test question
     prompts[0].text                                  # header, shots, question, "Answer:"
 
-Prompt form: MMLU's (Hendrycks et al. 2021), byte for byte.
+Prompt form: that of paper 1, byte for byte.  It is MMLU's (Hendrycks et al. 2021) with one blank before the subject
+in place of two, and without white space around questions and options.
 """
 
 import hashlib
 import json
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -22,16 +23,19 @@ import pandas as pd
 import yaml
 
 from ..cache import check_files, file_sha256, project_folder, read_json
-from ..errors import BadQuestions, MissingFile, UnknownName
+from ..errors import BadParameter, BadQuestions, MissingFile, UnknownName
 from ..statistics import at_least
 
 LETTERS = ("A", "B", "C", "D")
 SPLITS = ("dev", "train", "validation", "test")
 FIRST = yaml.safe_load(Path(__file__).with_name("questions.yml").read_bytes())  # subjects of a selection, by set
 MMLU, MMLU_REVISION = "cais/mmlu", "c30699e8356da336a370243923dbaf21066bb9fe"
-# Test questions per subject, as in paper 1. Its 9,181 were drawn with `np.random.default_rng(42)` in a script that had
-# used it before, so that choice cannot be drawn again: `load` makes its own seeded one of as many.
-MMLU_CAP = 200
+MMLU_CAP = 200  # test questions per subject, as in paper 1
+# How paper 1 drew: a fresh generator for each kind of draw; the orders of the shots in 16 processes, each with the same
+# generator and its part of all 14,042 questions.  That there were 16 follows from the numbers of different prompts
+# behind the figures: 9,164, 9,164, 9,174, 9,180 and 9,181 with 0, 1, 2, 4 and 5 shots.  Of one subject it has the first
+# 169 questions, because its way to read a large model loses the last two of all.
+PAPER_SEED, PAPER_SHARDS, PAPER_FIRST = 42, 16, {"world_religions": 169}
 
 
 @dataclass(frozen=True)
@@ -49,7 +53,10 @@ Split = dict[str, tuple[Question, ...]]  # {subject: its questions}
 
 @dataclass(frozen=True)
 class QuestionSet:
-    """Questions by split and subject; `source` says where they came from: file or hub, hash, revision."""
+    """Questions by split and subject; `source` says where they came from: file or hub, hash, revision.
+
+    order_numbers: by subject, which of the orders of shots that paper 1 drew in a process each test question gets.
+    """
 
     name: str
     source: dict[str, Any]
@@ -57,6 +64,7 @@ class QuestionSet:
     train: Split
     validation: Split
     test: Split
+    order_numbers: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
     @property
     def subjects(self) -> list[str]:
@@ -93,7 +101,7 @@ def header(subject: str) -> str:
 
 def block(question: Question, with_answer: bool) -> str:
     """A question with its lettered options: as a shot with its answer, or open, ending in "Answer:"."""
-    lines = [question.text]
+    lines = [question.text.strip()]
     lines += [f"{letter}. {option.strip()}" for letter, option in zip(LETTERS, question.options, strict=True)]
     return "\n".join(lines) + "\nAnswer:" + (f" {LETTERS[question.answer]}\n\n" if with_answer else "")
 
@@ -101,7 +109,7 @@ def block(question: Question, with_answer: bool) -> str:
 def build_prompts(
     questions: QuestionSet,
     n_shots: int,
-    n_orders: int | None = 8,
+    n_orders: int | str | None = 8,
     seed: int = 0,
     split: str = "test",
     with_header: bool = True,
@@ -112,8 +120,9 @@ def build_prompts(
         questions: the question set.
         n_shots: solved examples before the question, the first of the subject's dev items.
         n_orders: how many orders of the shots a subject has, spread evenly over its questions; 1: all prompts
-            share one prefix; None: every question has an order of its own, as in the paper.
-        seed: of the orders. They depend on the subject's name and on nothing else in the set.
+            share one prefix; None: every question has an order of its own; "paper": the one that it had in the paper,
+            for test questions of its selection.
+        seed: of the orders, but the paper's. They depend on the subject's name and on nothing else in the set.
         split: "test", "validation", "train" or "dev".
         with_header: begin with the line that names the subject; without it a prompt of no shots is the bare question.
 
@@ -124,7 +133,10 @@ def build_prompts(
     if n_shots and split == "dev":
         raise BadQuestions("Shots are taken from the dev questions, and would give their own answers: give n_shots=0.")
     at_least(0, n_shots=n_shots, seed=seed)
-    at_least(1, n_orders=n_orders)
+    if n_orders != "paper":
+        at_least(1, n_orders=n_orders)
+    elif split != "test" or not questions.order_numbers:
+        raise BadParameter(f"'{questions.name}', {split}: the paper has no orders of shots for it. Take n_orders=null.")
     check(questions, split)
     if n_shots:
         check(questions, "dev")
@@ -134,17 +146,22 @@ def build_prompts(
         if len(dev) < n_shots:
             raise BadQuestions(f"The subject '{subject}' has {len(dev)} dev items, {n_shots} shots were asked for.")
         shots = [block(question, with_answer=True) for question in dev[:n_shots]]
-        for question, order in zip(items, shot_orders(subject, len(items), n_shots, n_orders, seed), strict=True):
+        numbers = questions.order_numbers[subject] if n_orders == "paper" else n_orders
+        for question, order in zip(items, shot_orders(subject, len(items), n_shots, numbers, seed), strict=True):
             prefix = (header(subject) if with_header else "") + "".join(shots[i] for i in order)
             prompts.append(Prompt(subject, prefix, block(question, with_answer=False), question.answer))
     return prompts
 
 
-def shot_orders(subject: str, n_questions: int, n_shots: int, n_orders: int | None, seed: int) -> list[tuple[int, ...]]:
-    """The order of the shots for each of a subject's questions."""
+def shot_orders(subject: str, n_questions: int, n_shots: int, n_orders: int | tuple | None, seed: int) -> list[tuple]:
+    """The order of the shots for each of a subject's questions; n_orders may be its `order_numbers`."""
     shuffle = lambda rng: tuple(rng.permutation(n_shots).tolist())
     if n_orders is None:
         return [shuffle(generator("order", seed, subject, i)) for i in range(n_questions)]
+    if isinstance(n_orders, tuple):
+        rng = np.random.default_rng(PAPER_SEED)
+        orders = [shuffle(rng) for _ in range(1 + max(n_orders))]
+        return [orders[number] for number in n_orders]
     rng = generator("orders", seed, subject)
     orders: list[tuple[int, ...]] = []
     # More orders than questions would never be used, and take for ever to draw.
@@ -161,13 +178,18 @@ def generator(*names: object) -> np.random.Generator:
     return np.random.default_rng(int.from_bytes(sha256[:8], "big"))
 
 
-def load(name: str, n_subjects: int | None = None, n_per_subject: int | None = None) -> QuestionSet:
+def load(
+    name: str, n_subjects: int | None = None, n_per_subject: int | None = None, selection: str = "own", train: int = 20
+) -> QuestionSet:
     """Load a question set by name.
 
     Args:
         name: "wordnet", "mmlu", or a folder laid out as MMLU.
         n_subjects: keep only so many subjects, related and unrelated ones mixed; None keeps all.
         n_per_subject: at most so many test questions per subject; None: all ("mmlu": 200, as in the paper).
+        selection: "paper" for the test questions that paper 1 drew of MMLU, 9,181, of which n_per_subject takes some,
+            and for those that it trained on as the split `train`; "own" for a seeded choice of the book's.
+        train: at most so many of a subject's dev and validation questions are in that split: 20 or 40 in the paper.
 
     Raises UnknownName, BadParameter, BadQuestions, MissingFile (no network and nothing stored), HashMismatch.
     """
@@ -176,7 +198,16 @@ def load(name: str, n_subjects: int | None = None, n_per_subject: int | None = N
     questions = _wordnet() if name == "wordnet" else _mmlu(None if name == "mmlu" else Path(name))
     for split in [split for split in SPLITS if getattr(questions, split) or split == "test"]:
         check(questions, split)
-    questions = _part(questions, n_subjects, n_per_subject)
+    rows = {subject: range(len(items)) for subject, items in questions.test.items()}
+    if selection != "own":
+        if (selection, questions.name) != ("paper", "mmlu"):
+            raise UnknownName("selection", f"{selection} of {questions.name}", ["own", "paper of mmlu"])
+        rows = _paper_rows(questions.test, MMLU_CAP)
+        rows |= {s: range(len(questions.test[s]))[:first] for s, first in PAPER_FIRST.items() if s in rows}
+        pools = {s: questions.dev.get(s, ()) + questions.validation.get(s, ()) for s in questions.subjects}
+        trained = {s: tuple(pools[s][i] for i in places) for s, places in _paper_rows(pools, train).items()}
+        questions = replace(questions, train=trained, source=questions.source | {"selection": selection})
+    questions = _part(questions, n_subjects, n_per_subject, rows)
     sizes = {split: sum(map(len, getattr(questions, split).values())) for split in SPLITS}
     return replace(questions, source=questions.source | {"subjects": len(questions.test), "sizes": sizes})
 
@@ -197,24 +228,37 @@ def check(questions: QuestionSet, split: str) -> None:
                 raise BadQuestions(f"{split} question {number} of '{subject}' is not 5 texts and 0 to 3: {question}")
 
 
-def _part(questions: QuestionSet, n_subjects: int | None, n_per_subject: int | None) -> QuestionSet:
+def _part(questions: QuestionSet, n_subjects: int | None, n_per_subject: int | None, rows: Mapping) -> QuestionSet:
     """Keep the first `n_subjects` in an order that starts with FIRST, and so many test questions of each at most.
 
-    These are a seeded choice, in their own order.
+    These are a seeded choice among its `rows` (by subject, ascending), in their own order.
     """
     known = questions.subjects
     at_least(1, len(known), n_subjects=n_subjects)
     chosen = [subject for subject in dict.fromkeys([*FIRST[questions.name], *known]) if subject in known][:n_subjects]
     part = lambda split: {s: items for s, items in getattr(questions, split).items() if s in chosen}
-    splits = {split: part(split) for split in SPLITS}
-    most = max(map(len, splits["test"].values()))
+    splits, order_numbers = {split: part(split) for split in SPLITS}, {}
+    most = max(len(rows[subject]) for subject in chosen)
     at_least(1, most, n_per_subject=n_per_subject)
     cap = n_per_subject or (MMLU_CAP if questions.name == "mmlu" else most)
+    starts = np.cumsum([0, *(len(questions.test[subject]) for subject in known)])  # in all questions, subjects sorted
+    numbers = np.concatenate([np.arange(len(shard)) for shard in np.array_split(np.arange(starts[-1]), PAPER_SHARDS)])
     for subject, items in splits["test"].items():
         rng = generator("choose", questions.name, 0, subject)
-        rows = sorted(rng.choice(len(items), min(cap, len(items)), replace=False).tolist())
-        splits["test"][subject] = tuple(items[i] for i in rows)
-    return replace(questions, **splits)
+        places = np.sort(rng.choice(rows[subject], min(cap, len(rows[subject])), replace=False))
+        splits["test"][subject] = tuple(items[i] for i in places)
+        order_numbers[subject] = tuple(numbers[starts[known.index(subject)] + places].tolist())
+    return replace(questions, **splits, order_numbers=order_numbers)
+
+
+def _paper_rows(questions: Mapping[str, Sequence], most: int) -> dict[str, list[int]]:
+    """Which questions of each subject paper 1 drew, ascending, where it took `most` at most.
+
+    Source: the authors' masks of test and training questions, equal in every index.
+    """
+    rng = np.random.default_rng(PAPER_SEED)
+    draw = lambda n: sorted(rng.choice(n, min(most, n), replace=False).tolist())
+    return {subject: draw(len(items)) for subject, items in sorted(questions.items())}
 
 
 def _question_set(name: str, source: dict[str, Any], rows: Mapping[str, Iterable[Mapping[str, Any]]]) -> QuestionSet:

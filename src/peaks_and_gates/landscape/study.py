@@ -38,11 +38,12 @@ CODE = ("statistics.py", *(f"landscape/{name}.py" for name in ("adp", "density_p
 class Study:
     """Which model reads which questions behind how many shots.
 
-    n_subjects, n_per_subject: how much of the question set; None for all of it.  n_orders: seeded orders of the shots
-    per subject; None for an own order per question, as in the paper.  point: where the residual stream is read.
-    adapter: folder of a PEFT adapter to put on the model.  dtype: "bfloat16" or "float32"; None lets the hardware
-    decide.  with_header: begin every prompt with the line that names its subject.  split: "test", or "validation"
-    where a setting is chosen or a training is followed.
+    n_subjects, n_per_subject: how much of the question set; None for all of it.  selection: "paper" for the questions
+    that the paper drew (see `questions.load`), "own" for the book's choice.  n_orders: seeded orders of the shots
+    per subject; None for an own order per question, "paper" for the one that it has in the paper.  point: where the
+    residual stream is read.  adapter: folder of a PEFT adapter to put on the model.  dtype: "bfloat16" or "float32";
+    None lets the hardware decide.  with_header: begin every prompt with the line that names its subject.  split:
+    "test", or "validation" where a setting is chosen or a training is followed.
     """
 
     model: str
@@ -50,17 +51,18 @@ class Study:
     shots: Sequence[int] = (0, 1, 2, 5)
     n_subjects: int | None = None
     n_per_subject: int | None = None
-    n_orders: int | None = 8
+    n_orders: int | str | None = 8
     seed: int = 0
     point: str = "norm"
     adapter: str | None = None
     dtype: str | None = None
     with_header: bool = True
     split: str = "test"
+    selection: str = "own"
 
     def question_set(self) -> QuestionSet:
         """The questions, read or built."""
-        return question_sets.load(self.questions, self.n_subjects, self.n_per_subject)
+        return question_sets.load(self.questions, self.n_subjects, self.n_per_subject, self.selection)
 
     def prompts(self, questions: QuestionSet, n_shots: int) -> list[Prompt]:
         """One prompt per question."""
@@ -68,8 +70,8 @@ class Study:
 
     def read(self, prompts: Sequence[Prompt], title: str) -> StoredStates:
         """Hidden states of the prompts at both read points, extracted or read from the cache."""
-        points, title = ("norm", "residual"), f"{self.model}, {title}"
-        return hidden_states(self.model, prompts, points, self.adapter, self.dtype, title)
+        points = ("norm", "residual")
+        return hidden_states(self.model, prompts, points, self.adapter, self.dtype, f"{self.model}, {title}")
 
     def states(self, questions: QuestionSet, n_shots: int) -> StoredStates:
         """Hidden states of the study's questions behind so many shots."""
@@ -150,8 +152,6 @@ def geometry_of_models(study: Study, pretrained: str, fine_tuned: Sequence[str])
     pretrained: read without shots and with the most.  fine_tuned: seeds, as in `of_seeds`.
     """
     ends = [study.shots[0], study.shots[-1]]
-    pretrained_table = geometry_table(replace(study, model=pretrained, shots=ends))
-    answering = [pretrained_table, of_seeds(study, fine_tuned, geometry_table)]
-    groups = {"raw model": [geometry_table(study)], "models that answer": answering}
-    tables = [table.assign(group=group) for group, tables in groups.items() for table in tables]
-    return pd.concat(tables, ignore_index=True)
+    answer = [geometry_table(replace(study, model=pretrained, shots=ends)), of_seeds(study, fine_tuned, geometry_table)]
+    groups = {"raw model": [geometry_table(study)], "models that answer": answer}
+    return pd.concat((t.assign(group=group) for group, tables in groups.items() for t in tables), ignore_index=True)
