@@ -179,8 +179,8 @@ def llava():
 
 
 def llava_onevision():
-    """LLaVA-OneVision: the image and its tiles, every row of them with one more feature."""
-    tokenizer = byte_tokenizer(["<image>", "<video>"], bos=False)
+    """LLaVA-OneVision: the image and its tiles, every row of them with one more feature; in a pair of chat marks."""
+    tokenizer = byte_tokenizer(["<image>", "<video>", "<|im_start|>", "<|im_end|>"], bos=False)
     grid = {"image_grid_pinpoints": [[SIDE, SIDE], [SIDE, 2 * SIDE], [2 * SIDE, SIDE]]}
     config = hf.LlavaOnevisionConfig(
         text_config=hf.Qwen2Config(**text_settings(tokenizer)),

@@ -106,17 +106,17 @@ def knockout(
 
     def act(attend: Callable[..., Tensor], module, query, key, value, mask, seen: int) -> Tensor:
         n_keys = key.shape[2]
-        reading = _extend(targets, n_keys, generated)[:, seen:]  # (B, Q)
-        blocked = _extend(sources, n_keys, False)  # (B, K)
+        reading = _extend(targets, n_keys, generated)[:, seen:].to(key.device)  # (B, Q)
+        blocked, those_heads = _extend(sources, n_keys, False).to(key.device), chosen.to(key.device)  # (B, K), (H,)
         if how == "mask":
-            pairs = reading[:, None, :, None] & blocked[:, None, None, :] & chosen[:, None, None]  # (B, H, Q, K)
+            pairs = reading[:, None, :, None] & blocked[:, None, None, :] & those_heads[:, None, None]  # (B, H, Q, K)
             return attend(query, key, value, _mask_pairs(mask, pairs, check=True))
         output = attend(query, key, value, mask)  # (B, Q, H, D)
         rows = reading.any(0).nonzero().flatten()  # of any example; the others keep what they have
         if len(rows):
             silent = value.masked_fill(blocked[:, None, :, None], 0)  # (B, KV, K, D)
             changed = attend(query[:, :, rows], key, silent, mask[:, :, rows])  # (B, Q', H, D)
-            taken = reading[:, rows, None, None] & chosen[:, None]  # (B, Q', H, 1)
+            taken = reading[:, rows, None, None] & those_heads[:, None]  # (B, Q', H, 1)
             output = output.index_copy(1, rows, torch.where(taken, changed, output[:, rows]))
         return output
 
@@ -150,12 +150,13 @@ def attention_shares(model: VisionLanguageModel, groups: Mapping[str, Tensor], q
         size = value.shape[3]
         if seen or key.shape[2] != queries.shape[1] or len(groups) > size:
             raise BadParameter(f"Attention shares are measured in one pass over the prompt, of at most {size} groups.")
-        rows = queries.any(0).nonzero().flatten()
+        asking = queries.to(key.device)
+        rows = asking.any(0).nonzero().flatten()
         # As wide as the values are, so that the kernel that never stores a pattern is used here, too.
-        indicators = torch.nn.functional.pad(ones, (0, size - len(groups)))  # (B, K, D)
+        indicators = torch.nn.functional.pad(ones.to(key.device), (0, size - len(groups)))  # (B, K, D)
         indicators = indicators[:, None].expand(-1, key.shape[1], -1, -1)  # (B, KV, K, D)
         mass = attend(query[:, :, rows].float(), key.float(), indicators, mask[:, :, rows])  # (B, Q', H, D)
-        weights = queries[:, rows].float()
+        weights = asking[:, rows].float()
         mean = torch.einsum("bqhg,bq->bhg", mass[..., : len(groups)], weights) / weights.sum(1)[:, None, None]
         shares[:, module.layer_idx] = mean.cpu()
         return attend(query, key, value, mask)
