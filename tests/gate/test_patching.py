@@ -13,16 +13,16 @@ def model(request):
     return load(request.param)
 
 
-def position(batch, group="end"):
+def position(batch, group="gate"):
     return patching.single_position(batch.tokens.where(group))
 
 
-def read(model, batch, group="end"):
+def read(model, batch, group="gate"):
     with patching.read_states(model, position(batch, group)) as states:
         return states, logits(model, batch)
 
 
-def patch(model, batch, states, layer, group="end", run=logits):
+def patch(model, batch, states, layer, group="gate", run=logits):
     with patching.patched(model, states.residual[:, layer], position(batch, group), layer):
         return run(model, batch)
 

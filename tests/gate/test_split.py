@@ -11,7 +11,7 @@ from tiny_vlms import FAMILIES, close, encoded, generated, load, logits, picture
 
 
 def end(batch):
-    return single_position(batch.tokens.where("end"))
+    return single_position(batch.tokens.where("gate"))
 
 
 def states_of(model, batch):

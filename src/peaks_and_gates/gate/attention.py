@@ -102,21 +102,21 @@ def knockout(
     if not heads or not set(heads) <= set(every) or any(np.asarray(of).dtype == bool for of in (heads, layers)):
         of_all = f"0 … {every[-1]} and of 0 … {model.n_layers - 1}"
         raise BadParameter(f"heads={heads}, layers={layers}: give some of the numbers {of_all}.")
-    chosen = torch.tensor([head in heads for head in every], device=model.device)  # (H,)
+    in_heads = torch.tensor([head in heads for head in every], device=model.device)  # (H,)
 
     def act(attend: Callable[..., Tensor], module, query, key, value, mask, seen: int) -> Tensor:
         n_keys = key.shape[2]
         reading = _extend(targets, n_keys, generated)[:, seen:].to(key.device)  # (B, Q)
-        blocked, those_heads = _extend(sources, n_keys, False).to(key.device), chosen.to(key.device)  # (B, K), (H,)
+        blocked, chosen = _extend(sources, n_keys, False).to(key.device), in_heads.to(key.device)  # (B, K), (H,)
         if how == "mask":
-            pairs = reading[:, None, :, None] & blocked[:, None, None, :] & those_heads[:, None, None]  # (B, H, Q, K)
+            pairs = reading[:, None, :, None] & blocked[:, None, None, :] & chosen[:, None, None]  # (B, H, Q, K)
             return attend(query, key, value, _mask_pairs(mask, pairs, check=True))
         output = attend(query, key, value, mask)  # (B, Q, H, D)
         rows = reading.any(0).nonzero().flatten()  # of any example; the others keep what they have
         if len(rows):
             silent = value.masked_fill(blocked[:, None, :, None], 0)  # (B, KV, K, D)
             changed = attend(query[:, :, rows], key, silent, mask[:, :, rows])  # (B, Q', H, D)
-            taken = reading[:, rows, None, None] & those_heads[:, None]  # (B, Q', H, 1)
+            taken = reading[:, rows, None, None] & chosen[:, None]  # (B, Q', H, 1)
             output = output.index_copy(1, rows, torch.where(taken, changed, output[:, rows]))
         return output
 

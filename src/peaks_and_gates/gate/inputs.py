@@ -200,14 +200,14 @@ def encode_once(network: PreTrainedModel) -> None:
     Once, because the methods here ask many things about one image, and encoding it takes longer than reading it.
     Alone, because codes must not depend on batch mates: Emu3 pads the images of a batch to the largest, and the norms
     of its encoder see the padding; and the last bit of a convolution, which can turn a code, depends on the batch.
-    Raises ModelUnavailable, when it runs, if the codes are not image tokens.
+    Raises ModelUnavailable, when it runs, if a code is not embedded as the vocabulary's token of its number: numbers of
+    the codebook are ids of other tokens, mostly of other codes, so nothing else would show it.
     """
     encode = getattr(network.model, "get_image_tokens", None)
     if encode is None:
         return
     known: dict[str, Tensor] = {}
     mapping, embed = network.model.vocabulary_mapping, network.get_input_embeddings()
-    vocabulary = torch.tensor([*mapping.image_tokens, getattr(mapping, "eol_token_id", mapping.image_tokens[0])])
 
     def codes(image: Tensor, size: Tensor | None) -> Tensor:
         """(n,) int64.  image: (3, H, W).  size: of Emu3, (1, 2), height and width without the padding."""
@@ -217,10 +217,14 @@ def encode_once(network: PreTrainedModel) -> None:
         key = hashlib.sha256(image.contiguous().view(torch.uint8).numpy(force=True)).hexdigest() + str(image.shape)
         if key not in known:
             image = image.to(next(network.model.vqmodel.parameters()).device)  # of a model on several devices
-            ids = encode(image[None], *[] if size is None else [size]).flatten().to(embed.weight.device)
-            if not torch.isin(ids.cpu(), vocabulary).all():  # such as numbers of the codebook, which are words' ids
-                raise ModelUnavailable("The codes of an image are not among the image tokens of the vocabulary.")
-            known[key] = ids
+            outputs = []
+            with network.model.vqmodel.quantize.register_forward_hook(lambda *parts: outputs.append(parts[-1])):
+                known[key] = encode(image[None], *[] if size is None else [size]).flatten().to(embed.weight.device)
+            numbers = outputs[0][-1] if isinstance(outputs[0], tuple) else outputs[0]  # in the codebook
+            expected = [mapping.img2bpe[number] for number in numbers.flatten().tolist()]
+            ids = known[key][known[key] != getattr(mapping, "eol_token_id", -1)]  # without Emu3's ends of rows
+            if ids.tolist() != expected:
+                raise ModelUnavailable("The codes of an image are not embedded as the image tokens of the vocabulary.")
         return known[key]
 
     def get_image_features(pixel_values: Tensor, image_sizes: Tensor | None = None, **_) -> BaseModelOutputWithPooling:
