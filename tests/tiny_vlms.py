@@ -37,8 +37,8 @@ TEXTS = ["<image> What is this?", "<image> Red, or rather a dark shade of green?
 def tiny_vlm(family):
     """The folder of a random four-layer model of a family and its processor, made at the first call.
 
-    family: a key of `tokens.FAMILIES`, or chameleon-34b.  float32, about 0.3 M parameters, a byte-level tokenizer, 16 image tokens per
-    image or tile.
+    family: a key of `tokens.FAMILIES`, or chameleon-34b.  float32, about 0.3 M parameters, a byte-level tokenizer, 16
+    image tokens per image or tile.
     """
 
     if family == "emu3" and OLD_PROCESSORS:

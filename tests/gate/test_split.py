@@ -20,7 +20,7 @@ def states_of(model, batch):
     return states
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", [*FAMILIES, "chameleon-34b"])
 def test_the_next_word_is_the_same(family):
     """Twice, at every layer, with prompts of other lengths behind their images."""
     model = load(family)

@@ -15,8 +15,10 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from peaks_and_gates import models
 from peaks_and_gates.errors import BadImage, BadParameter, MissingFile, ModelUnavailable, UnknownName
-from peaks_and_gates.gate import inputs, vlm
+from peaks_and_gates.gate import experiment, inputs, vlm
+from peaks_and_gates.gate.experiment import Experiment
 from peaks_and_gates.gate.inputs import EIGHT_BITS, open_image
+from peaks_and_gates.gate.pictures import Picture
 from peaks_and_gates.gate.tokens import family_of
 from tiny_vlms import FAMILIES, close, load, logits, picture, tiny_vlm
 
@@ -45,6 +47,8 @@ def last_logits(model, batch):
 
 def test_bfloat16(family):
     narrow = load(family, dtype=torch.bfloat16)
+    frequencies = [buffer for name, buffer in narrow.network.named_buffers() if name.endswith("inv_freq")]
+    assert {buffer.dtype for buffer in frequencies} == {torch.float32}
     given = vlm.encode(narrow, PICTURES[:2], TEXTS[:2]).inputs
     assert {value.dtype for value in given.values() if value.is_floating_point()} <= {torch.bfloat16}
     assert narrow.network(**given).logits.dtype == torch.bfloat16
@@ -123,6 +127,45 @@ def test_a_model_the_tools_cannot_take_hold_of_is_refused(fault, message):
             vlm.check(model)
         hooks.append(sum(len(module._forward_hooks) for module in model.network.modules()))
     assert hooks[0] == hooks[1]  # transformers leaves its own at the first pass, the check none
+
+
+@pytest.mark.parametrize("family", ["chameleon", "emu3", "llava"])
+def test_a_model_that_is_not_shown_its_images_is_refused(family):
+    model = vlm.load(str(tiny_vlm(family)), torch.float32, "cpu")
+    run = model.network.forward
+    model.network.forward = lambda pixel_values=None, **inputs: run(**inputs)  # as versions of transformers did
+    with pytest.raises(ModelUnavailable, match="two images lead to the same logits"):
+        vlm.check(model)
+
+
+@pytest.mark.parametrize("family", ["chameleon", "emu3"])
+def test_numbers_of_the_codebook_are_not_taken_for_tokens(family, monkeypatch):
+    """Most are codes of the vocabulary, too, only of other images: nothing else would show it."""
+    folder = str(tiny_vlm(family))
+    mapping = type(vlm.load(folder, torch.float32, "cpu").network.model.vocabulary_mapping)
+    monkeypatch.setattr(mapping, "convert_img2bpe", lambda self, numbers: numbers)
+    with pytest.raises(ModelUnavailable, match="not embedded as the image tokens of the vocabulary"):
+        vlm.load(folder, torch.float32, "cpu")
+
+
+def test_a_model_larger_than_a_gpu_is_spread_over_several(monkeypatch):
+    """Pretended: the loader is asked for it, and what it has spread is not gathered on one device."""
+    asked, load = {}, vlm.AutoModelForImageTextToText.from_pretrained
+    read = lambda *source, device_map=None, **settings: asked.update(device_map=device_map) or load(*source, **settings)
+    monkeypatch.setattr(vlm.AutoModelForImageTextToText, "from_pretrained", read)
+    monkeypatch.setattr(models, "best_device", lambda: torch.device("cuda"))
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda gpu: (1000, 1000))
+    monkeypatch.setattr(models, "placed", lambda network, *_: network.eval())
+    vlm.load(str(tiny_vlm("llava")), torch.float32)
+    assert asked == {"device_map": "auto"}
+    monkeypatch.undo()
+    network = vlm.load(str(tiny_vlm("llava")), torch.float32, "cpu").network
+    monkeypatch.setattr(network, "to", None)
+    network.hf_device_map = {"model.vision_tower": 0, "model.language_model": 1}
+    assert models.placed(network, "large", torch.device("cuda"), torch.float32) is network
+    network.hf_device_map["lm_head"] = "disk"
+    with pytest.raises(ModelUnavailable, match="large does not fit the GPUs"):
+        models.placed(network, "large", torch.device("cuda"), torch.float32)
 
 
 # --- names ---
@@ -222,6 +265,21 @@ def test_a_prompt_ends_where_its_text_ends_and_opens_once(model, family):
     else:
         ids = vlm.encode(opening, PICTURES[:1], TEXTS[:1]).inputs["input_ids"]
         assert (ids == model.tokenizer.bos_token_id).sum() == 1
+
+
+def test_a_text_to_be_continued_ends_in_its_last_word(model, monkeypatch):
+    """A chat template goes around questions and captions only, in every family."""
+    chat = dataclasses.replace(model, template="USER: {prompt} ASSISTANT:")
+    monkeypatch.setattr(experiment, "_loaded", lambda *_: chat)
+    shown = [Picture(b"", "a", question="What?")]
+    monkeypatch.setattr(Picture, "image", picture(0))
+    ends = {}
+    for task in ("classes", "questions", "captions", "image, then text"):
+        texts = ["<image>So a"] if task == "image, then text" else None
+        [(_, batch, _)] = Experiment("any", source="paper").batches(task, shown, texts)
+        ends[task] = model.tokenizer.decode(batch.inputs["input_ids"][0])[-10:]
+    assert ends["questions"] == ends["captions"] == "ASSISTANT:"
+    assert ends["classes"] == "nimal is a" and ends["image, then text"].endswith("So a")
 
 
 @pytest.mark.parametrize(
