@@ -7,6 +7,8 @@ step that mixes the two devices is an error, as between two GPUs.
 import pytest
 import torch
 
+from peaks_and_gates import models
+from peaks_and_gates.errors import ModelUnavailable
 from peaks_and_gates.gate import patching, vlm
 from peaks_and_gates.gate.attention import attention_shares, knockout
 from peaks_and_gates.gate.split import split_prompt
@@ -87,3 +89,23 @@ def test_an_image_is_encoded_where_its_encoder_is(monkeypatch):
     vlm.encode_once(model.network)
     with torch.inference_mode():
         model.network(**encoded(model).inputs)
+
+
+def test_a_model_larger_than_a_gpu_is_spread_over_several(monkeypatch):
+    """Pretended: the loader is asked for it, and what it has spread is not gathered on one device."""
+    asked, load = {}, vlm.AutoModelForImageTextToText.from_pretrained
+    read = lambda *source, device_map=None, **settings: asked.update(device_map=device_map) or load(*source, **settings)
+    monkeypatch.setattr(vlm.AutoModelForImageTextToText, "from_pretrained", read)
+    monkeypatch.setattr(models, "best_device", lambda: torch.device("cuda"))
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda gpu: (1000, 1000))
+    monkeypatch.setattr(models, "placed", lambda network, *_: network.eval())
+    vlm.load(str(tiny_vlm("llava")), torch.float32)
+    assert asked == {"device_map": "auto"}
+    monkeypatch.undo()
+    network = vlm.load(str(tiny_vlm("llava")), torch.float32, "cpu").network
+    monkeypatch.setattr(network, "to", None)
+    network.hf_device_map = {"model.vision_tower": 0, "model.language_model": 1}
+    assert models.placed(network, "large", torch.device("cuda"), torch.float32) is network
+    network.hf_device_map["lm_head"] = "disk"
+    with pytest.raises(ModelUnavailable, match="large does not fit the GPUs"):
+        models.placed(network, "large", torch.device("cuda"), torch.float32)

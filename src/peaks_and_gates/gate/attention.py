@@ -107,7 +107,8 @@ def knockout(
     def act(attend: Callable[..., Tensor], module, query, key, value, mask, seen: int) -> Tensor:
         n_keys = key.shape[2]
         reading = _extend(targets, n_keys, generated)[:, seen:].to(key.device)  # (B, Q)
-        blocked, chosen = _extend(sources, n_keys, False).to(key.device), in_heads.to(key.device)  # (B, K), (H,)
+        blocked = _extend(sources, n_keys, False).to(key.device)  # (B, K)
+        chosen = in_heads.to(key.device)  # (H,)
         if how == "mask":
             pairs = reading[:, None, :, None] & blocked[:, None, None, :] & chosen[:, None, None]  # (B, H, Q, K)
             return attend(query, key, value, _mask_pairs(mask, pairs, check=True))

@@ -107,9 +107,9 @@ class Experiment:
         texts: prompts in place of the task's.  A row's seed is its picture's and the experiment's alone: what is drawn
         with it does not depend on the batch.
         """
-        model, prompt = self.load(), PROMPTS[self.source].get(task)
+        model, prompts = self.load(), PROMPTS[self.source] | PROMPTS.get(f"{self.source}, {self.model}", {})
         reader = model if task in TEMPLATED else replace(model, template="{prompt}")
-        texts = [prompt.format(question=picture.question) for picture in pictures] if texts is None else texts
+        texts = [prompts[task].format(question=picture.question) for picture in pictures] if texts is None else texts
         with tqdm(total=len(pictures), desc=f"{self.model}, {task}", unit="picture") as progress:
             for start in range(0, len(pictures), self.batch_size):
                 part = slice(start, start + self.batch_size)

@@ -123,8 +123,7 @@ def pairs(source: str, n_per_pair: int, seed: int = 0) -> list[Pair]:
     pairs = []
     for words in split:
         first, second = ([picture for picture in pictures if picture.label == name] for name in words)
-        of_both = (first[: len(second)], second[: len(first)])
-        pairs.append(Pair(tuple(words), tuple(words.values()), of_both))
+        pairs.append(Pair(tuple(words), tuple(words.values()), (first[: len(second)], second[: len(first)])))
     return pairs
 
 
