@@ -250,7 +250,7 @@ def placed(network: PreTrainedModel, name: str, device: torch.device, dtype: tor
         raise ModelUnavailable(f"{name} does not fit the GPUs. Use more (CUDA_VISIBLE_DEVICES), or a smaller model.")
     if not places:
         for weight in network.to(device).parameters():  # buffers stay: rotary angles need float32
-            weight.data = weight.data.to(dtype)
+            weight.data = weight.data.to(dtype=dtype if weight.is_floating_point() else None)
     return network.eval().requires_grad_(False)
 
 
