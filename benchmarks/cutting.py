@@ -47,7 +47,7 @@ def knocked_out(model, shown, size):
     said = [[] for _ in KNOCKOUTS]
     for part in parts(shown, size):
         batch = questions(model, part)
-        prompt = split_prompt(model, batch, single_position(batch.tokens.where("end")))
+        prompt = split_prompt(model, batch, single_position(batch.tokens.where("gate")))
         for texts, knockout in zip(said, KNOCKOUTS.values(), strict=True):
             tokens, inputs = prompt.to_generate(knockout.targets)
             with apply_knockout(model, tokens, seeds(part), knockout, "zero"):
@@ -85,7 +85,7 @@ def sweep(model):
 def patched_logits(model, source, inputs, position):
     """Logits (B, steps, vocabulary) of prompts with others' end-of-image states.  inputs: called for each step."""
     run = lambda inputs: model.network(**inputs, logits_to_keep=1).logits[:, -1]
-    with read_states(model, single_position(source.tokens.where("end"))) as states:
+    with read_states(model, single_position(source.tokens.where("gate"))) as states:
         run(source.inputs | {"use_cache": False})
     logits = []
     for kind, layer in sweep(model):
@@ -104,7 +104,7 @@ def patched_outputs(model, shown, size):
     found = []
     for mine, theirs in zip(parts(shown, size), parts(shown[1:] + shown[:1], size), strict=True):
         base, source = prompts(model, mine), prompts(model, theirs)
-        prompt = split_prompt(model, base, single_position(base.tokens.where("end")))
+        prompt = split_prompt(model, base, single_position(base.tokens.where("gate")))
         found.append(patched_logits(model, source, prompt.inputs, prompt.position))
     return torch.cat(found)
 
@@ -117,7 +117,7 @@ def plainly_patched_outputs(model, shown, size):
         base, source = prompts(model, mine), prompts(model, theirs)
         inputs = base.inputs | {"use_cache": False}
         found.append(
-            patched_logits(model, source, lambda inputs=inputs: inputs, single_position(base.tokens.where("end")))
+            patched_logits(model, source, lambda inputs=inputs: inputs, single_position(base.tokens.where("gate")))
         )
     return torch.cat(found)
 

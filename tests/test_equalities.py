@@ -64,7 +64,7 @@ def test_vision_language_models(family):
     for how in ("zero", "mask"):
         with attention.knockout(model, None, batch.tokens.where("after"), how):
             equal(logits(model, batch)[prompt], whole[prompt], 1e-4)
-    end = patching.single_position(batch.tokens.where("end"))
+    end = patching.single_position(batch.tokens.where("gate"))
     with patching.read_states(model, end) as states:
         logits(model, batch)
     with patching.patched(model, states.residual[:, 2], end, 2):

@@ -4,7 +4,7 @@ model = load("chameleon")
 logits(model, encoded(model))     # (B, T, V), three pictures with texts of other lengths
 """
 
-from functools import cache
+from functools import cache, partial
 from hashlib import sha256
 from pathlib import Path
 
@@ -37,8 +37,8 @@ TEXTS = ["<image> What is this?", "<image> Red, or rather a dark shade of green?
 def tiny_vlm(family):
     """The folder of a random four-layer model of a family and its processor, made at the first call.
 
-    family: a key of `tokens.FAMILIES`.  float32, about 0.3 M parameters, a byte-level tokenizer, 16 image tokens per
-    image or tile.
+    family: a key of `tokens.FAMILIES`, or chameleon-34b.  float32, about 0.3 M parameters, a byte-level tokenizer, 16
+    image tokens per image or tile.
     """
 
     if family == "emu3" and OLD_PROCESSORS:
@@ -121,8 +121,11 @@ def text_settings(tokenizer):
     return TEXT | ids | {"vocab_size": len(tokenizer)}
 
 
-def chameleon():
-    """Chameleon: images as codes of the vocabulary, queries and keys normalised."""
+def chameleon(swin_norm=False):
+    """Chameleon: images as codes of the vocabulary, queries and keys normalised.
+
+    swin_norm: as in Chameleon-34B, whose blocks normalise what they write, not what they read.
+    """
     letters = str.maketrans("0123456789", "ABCDEFGHIJ")
     codes = [f"IMGIMG{str(code).translate(letters)}Z" for code in range(N_CODES)]
     names = {"image_token": "<image>", "boi_token": "<racm3:break>", "eoi_token": "<eoss>"}
@@ -130,6 +133,7 @@ def chameleon():
     vision = CODES | SPREAD | {"num_embeddings": N_CODES, "embed_dim": 16, "latent_channels": 16, "resolution": SIDE}
     vision |= {"channel_multiplier": [1, 1, 1, 1]}  # halved three times: 8 pixels a code
     settings = text_settings(tokenizer) | {"vocabulary_map": tokenizer.get_vocab(), "vq_config": vision}
+    settings |= {"swin_norm": swin_norm}
     images = hf.ChameleonImageProcessorPil(size=EDGE, crop_size=SQUARE)
     processor = processor_class("chameleon")(images, tokenizer, image_seq_length=16)
     return hf.ChameleonForConditionalGeneration(hf.ChameleonConfig(**settings)), processor
@@ -179,8 +183,8 @@ def llava():
 
 
 def llava_onevision():
-    """LLaVA-OneVision: the image and its tiles, every row of them with one more feature."""
-    tokenizer = byte_tokenizer(["<image>", "<video>"], bos=False)
+    """LLaVA-OneVision: the image and its tiles, every row of them with one more feature; in a pair of chat marks."""
+    tokenizer = byte_tokenizer(["<image>", "<video>", "<|im_start|>", "<|im_end|>"], bos=False)
     grid = {"image_grid_pinpoints": [[SIDE, SIDE], [SIDE, 2 * SIDE], [2 * SIDE, SIDE]]}
     config = hf.LlavaOnevisionConfig(
         text_config=hf.Qwen2Config(**text_settings(tokenizer)),
@@ -227,3 +231,4 @@ def idefics3():
 
 MAKERS = {maker.__name__: maker for maker in (chameleon, emu3, janus, llava, llava_onevision, pixtral, idefics3)}
 FAMILIES = list(MAKERS)
+MAKERS["chameleon-34b"] = partial(chameleon, swin_norm=True)

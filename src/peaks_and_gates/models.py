@@ -213,17 +213,14 @@ def load(
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, revision=revision)
         config = AutoConfig.from_pretrained(folder, revision=revision)
-        split = device == torch.device("cuda") and exceeds_one_gpu(config, load_dtype)
-        options = {"dtype": load_dtype, "device_map": "auto" if split else None, **CHECKED}
+        options = {"dtype": load_dtype, **device_map(AutoModelForCausalLM, config, load_dtype, device), **CHECKED}
         network, info = AutoModelForCausalLM.from_pretrained(folder, revision=revision, **options)
     except Exception as error:
         advice = hub_advice(folder, error) if revision else f"{name} could not be loaded from {folder}: {error}"
         raise ModelUnavailable(advice) from error
     for root, adapter_path in adapters:
         network = merged(network, adapter_path, root)
-    if {"cpu", "disk"} & {str(place) for place in getattr(network, "hf_device_map", {}).values()}:
-        raise ModelUnavailable(f"{name} does not fit the GPUs. Use more (CUDA_VISIBLE_DEVICES), or a smaller model.")
-    network = (network if split else network.to(device=device, dtype=dtype)).eval().requires_grad_(False)
+    network = placed(network, name, device, dtype)
     require_complete(network, info, name)
     model = LanguageModel(name, network, tokenizer, read_points(network, name))
     check(model)
@@ -231,11 +228,30 @@ def load(
     return model
 
 
-def exceeds_one_gpu(config: Any, dtype: torch.dtype) -> bool:
-    """Whether a model's weights, and a batch, need more memory than the first GPU has free."""
+def device_map(auto: type, config: Any, dtype: torch.dtype, device: torch.device) -> dict[str, str]:
+    """What `from_pretrained` is told so that a model that one GPU cannot hold is split over all of them.
+
+    auto: the class that loads it, such as AutoModelForCausalLM.  A batch needs memory besides the weights.
+    """
+    if device != torch.device("cuda"):
+        return {}
     with torch.device("meta"):
-        network = AutoModelForCausalLM.from_config(config, dtype=dtype)
-    return SPARE_MEMORY * network.num_parameters() * dtype.itemsize > torch.cuda.mem_get_info(0)[0]
+        n_bytes = auto.from_config(config, dtype=dtype).num_parameters() * dtype.itemsize
+    return {"device_map": "auto"} if SPARE_MEMORY * n_bytes > torch.cuda.mem_get_info(0)[0] else {}
+
+
+def placed(network: PreTrainedModel, name: str, device: torch.device, dtype: torch.dtype) -> PreTrainedModel:
+    """A network in evaluation mode, on a device unless it is split over several.
+
+    Raises ModelUnavailable if the GPUs cannot hold it all.
+    """
+    places = {str(place) for place in (getattr(network, "hf_device_map", None) or {}).values()}
+    if {"cpu", "disk"} & places:
+        raise ModelUnavailable(f"{name} does not fit the GPUs. Use more (CUDA_VISIBLE_DEVICES), or a smaller model.")
+    if not places:
+        for weight in network.to(device).parameters():  # buffers stay: rotary angles need float32
+            weight.data = weight.data.to(dtype=dtype if weight.is_floating_point() else None)
+    return network.eval().requires_grad_(False)
 
 
 def merged(network: PreTrainedModel, adapter: Path, base: str) -> PreTrainedModel:

@@ -118,7 +118,7 @@ def test_a_record_made_elsewhere_redraws_the_page_and_runs_again_when_asked(chec
 def test_a_page_without_a_model_is_left_out_until_it_is_given_one(checkout, capsys):
     assert jobs.run(runner.plan("paper", ["last"], {"native": []})) == []
     assert "no vision-language model (name one with --model): last." in capsys.readouterr().out
-    for name, role in {"chameleon-7b": "native", "llava-1.5-7b": "adapted"}.items():
+    for name, role in {"chameleon-7b": "native", "llava-1.5-7b": "adapted", "janus-pro-1b": "adapted"}.items():
         assert runner.model_parameters(name) == {"native": [], "adapted": [], "controls": []} | {role: [name]}
     assert runner.model_parameters("llama-3-8b") == {"model": "llama-3-8b"}
 

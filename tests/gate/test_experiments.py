@@ -180,6 +180,9 @@ def test_names_that_begin_alike_are_left_out(monkeypatch):
     names = [pair.names for pair in pictures.pairs("scenes", 1)]
     apart = [pair for pair in names if len({first_token(NATIVE.load(), name) for name in pair}) == 2]
     assert [pair.names for pair in NATIVE.pairs()] == apart
+    alike, other = (pictures.Pair(("red star", "a"), words, ([], [])) for words in (("red", "red"), ("red", "blue")))
+    monkeypatch.setattr(pictures, "pairs", lambda *_: [alike, other])
+    assert NATIVE.pairs() == [other]  # the words count, not the names of the classes
     monkeypatch.setattr(gate, "first_token", lambda model, word: 7)
     with pytest.raises(BadParameter, match="nothing flips"):
         NATIVE.pairs()

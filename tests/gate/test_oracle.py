@@ -56,7 +56,7 @@ def test_attention_shares(model):
 
 def test_states_patching_and_steering(model):
     (batch, x), (other, x_other) = prompt(model), prompt(model, first=10)
-    end, place = (patching.single_position(one.tokens.where("end")) for one in (other, batch))
+    end, place = (patching.single_position(one.tokens.where("gate")) for one in (other, batch))
     with patching.read_states(model, end) as states:
         logits(model, other)
     _, _, residual, attention_input = language_model(model, x_other)

@@ -8,34 +8,38 @@ from peaks_and_gates.gate import patching
 from tiny_vlms import FAMILIES, close, encoded, generated, load, logits
 
 
-@pytest.fixture(params=FAMILIES)
+@pytest.fixture(params=[*FAMILIES, "chameleon-34b"])
 def model(request):
     return load(request.param)
 
 
-def position(batch, group="end"):
+def position(batch, group="gate"):
     return patching.single_position(batch.tokens.where(group))
 
 
-def read(model, batch, group="end"):
+def read(model, batch, group="gate"):
     with patching.read_states(model, position(batch, group)) as states:
         return states, logits(model, batch)
 
 
-def patch(model, batch, states, layer, group="end", run=logits):
+def patch(model, batch, states, layer, group="gate", run=logits):
     with patching.patched(model, states.residual[:, layer], position(batch, group), layer):
         return run(model, batch)
 
 
 def test_states_are_the_models_own(model):
-    """hidden_states[i] is what block i reads; the last one is normalised, so it is not the same."""
+    """hidden_states[i] is what block i reads; the last one is normalised, so it is not the same.
+
+    The blocks of Chameleon-34B normalise what attention gives, not what it reads.
+    """
     batch, rows = encoded(model), torch.arange(3)
     states, _ = read(model, batch)
     with torch.inference_mode():
         own = model.network(**batch.inputs, output_hidden_states=True).hidden_states
     for layer in range(model.n_layers):
         assert close(states.residual[:, layer], own[layer][rows, position(batch)], 1e-5)
-        normal = model.layers[layer].input_layernorm(own[layer])
+        swin = getattr(model.network.config, "swin_norm", False)
+        normal = own[layer] if swin else model.layers[layer].input_layernorm(own[layer])
         assert close(states.attention_input[:, layer], normal[rows, position(batch)], 1e-5)
     assert close(model.final_norm(states.residual[:, -1]), own[-1][rows, position(batch)], 1e-4)
 

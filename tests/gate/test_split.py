@@ -11,7 +11,7 @@ from tiny_vlms import FAMILIES, close, encoded, generated, load, logits, picture
 
 
 def end(batch):
-    return single_position(batch.tokens.where("end"))
+    return single_position(batch.tokens.where("gate"))
 
 
 def states_of(model, batch):
@@ -20,7 +20,7 @@ def states_of(model, batch):
     return states
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", [*FAMILIES, "chameleon-34b"])
 def test_the_next_word_is_the_same(family):
     """Twice, at every layer, with prompts of other lengths behind their images."""
     model = load(family)

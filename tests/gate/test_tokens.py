@@ -1,5 +1,6 @@
 """The token map of every family against layouts written out by hand, and what is refused."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -29,23 +30,22 @@ def rows_of(rows, columns):
 # Written from each processor's layout at SIZES: 32 pixels a side and 8 a token, see `tiny_vlms`.
 BLOCKS = {
     "chameleon": ["b" + 16 * "i" + "e"] * 3,
-    # Size as H*W, wrapper, H rows of W codes and a line end, end of frame.  1,024 pixels: 4*4, 2*5 and 7*3.
-    "emu3": ["b" + "ssss" + n * "i" + "se" for n in (4 * 5, 2 * 6, 7 * 4)],
+    # Size as H*W, wrapper, H rows of W codes and a line end; end of frame and of image.  1,024 pixels: 4*4, 2*5, 7*3.
+    "emu3": ["b" + "ssss" + n * "i" + "ee" for n in (4 * 5, 2 * 6, 7 * 4)],
     "janus": ["b" + 16 * "i" + "e"] * 3,
     "llava": [16 * "i"] * 3,
-    # The image as 4 x 4, and its tiles with a line end per row: 4 x 4, 4 x 8, 8 x 4.
-    "llava_onevision": [n * "i" for n in (16 + 4 * 5, 16 + 4 * 9, 16 + 8 * 5)],
+    # The image as 4 x 4, and its tiles with a line end per row: 4 x 4, 4 x 8, 8 x 4; in chat marks.
+    "llava_onevision": ["b" + n * "i" + "e" for n in (16 + 4 * 5, 16 + 4 * 9, 16 + 8 * 5)],
     "pixtral": [rows_of(4, 4), rows_of(2, 4), rows_of(4, 2)],
     "idefics3": [tiles(2, 2), tiles(1, 2), tiles(2, 1)],
 }
 STARTED = {"chameleon", "emu3", "janus", "llava", "pixtral"}  # with a token before the text
-GATELESS = {"llava", "llava_onevision"}
 
 
 def expected(family, row):
     """Kinds of one prompt, without padding, one letter a token: the tiny tokenizers have one token a character."""
     before, after = (len(part) for part in TEXTS[row].split("<image>"))
-    end = "e" if family in GATELESS else "t"
+    end = "e" if family == "llava" else "t"
     return "t" * (before + (family in STARTED)) + BLOCKS[family][row] + end + "t" * (after - 1)
 
 
@@ -108,6 +108,7 @@ def one(letters):
         (["prompt"], "001111111111", "111111111100"),
         (["last"], "000000000001", "000000000100"),
         (["last image"], "000000001000", "000001000000"),
+        (["gate"], "000000000000", "000000100000"),
         (["after"], "000000000000", "000000011100"),
         (["begin", "special"], "000010100000", "001010000000"),
     ],
@@ -116,6 +117,24 @@ def test_groups_on_maps_written_by_hand(groups, left, right):
     found = one(["ppttbisiittt", "ttbisiettt" + "pp"]).where(*groups)
     assert found.dtype == torch.bool
     assert ["".join("01"[int(x)] for x in row) for row in found] == [left, right]
+
+
+def test_the_gate_of_two_tokens_is_hidden_as_both_and_read_at_the_last():
+    found, emu3 = one(["tbiieetp", "tbieettt"]), load("emu3")
+    assert found.where("end").tolist() == [[i in (4, 5) for i in range(8)], [i in (3, 4) for i in range(8)]]
+    assert found.where("gate").int().argmax(1).tolist() == [5, 4] and found.where("gate").sum(1).tolist() == [1, 1]
+    assert found.where("after").sum(1).tolist() == [1, 3]
+    batch = vlm.encode(emu3, [picture(0)], ["<image> What?"])
+    end, gate = (batch.inputs["input_ids"][batch.tokens.where(group)] for group in ("end", "gate"))
+    assert emu3.tokenizer.convert_ids_to_tokens(end) == ["<|extra_201|>", "<|image end|>"]
+    assert emu3.tokenizer.convert_ids_to_tokens(gate) == ["<|image end|>"]
+
+
+def test_marks_around_the_image_are_written_and_told_from_those_of_a_chat():
+    chat = replace(load("llava_onevision"), template="<|im_start|>user\n{prompt}<|im_end|>\n<|im_start|>assistant\n")
+    batch = vlm.encode(chat, [picture(0)], ["<image>a"])
+    assert batch.texts == ("<|im_start|>user\n<|im_start|><image><|im_end|>a<|im_end|>\n<|im_start|>assistant\n",)
+    assert spelled(batch.tokens.kinds[0]) == "t" * 6 + BLOCKS["llava_onevision"][0] + "t" * 14
 
 
 def relative(found, chosen):
@@ -162,9 +181,10 @@ def test_a_prompt_token_by_token(model):
     assert not mapped(model, "xy", with_image=False).where("block").any()
     refused = [("xy", BadImage, "no image token"), (f"x{block}y{block}z", BadImage, "Row 0 has 2 images")]
     if end:
-        assert mapped(model, f"x{block}").where("end")[0, -1]  # a gate at the very end is a gate
+        assert mapped(model, f"x{block}").where("gate")[0, -1]  # a gate at the very end is a gate
         refused += [(words, BadParameter, "incomplete or in a wrong order") for words in (f"x{block[:-1]}y", "xEIIy")]
-        refused += [(f"x{block}yEz", BadImage, "2 images, or such a token")]
+        if not model.family.marks:
+            refused += [(f"x{block}yEz", BadImage, "2 images, or such a token")]
     else:
         refused += [("xII", BadParameter, "Put some text after <image>")]
         with pytest.raises(BadParameter, match="Put some text after <image>"):
@@ -184,7 +204,9 @@ def test_what_does_not_belong_together_is_refused(model, family):
     with pytest.raises(ModelUnavailable, match="not of the same model"):
         token_map(model.family, model.processor, moved, torch.ones(1, 4).long(), torch.ones(1, 4).long())
     assert FAMILIES[family] is model.family
-    assert model.family.native == (family in {"chameleon", "emu3", "janus"})
+    assert model.family.native == (
+        family in {"chameleon", "emu3"}
+    )  # Janus makes images, too, but began as a language model
     for kind in ("blip-2", "mistral3"):  # the second a relative of Pixtral, laid out in another way
         with pytest.raises(ModelUnavailable, match=f"type '{kind}' need a row in gate/families"):
             family_of(SimpleNamespace(model_type=kind, vision_config=SimpleNamespace(model_type="pixtral")))

@@ -1,22 +1,20 @@
 """Loading vision-language models, checking them, and prompts as batches; all seven families."""
 
 import dataclasses
-import io
 import json
 import re
 import shutil
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 from safetensors.torch import load_file
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from peaks_and_gates import models
 from peaks_and_gates.errors import BadImage, BadParameter, MissingFile, ModelUnavailable, UnknownName
-from peaks_and_gates.gate import inputs, vlm
-from peaks_and_gates.gate.inputs import EIGHT_BITS, open_image
+from peaks_and_gates.gate import experiment, inputs, vlm
+from peaks_and_gates.gate.experiment import Experiment
+from peaks_and_gates.gate.pictures import Picture
 from peaks_and_gates.gate.tokens import family_of
 from tiny_vlms import FAMILIES, close, load, logits, picture, tiny_vlm
 
@@ -45,6 +43,8 @@ def last_logits(model, batch):
 
 def test_bfloat16(family):
     narrow = load(family, dtype=torch.bfloat16)
+    frequencies = [buffer for name, buffer in narrow.network.named_buffers() if name.endswith("inv_freq")]
+    assert {buffer.dtype for buffer in frequencies} == {torch.float32}
     given = vlm.encode(narrow, PICTURES[:2], TEXTS[:2]).inputs
     assert {value.dtype for value in given.values() if value.is_floating_point()} <= {torch.bfloat16}
     assert narrow.network(**given).logits.dtype == torch.bfloat16
@@ -123,6 +123,25 @@ def test_a_model_the_tools_cannot_take_hold_of_is_refused(fault, message):
             vlm.check(model)
         hooks.append(sum(len(module._forward_hooks) for module in model.network.modules()))
     assert hooks[0] == hooks[1]  # transformers leaves its own at the first pass, the check none
+
+
+@pytest.mark.parametrize("family", ["chameleon", "emu3", "llava"])
+def test_a_model_that_is_not_shown_its_images_is_refused(family):
+    model = vlm.load(str(tiny_vlm(family)), torch.float32, "cpu")
+    run = model.network.forward
+    model.network.forward = lambda pixel_values=None, **inputs: run(**inputs)  # as versions of transformers did
+    with pytest.raises(ModelUnavailable, match="two images lead to the same logits"):
+        vlm.check(model)
+
+
+@pytest.mark.parametrize("family", ["chameleon", "emu3"])
+def test_numbers_of_the_codebook_are_not_taken_for_tokens(family, monkeypatch):
+    """Most are codes of the vocabulary, too, only of other images: nothing else would show it."""
+    folder = str(tiny_vlm(family))
+    mapping = type(vlm.load(folder, torch.float32, "cpu").network.model.vocabulary_mapping)
+    monkeypatch.setattr(mapping, "convert_img2bpe", lambda self, numbers: numbers)
+    with pytest.raises(ModelUnavailable, match="not embedded as the image tokens of the vocabulary"):
+        vlm.load(folder, torch.float32, "cpu")
 
 
 # --- names ---
@@ -224,6 +243,23 @@ def test_a_prompt_ends_where_its_text_ends_and_opens_once(model, family):
         assert (ids == model.tokenizer.bos_token_id).sum() == 1
 
 
+def test_a_text_to_be_continued_ends_in_its_last_word(model, monkeypatch):
+    """A chat template goes around questions and captions only, in every family."""
+    chat = dataclasses.replace(model, template="USER: {prompt} ASSISTANT:")
+    monkeypatch.setattr(experiment, "_loaded", lambda *_: chat)
+    shown = [Picture(b"", "a", question="What?")]
+    monkeypatch.setattr(Picture, "image", picture(0))
+    ends = {}
+    for task in ("classes", "questions", "captions", "image, then text"):
+        texts = ["<image>So a"] if task == "image, then text" else None
+        [(_, batch, _)] = Experiment("any", source="paper").batches(task, shown, texts)
+        ends[task] = model.tokenizer.decode(batch.inputs["input_ids"][0])[-10:]
+    assert ends["questions"] == ends["captions"] == "ASSISTANT:"
+    assert ends["classes"] == "nimal is a" and ends["image, then text"].endswith("So a")
+    [(_, batch, _)] = Experiment("chameleon-30b", source="paper").batches("classes", shown)
+    assert "Answer the question using" in batch.texts[0] and batch.texts[0].endswith("This animal is a")
+
+
 @pytest.mark.parametrize(
     ("images", "texts", "error", "message"),
     [
@@ -237,49 +273,3 @@ def test_a_prompt_ends_where_its_text_ends_and_opens_once(model, family):
 def test_refused_prompts(images, texts, error, message):
     with pytest.raises(error, match=message):
         vlm.encode(load("pixtral"), images, texts)
-
-
-# --- images ---
-
-
-def pixels(image):
-    return np.asarray(open_image(image, "it")).tolist()
-
-
-def test_every_kind_of_pixel_becomes_rgb():
-    half = np.zeros((8, 8, 4), np.uint8)
-    half[:, :4] = (200, 0, 0, 255)  # the rest is transparent black
-    red_on_white = [[[200, 0, 0]] * 4 + [[255, 255, 255]] * 4] * 8
-    assert pixels(Image.fromarray(half)) == red_on_white
-    palette = Image.new("P", (8, 8), 1)
-    palette.putpalette([200, 0, 0, 0, 0, 0])
-    palette.paste(0, (0, 0, 4, 8))
-    palette.info["transparency"] = 1
-    assert pixels(palette) == red_on_white
-    assert pixels(Image.new("L", (4, 4), 90)) == [[[90] * 3] * 4] * 4
-    assert pixels(Image.new("CMYK", (4, 4), (0, 255, 255, 0))) == [[[255, 0, 0]] * 4] * 4
-    for mode in EIGHT_BITS:
-        image = open_image(Image.new(mode, (8, 8)), "it")
-        assert (image.mode, image.size) == ("RGB", (8, 8))
-
-
-def test_a_photograph_is_turned_upright():
-    image, turned, file = Image.new("RGB", (8, 6), "white"), Image.Exif(), io.BytesIO()
-    image.putpixel((0, 0), (0, 0, 0))
-    turned[0x0112] = 6  # the camera was held on its side
-    image.save(file, "PNG", exif=turned)
-    upright = open_image(file.getvalue(), "it")
-    assert upright.size == (6, 8) and upright.getpixel((5, 0)) == (0, 0, 0)
-
-
-def test_refused_images(tmp_path):
-    picture(0).save(tmp_path / "moving.gif", save_all=True, append_images=[picture(1)])
-    for image, message in [
-        (tmp_path / "nothing.png", "cannot be read.*nothing.png.*Check the path"),
-        ((tmp_path / "moving.gif").read_bytes()[:300], "it cannot be read"),
-        (tmp_path / "moving.gif", "2 frames: save it as one frame"),
-        (Image.new("I;16", (8, 8)), "pixels of the kind I;16.*RGB of 8 bits a channel"),
-        (Image.new("RGB", (3, 50)), "3 x 50 pixels .*at least 4 pixels a side"),
-    ]:
-        with pytest.raises(BadImage, match=message):
-            open_image(image, "it")

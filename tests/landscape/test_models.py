@@ -13,7 +13,7 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
-from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 from peaks_and_gates import cache, models
 from peaks_and_gates.errors import HashMismatch, MissingFile, ModelUnavailable, UnknownName
@@ -151,7 +151,15 @@ def test_only_a_model_larger_than_a_gpu_is_split(folder, monkeypatch, memory, ex
     config = LlamaConfig.from_pretrained(folder)
     n_bytes = 4 * LlamaForCausalLM(config).num_parameters()
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda gpu: (memory * n_bytes, memory * n_bytes))
-    assert models.exceeds_one_gpu(config, torch.float32) is expected
+    split = models.device_map(AutoModelForCausalLM, config, torch.float32, torch.device("cuda"))
+    assert split == ({"device_map": "auto"} if expected else {})
+    assert models.device_map(AutoModelForCausalLM, config, torch.float32, torch.device("cpu")) == {}
+
+
+def test_rotary_angles_are_not_rounded():
+    """A cast of the model would take their float32 frequencies along, and far tokens would turn by another angle."""
+    narrow = models.load("tiny-llama", dtype=torch.bfloat16)
+    assert narrow.dtype == torch.bfloat16 and narrow.network.model.rotary_emb.inv_freq.dtype == torch.float32
 
 
 def test_the_shipped_tiny_model_is_the_one_of_its_command(tmp_path):

@@ -102,12 +102,13 @@ def knockout(
     if not heads or not set(heads) <= set(every) or any(np.asarray(of).dtype == bool for of in (heads, layers)):
         of_all = f"0 … {every[-1]} and of 0 … {model.n_layers - 1}"
         raise BadParameter(f"heads={heads}, layers={layers}: give some of the numbers {of_all}.")
-    chosen = torch.tensor([head in heads for head in every], device=model.device)  # (H,)
+    in_heads = torch.tensor([head in heads for head in every], device=model.device)  # (H,)
 
     def act(attend: Callable[..., Tensor], module, query, key, value, mask, seen: int) -> Tensor:
         n_keys = key.shape[2]
-        reading = _extend(targets, n_keys, generated)[:, seen:]  # (B, Q)
-        blocked = _extend(sources, n_keys, False)  # (B, K)
+        reading = _extend(targets, n_keys, generated)[:, seen:].to(key.device)  # (B, Q)
+        blocked = _extend(sources, n_keys, False).to(key.device)  # (B, K)
+        chosen = in_heads.to(key.device)  # (H,)
         if how == "mask":
             pairs = reading[:, None, :, None] & blocked[:, None, None, :] & chosen[:, None, None]  # (B, H, Q, K)
             return attend(query, key, value, _mask_pairs(mask, pairs, check=True))
@@ -150,12 +151,13 @@ def attention_shares(model: VisionLanguageModel, groups: Mapping[str, Tensor], q
         size = value.shape[3]
         if seen or key.shape[2] != queries.shape[1] or len(groups) > size:
             raise BadParameter(f"Attention shares are measured in one pass over the prompt, of at most {size} groups.")
-        rows = queries.any(0).nonzero().flatten()
+        asking = queries.to(key.device)
+        rows = asking.any(0).nonzero().flatten()
         # As wide as the values are, so that the kernel that never stores a pattern is used here, too.
-        indicators = torch.nn.functional.pad(ones, (0, size - len(groups)))  # (B, K, D)
+        indicators = torch.nn.functional.pad(ones.to(key.device), (0, size - len(groups)))  # (B, K, D)
         indicators = indicators[:, None].expand(-1, key.shape[1], -1, -1)  # (B, KV, K, D)
         mass = attend(query[:, :, rows].float(), key.float(), indicators, mask[:, :, rows])  # (B, Q', H, D)
-        weights = queries[:, rows].float()
+        weights = asking[:, rows].float()
         mean = torch.einsum("bqhg,bq->bhg", mass[..., : len(groups)], weights) / weights.sum(1)[:, None, None]
         shares[:, module.layer_idx] = mean.cpu()
         return attend(query, key, value, mask)

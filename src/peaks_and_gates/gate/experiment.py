@@ -36,6 +36,7 @@ from .pictures import Pair, Picture
 from .split import split_prompt
 from .tokens import TokenMap
 
+TEMPLATED = {"questions", "captions"}  # the tasks whose prompts go into a chat template, as in the paper's code
 PROMPTS = yaml.safe_load(Path(__file__).with_name("prompts.yml").read_bytes())  # by source and task
 
 
@@ -79,12 +80,12 @@ class Experiment:
         return picture_sets.load(name, source or self.source, n[task], self.seed, self.n_classes)
 
     def pairs(self) -> list[Pair]:
-        """Pairs of classes whose names begin with different tokens.  Raises BadParameter if there are none."""
+        """Pairs of classes whose words begin with different tokens.  Raises BadParameter if there are none."""
         model, pairs = self.load(), picture_sets.pairs(self.source, self.n_per_pair, self.seed)
-        different = [pair for pair in pairs if first_token(model, pair.names[0]) != first_token(model, pair.names[1])]
-        print(f"{self.model} begins the two names with different tokens in {len(different)} of {len(pairs)} pairs.")
+        different = [pair for pair in pairs if first_token(model, pair.words[0]) != first_token(model, pair.words[1])]
+        print(f"{self.model} begins the two words with different tokens in {len(different)} of {len(pairs)} pairs.")
         if not different:
-            raise BadParameter(f"All {len(pairs)} pairs of names begin with one token of {self.model}: nothing flips.")
+            raise BadParameter(f"All {len(pairs)} pairs of words begin with one token of {self.model}: nothing flips.")
         return different
 
     def n_new(self, task: str) -> int:
@@ -101,16 +102,19 @@ class Experiment:
     ) -> Iterator[tuple[VisionLanguageModel, Batch, list[int]]]:
         """Pictures with the prompts of a task as batches for the model, with a seed for each row, and a progress bar.
 
+        A chat template goes around questions and captions only: "This animal is a" must end in "a".
+
         texts: prompts in place of the task's.  A row's seed is its picture's and the experiment's alone: what is drawn
         with it does not depend on the batch.
         """
-        model, prompt = self.load(), PROMPTS[self.source].get(task)
-        texts = [prompt.format(question=picture.question) for picture in pictures] if texts is None else texts
+        model, prompts = self.load(), PROMPTS[self.source] | PROMPTS.get(f"{self.source}, {self.model}", {})
+        reader = model if task in TEMPLATED else replace(model, template="{prompt}")
+        texts = [prompts[task].format(question=picture.question) for picture in pictures] if texts is None else texts
         with tqdm(total=len(pictures), desc=f"{self.model}, {task}", unit="picture") as progress:
             for start in range(0, len(pictures), self.batch_size):
                 part = slice(start, start + self.batch_size)
                 seeds = [int(digest([picture.key, self.seed])[:8], 16) for picture in pictures[part]]
-                yield model, vlm.encode(model, [picture.image for picture in pictures[part]], texts[part]), seeds
+                yield model, vlm.encode(reader, [picture.image for picture in pictures[part]], texts[part]), seeds
                 progress.update(len(pictures[part]))
 
 
@@ -221,7 +225,7 @@ def generate_answers(
     """What the model writes about each picture with each knockout, greedily; N texts per knockout."""
     texts = {knockout: [] for knockout in knockouts}
     for model, batch, seeds in experiment.batches(task, pictures):
-        prompt = split_prompt(model, batch, single_position(batch.tokens.where("end")))
+        prompt = split_prompt(model, batch, single_position(batch.tokens.where("gate")))
         for knockout in texts:
             tokens, inputs = prompt.to_generate(knockout.targets)
             with apply_knockout(model, tokens, seeds, knockout, experiment.how):

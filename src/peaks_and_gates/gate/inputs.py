@@ -82,11 +82,14 @@ def encode(
 
 
 def _write(model: VisionLanguageModel, text: str, with_image: bool, row: int) -> str:
-    """A text in the model's template, the placeholder replaced by the processor's image token.  Raises BadImage."""
+    """A text in the model's template, its placeholder replaced by image token and marks.  Raises BadImage."""
     count = text.count(PLACEHOLDER)
     if count != with_image:
         raise BadImage(f"Text {row} has {count} {PLACEHOLDER}, where {int(with_image)} belongs: {text!r}.")
-    return model.template.replace("{prompt}", text.replace(PLACEHOLDER, model.processor.image_token))
+    processor, image = model.processor, model.processor.image_token
+    if model.family.marks:
+        image = f"{processor.image_start_token}{image}{processor.image_end_token}"
+    return model.template.replace("{prompt}", text.replace(PLACEHOLDER, image))
 
 
 def open_image(image: ImageSource, name: str) -> Image.Image:
@@ -118,7 +121,12 @@ def open_image(image: ImageSource, name: str) -> Image.Image:
 
 
 class LlavaOnevisionProcessor(transformers.LlavaOnevisionProcessor):
-    """The processor of LLaVA-OneVision without its video part, which alone needs torchvision."""
+    """The processor of LLaVA-OneVision without its video part, which alone needs torchvision.
+
+    image_start_token, image_end_token: the chat marks that the paper's code writes around the image.
+    """
+
+    image_start_token, image_end_token = "<|im_start|>", "<|im_end|>"
 
     @classmethod
     def get_attributes(cls) -> list[str]:
@@ -192,11 +200,14 @@ def encode_once(network: PreTrainedModel) -> None:
     Once, because the methods here ask many things about one image, and encoding it takes longer than reading it.
     Alone, because codes must not depend on batch mates: Emu3 pads the images of a batch to the largest, and the norms
     of its encoder see the padding; and the last bit of a convolution, which can turn a code, depends on the batch.
+    Raises ModelUnavailable, when it runs, if a code is not embedded as the vocabulary's token of its number: numbers of
+    the codebook are ids of other tokens, mostly of other codes, so nothing else would show it.
     """
     encode = getattr(network.model, "get_image_tokens", None)
     if encode is None:
         return
     known: dict[str, Tensor] = {}
+    mapping, embed = network.model.vocabulary_mapping, network.get_input_embeddings()
 
     def codes(image: Tensor, size: Tensor | None) -> Tensor:
         """(n,) int64.  image: (3, H, W).  size: of Emu3, (1, 2), height and width without the padding."""
@@ -205,13 +216,20 @@ def encode_once(network: PreTrainedModel) -> None:
             image = image[:, :height, :width]
         key = hashlib.sha256(image.contiguous().view(torch.uint8).numpy(force=True)).hexdigest() + str(image.shape)
         if key not in known:
-            known[key] = encode(image[None], *[] if size is None else [size]).flatten()
+            image = image.to(next(network.model.vqmodel.parameters()).device)  # of a model on several devices
+            outputs = []
+            with network.model.vqmodel.quantize.register_forward_hook(lambda *parts: outputs.append(parts[-1])):
+                known[key] = encode(image[None], *[] if size is None else [size]).flatten().to(embed.weight.device)
+            numbers = outputs[0][-1] if isinstance(outputs[0], tuple) else outputs[0]  # in the codebook
+            expected = [mapping.img2bpe[number] for number in numbers.flatten().tolist()]
+            ids = known[key][known[key] != getattr(mapping, "eol_token_id", -1)]  # without Emu3's ends of rows
+            if ids.tolist() != expected:
+                raise ModelUnavailable("The codes of an image are not embedded as the image tokens of the vocabulary.")
         return known[key]
 
     def get_image_features(pixel_values: Tensor, image_sizes: Tensor | None = None, **_) -> BaseModelOutputWithPooling:
         """As transformers' own, but for what only training needs."""
         sizes = [None] * len(pixel_values) if image_sizes is None else image_sizes.split(1)
-        embed = network.get_input_embeddings()
         features = [embed(codes(*one)) for one in zip(pixel_values, sizes, strict=True)]  # B x (n, D)
         return BaseModelOutputWithPooling(pooler_output=features if image_sizes is not None else torch.stack(features))
 

@@ -1,8 +1,8 @@
 """Activation patching: read the state of a token in one run, put it into another run, see what the model says.
 
-    with read_states(model, single_position(other.tokens.where("end"))) as states:
+    with read_states(model, single_position(other.tokens.where("gate"))) as states:
         model.network(**other.inputs)
-    with patched(model, states.residual[:, 12], single_position(batch.tokens.where("end")), layer=12):
+    with patched(model, states.residual[:, 12], single_position(batch.tokens.where("gate")), layer=12):
         logits = model.network(**batch.inputs).logits
 
 Layers are counted as blocks: residual i is what block i reads, residual L what the final norm reads.  Every context

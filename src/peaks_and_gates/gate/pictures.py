@@ -1,17 +1,17 @@
 """Pictures for the gate's pages, all with one face: the book's scenes, or rows of the paper's data sets.
 
     load("classes", "scenes", n=20, n_classes=16)     # 20 pictures of each class
-    load("questions", "vqav2", n=2000, seed=42)       # streamed from the hub once, then stored
-    pairs("imagenet", n_per_pair=100)                 # for activation patching
+    load("questions", "vqav2", n=2000)                # streamed from the hub once, then stored
+    pairs("imagenet", n_per_pair=1000)                # for activation patching
 
 Of a data set only the chosen rows are stored, their images encoded: a second run needs no network.
 """
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from hashlib import sha256
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ import numpy as np
 import pandas as pd
 import yaml
 from PIL import Image
+from tqdm.auto import tqdm
 
 from ..cache import cached, project_folder
 from ..errors import BadParameter, BadQuestions, BookError, MissingFile, TooFewPoints, UnknownName
@@ -27,11 +28,10 @@ from .inputs import open_image
 
 # Which data set "paper" means for each task.  The paper also reads captions of COCO.
 PAPER = {"classes": "imagenet", "captions": "flickr30k", "questions": "vqav2"}
-# The data sets, by name, and what is known of them; the paper's pairs of classes.
+# The data sets, by name, and what is known of them; the paper's classes, and the pairs of classes with their words.
 KNOWN = yaml.safe_load(Path(__file__).with_name("pictures.yml").read_bytes())
 SOURCES: dict[str, dict[str, Any]] = KNOWN["sources"]
-PAIRS = [tuple(pair) for pair in KNOWN["pairs"]]
-N_ANIMALS = 398  # of ImageNet: its first classes
+PAIRS: list[dict[str, str]] = KNOWN["pairs"]
 
 
 @dataclass(frozen=True)
@@ -60,23 +60,27 @@ class Picture:
 class Pair:
     """Two classes and as many pictures of each, for patching.
 
-    names: as a person would say them.  Whether they begin with different tokens is for the tokenizer's owner to check.
+    names: of the classes.  words: what a person would say, "snake" of a green mamba.  Whether they begin with different
+    tokens is for the tokenizer's owner to check.
     """
 
     names: tuple[str, str]
+    words: tuple[str, str]
     pictures: tuple[list[Picture], list[Picture]]
 
 
-def load(task: str, source: str, n: int, seed: int = 0, n_classes: int | None = None) -> list[Picture]:
+def load(
+    task: str, source: str, n: int, seed: int = 0, n_classes: int | None = None, classes: Sequence[str] = ()
+) -> list[Picture]:
     """Pictures for a task, the same for the same arguments.
 
     Args:
         task: "classes", "captions" or "questions".
         source: "scenes", a data set in SOURCES, or "paper" for the paper's data set of that task.
         n: how many; for "classes" how many of each class.
-        seed: of the choice. Rows of a data set are `random.Random(seed).sample(range(n_rows), n)`, sorted. Images of a
-            class are its first in files that are walked in an order drawn by the seed.
-        n_classes: of "classes"; None takes all of the scenes (24), 100 of ImageNet (those of `pairs` first).
+        seed: of the choice among scenes. Of a data set the choice is the paper's at every seed, see pictures.yml.
+        n_classes: of "classes"; None takes all of the scenes (24), or the paper's 100 of ImageNet.
+        classes: names of classes of ImageNet in place of these; where there are fewer than n pictures, all are given.
 
     Raises UnknownName, BadParameter, TooFewPoints, BadImage, BadQuestions, MissingFile.
     """
@@ -95,8 +99,11 @@ def load(task: str, source: str, n: int, seed: int = 0, n_classes: int | None = 
     name = PAPER[task] if source == "paper" else source
     if name not in names:
         raise UnknownName(f"source of {task}", source, ["scenes", "paper", *names])
-    inputs = SOURCES[name] | {"source": name, "n": n, "seed": seed, "n_classes": n_classes}
-    rows = cached("pictures", inputs, lambda: _streamed(name, n, seed, n_classes), "table").itertuples()
+    if task == "classes" and (n_classes or 0) > len(KNOWN["classes"]):
+        raise BadParameter(f"n_classes={n_classes}: the paper's list has {len(KNOWN['classes'])} classes of {name}.")
+    chosen = list(classes or KNOWN["classes"][:n_classes]) if task == "classes" else []
+    inputs = SOURCES[name] | {"source": name, "n": n, "classes": chosen}
+    rows = cached("pictures", inputs, lambda: _streamed(name, n, chosen), "table").itertuples()
     texts = lambda row: (tuple(row.captions), row.question or None, tuple(row.answers))
     return [Picture(row.image, row.key, row.label or None, *texts(row)) for row in rows]
 
@@ -104,16 +111,20 @@ def load(task: str, source: str, n: int, seed: int = 0, n_classes: int | None = 
 def pairs(source: str, n_per_pair: int, seed: int = 0) -> list[Pair]:
     """Ten pairs of classes with `n_per_pair` pictures of each class.
 
-    "imagenet" (or "paper"): the paper's pairs.  "scenes": twenty classes drawn by the seed, paired so that colour and
-    shape differ.  Raises as `load`.
+    "imagenet" (or "paper"): the paper's classes, split as its code prints them; where a class has fewer pictures its
+    pair has.  "scenes": twenty classes drawn by the seed, paired so that colour and shape differ.  Raises as `load`.
     """
     if source == "scenes":
-        names = _scene_pairs(seed)
-        pictures = _scene_classes({name for pair in names for name in pair}, n_per_pair, seed)
+        split = [{name: name for name in pair} for pair in _scene_pairs(seed)]
+        pictures = _scene_classes({name for pair in split for name in pair}, n_per_pair, seed)
     else:
-        names, pictures = PAIRS, load("classes", source, n_per_pair, seed, 2 * len(PAIRS))
-    of_class = lambda name: [picture for picture in pictures if picture.label == name]
-    return [Pair(pair, (of_class(pair[0]), of_class(pair[1]))) for pair in names]
+        split = PAIRS
+        pictures = load("classes", source, n_per_pair, classes=[name for pair in PAIRS for name in pair])
+    pairs = []
+    for words in split:
+        first, second = ([picture for picture in pictures if picture.label == name] for name in words)
+        pairs.append(Pair(tuple(words), tuple(words.values()), (first[: len(second)], second[: len(first)])))
+    return pairs
 
 
 # Scenes, from data/scenes.parquet
@@ -163,7 +174,7 @@ def _scene_pairs(seed: int) -> list[tuple[str, str]]:
 # Data sets, from the hub
 
 
-def _streamed(name: str, n: int, seed: int, n_classes: int | None) -> pd.DataFrame:
+def _streamed(name: str, n: int, classes: Sequence[int | str]) -> pd.DataFrame:
     """The chosen rows of a data set, with the columns that `_entry` gives them."""
     import datasets  # slow to import, and not needed for scenes
 
@@ -171,13 +182,7 @@ def _streamed(name: str, n: int, seed: int, n_classes: int | None) -> pd.DataFra
     try:
         options = {"revision": source["revision"], "split": source["split"], "streaming": True}
         stream = datasets.load_dataset(source["repository"], "default", **options).decode(False)
-        if source["task"] == "classes":
-            rows = _first_of_classes(name, stream, n, seed, n_classes)
-        else:
-            numbers = sorted(random.Random(seed).sample(range(source["n_rows"]), n))
-            rows = [(f"row {i}", "", row) for i, row in enumerate(islice(stream, numbers[-1] + 1)) if i in set(numbers)]
-            if len(rows) < n:
-                raise TooFewPoints(f"{source['repository']} has fewer than {source['n_rows']} rows.")
+        rows = _first_of_classes(name, stream, n, classes) if classes else _chosen_rows(name, stream, n)
     except BookError:
         raise
     except Exception as error:  # the many ways in which a data set cannot be read
@@ -189,31 +194,41 @@ def _streamed(name: str, n: int, seed: int, n_classes: int | None) -> pd.DataFra
     return pd.DataFrame([_entry(name, where, label, row) for where, label, row in rows])
 
 
-def _first_of_classes(name: str, stream: Any, n: int, seed: int, n_classes: int | None) -> list[tuple[str, str, dict]]:
-    """The first n rows of each class, each with its place and its class, in files walked in an order drawn by the seed.
+def _chosen_rows(name: str, stream: Any, n: int) -> list[tuple[str, str, dict]]:
+    """The rows that the paper's code chooses, each with its place.  Raises TooFewPoints."""
+    source, rows = SOURCES[name], []
+    numbers = random.Random(source["seed"]).sample(range(source["n_rows"]), n) if "seed" in source else range(n)
+    chosen, first_ids = {*numbers}, source.get("first_ids", [])
+    for i, row in enumerate(tqdm(stream.take(max(chosen) + 1), name, max(chosen) + 1, unit="row")):
+        if i < len(first_ids) and row[source["columns"]["id"]] != first_ids[i]:
+            first_ids = []
+            print(f"{name}: its rows are in another order than the paper's, so the chosen ones are not the paper's.")
+        if i in chosen:
+            rows.append((f"row {i}", "", row))
+    if len(rows) < n:
+        raise TooFewPoints(f"{source['repository']} has {len(rows)} of the {n} rows: fewer rows than it should have.")
+    return rows
 
-    The classes are the paper's pairs first, then others drawn by the seed.  Raises BadParameter, TooFewPoints.
+
+def _first_of_classes(name: str, stream: Any, n: int, classes: Sequence[int | str]) -> list[tuple[str, str, dict]]:
+    """The first n rows of each class, each with its place and its class.
+
+    classes: numbers, or names; of these some may have fewer rows.  Raises TooFewPoints.
     """
     column = SOURCES[name]["columns"]["label"]
     # A class's first name: "American alligator, Alligator ..." becomes "american alligator".
-    names = [label.partition(",")[0].lower() for label in stream.features[column].names[:N_ANIMALS]]
-    paired = [label for pair in PAIRS for label in pair]
-    others = [i for i, label in enumerate(names) if label not in paired and names.count(label) == 1]
-    classes = [names.index(label) for label in paired] + random.Random(seed).sample(others, len(others))
-    n_classes = 100 if n_classes is None else n_classes
-    if n_classes > len(classes):
-        raise BadParameter(f"n_classes={n_classes}: {name} has {len(classes)} classes of animals.")
-    missing, rows = dict.fromkeys(classes[:n_classes], n), []
-    for file in random.Random(seed).sample(range(stream.num_shards), stream.num_shards):
-        print(f"{name}: reading file {file + 1} of {stream.num_shards}")
-        for i, row in enumerate(stream.shard(stream.num_shards, file)):
-            if missing.get(row[column]):
-                missing[row[column]] -= 1
-                rows.append((f"{file}-{i}", names[row[column]], row))
+    names = [label.partition(",")[0].lower() for label in stream.features[column].names]
+    missing, rows = {names.index(label) if isinstance(label, str) else label: n for label in classes}, []
+    for i, row in enumerate(tqdm(stream, name, SOURCES[name]["n_rows"], unit="row")):
+        if missing.get(row[column]):
+            missing[row[column]] -= 1
+            rows.append((f"row {i}", names[row[column]], row))
             if not any(missing.values()):
                 return rows
-    few = sorted(names[label] for label, count in missing.items() if count)
-    raise TooFewPoints(f"{name} has too few images of {len(few)} classes: {', '.join(few[:5])}.")
+    least = n if isinstance(classes[0], str) else 1
+    if few := sorted(names[label] for label, count in missing.items() if count >= least):
+        raise TooFewPoints(f"{name} has too few images of {len(few)} classes: {', '.join(few[:5])}.")
+    return rows
 
 
 def _entry(name: str, where: str, label: str, row: dict[str, Any]) -> dict[str, Any]:

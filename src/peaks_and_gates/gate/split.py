@@ -1,6 +1,6 @@
 """Prompts in two parts: what comes before the token that is changed is run once, the rest once per change.
 
-prompt = split_prompt(model, batch, only(batch.tokens.where("end")))
+prompt = split_prompt(model, batch, single_position(batch.tokens.where("gate")))
 with patched(model, states, prompt.position, layer):
     logits = model.network(**prompt.inputs(), logits_to_keep=1).logits
 

@@ -1,7 +1,7 @@
 """Where the image, the gate and the text sit among the tokens of a prompt.
 
 tokens = vlm.encode(model, images, texts).tokens
-tokens.where("end")              # (B, T) bool, the gate
+tokens.where("end")              # (B, T) bool, the tokens that end the image
 tokens.where("text", "special")  # more than one group together
 tokens.random("image", 10, seed=0)
 
@@ -30,23 +30,27 @@ from ..statistics import at_least
 
 KINDS = ("padding", "text", "begin", "image", "special", "end")
 BLOCK = ("begin", "image", "special", "end")
-GROUPS = (*KINDS, "block", "prompt", "last", "last image", "after")
+GROUPS = (*KINDS, "block", "prompt", "last", "last image", "gate", "after")
 
 
 @dataclass(frozen=True)
 class Family:
     """How the models of one kind write an image among their tokens.
 
-    native: whether its models were trained to produce images too.  processor: the name of its class in transformers.
+    native: whether its models were trained from scratch on images and text.  processor: the name of its class in
+    transformers.
     begin, end: attributes of the processor that hold the token that the image's block begins with and the one it ends
     with; None where the family has none.  If begin and end are one token, it also stands before every tile of the
     image.  The token of the image's features is the processor's `image_token`.
+    marks: whether begin and end are chat marks that `inputs.encode` writes around the image, as the paper's code does;
+    they stand elsewhere in a prompt, too.
     """
 
     native: bool
     processor: str
     begin: str | None = None
     end: str | None = None
+    marks: bool = False
 
 
 ROWS = yaml.safe_load(Path(__file__).with_name("families.yml").read_bytes())
@@ -62,7 +66,8 @@ class TokenMap:
         begin    the token that the image's block begins with
         image    the tokens that carry the image's features or codes
         special  everything else inside the block: row breaks, tags of tiles, the digits of the size
-        end      the token that the block ends with; in a family that has none, the first token after the image
+        end      all that follows the last image token, to the token that the block ends with: two in Emu3, one in the
+                 others; in a family that has none, the first token after the image
         text     everything outside the block: words, but also the start of the text, separators and chat marks
     """
 
@@ -72,7 +77,9 @@ class TokenMap:
         """Which tokens are in any of the groups, (B, T) bool.
 
         groups: kinds, or `block` (begin to end), `prompt` (all but padding), `last` (the last token of the prompt),
-        `last image` (the last image token) and `after` (the text after the end token).
+        `last image` (the last image token), `gate` (the last of the end tokens: a knockout hides all of them, as the
+        paper's code does for Emu3, and this is the one whose state it reads and patches) and `after` (the text after
+        the end tokens).
         Raises UnknownName.
         """
         return torch.stack([self._group(group) for group in groups]).any(0)
@@ -105,6 +112,8 @@ class TokenMap:
                 return _last(self._group("prompt"))
             case "last image":
                 return _last(self._group("image"))
+            case "gate":
+                return _last(self._group("end"))
             case "after":
                 return self._group("text") & (self._group("end").int().cumsum(1) > 0)
         if group not in KINDS:
@@ -142,7 +151,8 @@ def token_map(
     if image != getattr(config, "image_token_id", image):
         raise ModelUnavailable(f"The processor writes an image as token {image}: it is not of the same model.")
     rows = enumerate(zip(ids.cpu(), mask.cpu().bool(), strict=True))
-    kinds = [_row(row, line[real], real, image, begin, end, with_image) for row, (line, real) in rows]  # B of (T,)
+    own = (image, begin, end, family.marks)
+    kinds = [_row(row, line[real], real, own, with_image) for row, (line, real) in rows]  # B of (T,)
     return TokenMap(torch.stack(kinds).to(ids.device))
 
 
@@ -155,20 +165,22 @@ def _token_id(family: Family, processor: ProcessorMixin, attribute: str) -> int:
     return token_id
 
 
-def _row(
-    row: int, ids: Tensor, mask: Tensor, image: int, begin: int | None, end: int | None, with_image: bool
-) -> Tensor:
-    """Kinds of one row, (T,) uint8.  ids: (n,), those of the prompt alone.  mask: (T,) bool, where they sit."""
+def _row(row: int, ids: Tensor, mask: Tensor, own: tuple, with_image: bool) -> Tensor:
+    """Kinds of one row, (T,) uint8.
+
+    ids: (n,), those of the prompt alone.  mask: (T,) bool, where they sit.  own: the family's image, begin and end
+    token, and whether these are marks.
+    """
     if (mask.int().diff(prepend=torch.zeros(1, dtype=torch.int)) == 1).sum() != 1:
         raise BadParameter(f"Row {row}: the prompt is empty, or its attention mask is not one run of ones.")
     kinds = torch.full(ids.shape, KINDS.index("text"), dtype=torch.uint8)  # (n,)
-    images = _places(ids, image)
+    images = _places(ids, own[0])
     if with_image:
-        first, last = _block(row, ids, images, begin, end)
+        first, last = _block(row, ids, images, *own[1:])
         kinds[first : last + 1] = KINDS.index("special")
         kinds[images] = KINDS.index("image")
-        kinds[last] = KINDS.index("end")
-        if begin is not None:
+        kinds[images[-1] + 1 : last + 1] = KINDS.index("end")
+        if own[1] is not None:
             kinds[first] = KINDS.index("begin")
     elif images:
         raise BadImage(f"Row {row} is to be text alone, but has {len(images)} image tokens.")
@@ -182,16 +194,21 @@ def _places(ids: Tensor, token: int | None) -> list[int]:
     return [] if token is None else (ids == token).nonzero().flatten().tolist()
 
 
-def _block(row: int, ids: Tensor, images: list[int], begin: int | None, end: int | None) -> tuple[int, int]:
+def _block(
+    row: int, ids: Tensor, images: list[int], begin: int | None, end: int | None, marks: bool
+) -> tuple[int, int]:
     """First and last place of the image's block in a prompt; the last is that of the end token, or what serves as it.
 
-    ids: (n,).  images: where the image tokens are among them.  Raises BadImage, BadParameter.
+    ids: (n,).  images: where the image tokens are among them.  marks: whether only a begin right before the image
+    and an end right behind it are the block's.  Raises BadImage, BadParameter.
     """
     if not images:
         raise BadImage(f"Row {row} has no image token. Put <image> where the image belongs in its text.")
     begins, ends = _places(ids, begin), _places(ids, end)
     runs = 1 + sum(after - before > 1 for before, after in pairwise(images))
-    if end is None:
+    if marks:
+        begins, ends = [i for i in begins if i == images[0] - 1], [i for i in ends if i == images[-1] + 1]
+    if end is None or marks:
         n_images = runs
     elif begin == end:
         n_images = len(ends) - runs  # one before every tile, and one that closes the image
