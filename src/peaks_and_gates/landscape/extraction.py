@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections import defaultdict
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -38,14 +38,14 @@ from transformers import DynamicCache
 from .. import models
 from ..cache import STATES, cached, digest
 from ..errors import BadParameter, BadStates, ModelUnavailable
-from ..models import LanguageModel, first_line, residual_stream
+from ..models import LanguageModel, one_line, residual_stream
 from .questions import Prompt
 
 POINTS = ("residual", "norm")
 FEWEST_TOKENS, MOST_TOKENS = 4096, 65_536  # of one forward pass: on a CPU more gain nothing
 # Two prompts behind two shots, short and of unlike length, by which a model is compared with its own forward pass.
-SHOTS = "Capitals.\n\nOslo?\nAnswer: A\n\nRome?\nAnswer: B\n\n"
-SAMPLE = [Prompt("", SHOTS, question, 0) for question in ("Lima?\nAnswer:", "Is it Accra, Cairo or Dakar?\nAnswer:")]
+SHOTS = "Oslo?\nAnswer: A\n\nRome?\nAnswer: B\n\n"
+SAMPLE = [Prompt("", SHOTS, question, 0) for question in ("Lima?\nAnswer:", "Accra, Cairo or Dakar?\nAnswer:")]
 ADVICE = "It cannot be read by shared prefixes: take a model of another family, or float32 if it is in half precision."
 compared: WeakSet[LanguageModel] = WeakSet()  # models that passed
 
@@ -67,22 +67,19 @@ def encode(model: LanguageModel, prompts: Sequence[Prompt]) -> list[Encoded]:
     Raises BadParameter for a prompt of more tokens than the model was made for: farther on it returns noise.
     Raises ModelUnavailable for a tokenizer that does not reach a prompt's end, or knows tokens that the model does not.
     """
-    config, encoded = model.network.config, []
-    most, rope = getattr(config, "max_position_embeddings", math.inf), getattr(config, "rope_parameters", None) or {}
-    if rope.get("rope_type") == "longrope":  # beyond this length the tokens of a prefix are turned by other angles, too
+    encoded, most = [], getattr(model.network.config, "max_position_embeddings", None) or math.inf
+    # Beyond this length such a model turns all tokens by other angles, also those of a prefix that was shorter.
+    if (rope := getattr(model.network.config, "rope_parameters", None) or {}).get("rope_type") == "longrope":
         most = rope["original_max_position_embeddings"]
     batch = model.tokenizer([prompt.text for prompt in prompts], return_offsets_mapping=True)
-    rows = zip(prompts, batch["input_ids"], batch["offset_mapping"], strict=True)
-    for index, (prompt, ids, offsets) in enumerate(rows):
-        ends = [end for end, (start, stop) in enumerate(offsets, 1) if start < stop == len(prompt.text)]
-        ids = ids[: max(ends, default=0)]
+    for n, (prompt, ids, offsets) in enumerate(zip(prompts, batch["input_ids"], batch["offset_mapping"], strict=True)):
+        ids = ids[: max((i for i, (start, end) in enumerate(offsets, 1) if start < end == len(prompt.text)), default=0)]
         if not ids or max(ids) >= len(model.network.get_input_embeddings().weight):
             raise ModelUnavailable(f"{model.name} has a tokenizer that cuts prompts, or another model's. Replace it.")
         if len(ids) > most:
-            raise BadParameter(f"{model.name}: prompt {index} has {len(ids)} tokens; {most} fit. Take fewer shots.")
-        # A token at least stays in the rest.
-        cut = sum(stop <= len(prompt.prefix) for _, stop in offsets[: len(ids) - 1])
-        encoded.append(Encoded(index, tuple(ids[:cut]), tuple(ids[cut:])))
+            raise BadParameter(f"{model.name}: prompt {n} has {len(ids)} tokens; {most} fit. Take fewer shots.")
+        cut = sum(end <= len(prompt.prefix) for _, end in offsets[: len(ids) - 1])  # a token at least stays in the rest
+        encoded.append(Encoded(n, tuple(ids[:cut]), tuple(ids[cut:])))
     return encoded
 
 
@@ -91,15 +88,12 @@ def prefix_groups(encoded: list[Encoded], batch_tokens: int) -> Iterator[tuple[l
 
     A prefix that only one prompt has is not shared: it stays part of that prompt.
     """
-    by_prefix: dict[tuple[int, ...], list[Encoded]] = defaultdict(list)
-    for item in encoded:
-        by_prefix[item.prefix].append(item)
-    shared = {prefix: items for prefix, items in by_prefix.items() if prefix and len(items) > 1}
-    if alone := [item for item in encoded if item.prefix not in shared]:
-        yield [()], [Encoded(item.index, (), item.prefix + item.rest) for item in alone]
-    for length, prefixes in groupby(sorted(shared, key=len), len):
+    numbers = Counter(item.prefix for item in encoded)
+    shared = sorted((prefix for prefix, n in numbers.items() if prefix and n > 1), key=len)
+    yield [()], [Encoded(item.index, (), item.prefix + item.rest) for item in encoded if item.prefix not in shared]
+    for length, prefixes in groupby(shared, len):
         while chunk := list(islice(prefixes, max(1, batch_tokens // length))):
-            yield chunk, [item for prefix in chunk for item in shared[prefix]]
+            yield chunk, [item for prefix in chunk for item in encoded if item.prefix == prefix]
 
 
 def batches(group: list[Encoded], prefix_length: int, batch_tokens: int) -> list[list[Encoded]]:
@@ -139,15 +133,14 @@ def run(model: LanguageModel, encoded: list[Encoded], points: Sequence[str], lim
     # Indices stay on the CPU: a split model's tensors lie on several devices.
     parts, order, letters = [], [], model.letter_tokens
     for prefixes, group in prefix_groups(encoded, batch_tokens):
-        keys_values = prefix_cache(model, prefixes)
+        keys_values = prefix_cache(model, prefixes) if prefixes[0] else None
         for batch in batches(group, len(prefixes[0]), batch_tokens):
             states, logprobs = forward(model, keys_values, prefixes, batch)
             # (B, L, D) of each point, (B, 4)
             parts.append({point: states[point] for point in points} | {"letter_logprobs": logprobs[:, letters]})
             order += [item.index for item in batch]
-    place = torch.tensor(order).argsort()
     # Copied to the CPU at the end: a GPU that is waited for after every batch idles in between.
-    return {name: torch.cat([part[name] for part in parts]).cpu()[place] for name in parts[0]}
+    return {name: torch.cat([part[name] for part in parts]).cpu()[torch.tensor(order).argsort()] for name in parts[0]}
 
 
 def compare(model: LanguageModel, encoded: list[Encoded]) -> None:
@@ -155,8 +148,8 @@ def compare(model: LanguageModel, encoded: list[Encoded]) -> None:
 
     Short ones when a model is used for the first time; whenever some prompt reaches beyond its attention window, the
     longest one, and the shortest question behind the same prefix.  At every layer the states at both points, and at the
-    end the letters' log-probabilities, agree to TOLERANCE of their norm.
-    Raises ModelUnavailable, with the first layer that does not and the size of the difference; BadStates.
+    end the letters' log-probabilities, agree to 1e-4 of their norm, in half precision to 16 roundings.
+    Raises ModelUnavailable with the first layer that does not, and the size of the difference.
     """
     longest = max(encoded, key=lambda item: len(item.prefix + item.rest))
     beyond = len(longest.prefix + longest.rest) > (getattr(model.network.config, "sliding_window", None) or math.inf)
@@ -169,13 +162,13 @@ def compare(model: LanguageModel, encoded: list[Encoded]) -> None:
         ours = by_layer(run(model, [Encoded(index, *split) for index, split in enumerate(splits)], POINTS, None))
         own = by_layer(own_forward(model, [prefix + rest for rest in rests], letters))
     except Exception as error:  # an architecture that cannot be read so leads to errors of many kinds
-        raise ModelUnavailable(f"{model.name} fails ({first_line(error)}). {ADVICE}") from error
+        raise ModelUnavailable(f"{model.name} fails on two prompts: {one_line(error)}. {ADVICE}") from error
     for name, expected in own.items():  # (2, D) of a point and layer, (2, 4) of the letters
         difference = ours[name].double().unflatten(0, (2, 2)) - expected.double()  # behind a prefix or not, prompt, ...
         error = float((difference.norm(dim=-1) / expected.double().norm(dim=-1)).max())
         if not error <= max(1e-4, 16 * torch.finfo(model.dtype).eps):
             where = name.replace(".", " of layer ")
-            raise ModelUnavailable(f"{model.name}: {where} is {error:.2g} of its norm off the model's own. {ADVICE}")
+            raise ModelUnavailable(f"{model.name}: {where} is off the model's own by {error:.2g} of its norm. {ADVICE}")
     compared.add(model)
 
 
@@ -184,14 +177,14 @@ def own_forward(model: LanguageModel, texts: list[tuple[int, ...]], letters: Ten
 
     Unpadded, without a cache, and read by hooks: nothing of `forward` is used.
     """
-    modules, outputs, logprobs = {*model.network.get_decoder().layers, *model.norms}, [], []
-    last = lambda output: (output[0] if isinstance(output, tuple) else output)[0, -1].cpu()
-    record = lambda module, _, output: outputs.append(last(output)) if module in modules else None
+    outputs, logprobs = [], []
+    both = lambda inputs, output: torch.stack([inputs[0][0, -1], output[0, -1]]).cpu()  # (2, D)
+    record = lambda module, *values: outputs.append(both(*values)) if module in model.norms else None
     with register_module_forward_hook(record):
         for ids in texts:
             logits = model.network(torch.tensor([ids], device=model.device), use_cache=False).logits[0, -1]
             logprobs.append(torch.log_softmax(logits.float(), -1)[letters].cpu())
-    states = torch.stack(outputs).unflatten(0, (len(texts), model.n_layers, 2))  # (n, L, block and its norm, D)
+    states = torch.stack(outputs).unflatten(0, (len(texts), model.n_layers))  # (n, L, residual and normed, D)
     return {"residual": states[:, :, 0], "norm": states[:, :, 1], "letter_logprobs": torch.stack(logprobs)}
 
 
@@ -210,10 +203,8 @@ def max_batch_tokens(model: LanguageModel) -> int:
     return min(MOST_TOKENS, max(FEWEST_TOKENS, half // (model.dtype.itemsize * numbers)))
 
 
-def prefix_cache(model: LanguageModel, prefixes: list[tuple[int, ...]]) -> DynamicCache | None:
-    """Keys and values of the prefixes, one row each; None if they are empty."""
-    if not prefixes[0]:
-        return None
+def prefix_cache(model: LanguageModel, prefixes: list[tuple[int, ...]]) -> DynamicCache:
+    """Keys and values of the prefixes, one row each."""
     ids = torch.tensor(prefixes, device=model.device)  # (G, P)
     return model.network.get_decoder()(ids, use_cache=True).past_key_values
 
@@ -223,29 +214,22 @@ def forward(
 ) -> tuple[dict[str, Tensor], Tensor]:
     """One batch behind its prefixes: states by point (B, L, D) and log-probabilities (B, vocabulary)."""
     if keys_values is not None:
-        rows = torch.tensor([prefixes.index(item.prefix) for item in batch], device=model.device)
-        keys_values = select_cache_rows(keys_values, rows)
+        rows = torch.tensor([prefixes.index(item.prefix) for item in batch])
+        keys_values = copy.copy(keys_values)  # the original serves the next batch
+        keys_values.layers = [copy.copy(layer) for layer in keys_values.layers]
+        keys_values.batch_select_indices(rows)
     # Padded on the right with token 0: the last token of a prompt cannot see what comes after it.
     ids = pad_sequence([torch.tensor(item.rest) for item in batch], batch_first=True)  # (B, T)
-    settings = {"past_key_values": keys_values, "use_cache": keys_values is not None}
-    states, _ = residual_stream(model, ids.to(model.device), **settings)
+    use_cache = keys_values is not None
+    states, _ = residual_stream(model, ids.to(model.device), past_key_values=keys_values, use_cache=use_cache)
     ends = torch.tensor([len(item.rest) - 1 for item in batch])  # (B,)
     residual = [state[torch.arange(len(ends)), ends] for state in states[1:]]  # L x (B, D)
     # A split model leaves each state where its block is, and the norm may be elsewhere; else nothing is moved.  Some
     # norms have no weight.
-    pairs = zip(model.norms, residual, strict=True)
-    normed = [norm(state.to(getattr(norm, "weight", state).device)) for norm, state in pairs]
+    normed = [norm(h.to(getattr(norm, "weight", h).device)) for norm, h in zip(model.norms, residual, strict=True)]
     logits = model.network.get_output_embeddings()(normed[-1])  # (B, vocabulary)
     stack = lambda states: torch.stack([state.to(logits.device) for state in states], dim=1)  # (B, L, D)
     return {"residual": stack(residual), "norm": stack(normed)}, logits.float().log_softmax(-1)
-
-
-def select_cache_rows(keys_values: DynamicCache, rows: Tensor) -> DynamicCache:
-    """A copy of a cache with the given rows, in that order; the original is left as it is."""
-    chosen = copy.copy(keys_values)
-    chosen.layers = [copy.copy(layer) for layer in keys_values.layers]
-    chosen.batch_select_indices(rows)
-    return chosen
 
 
 def require_finite(hidden: Tensor, name: str) -> None:
@@ -301,8 +285,7 @@ def hidden_states(
     for group in tqdm(groups, desc=title, unit="subject"):
         texts = digest([(prompt.prefix, prompt.question, prompt.answer) for prompt in group])
         inputs = common | {"subject": group[0].subject, "prompts": texts, "version": STATES}
-        compute = lambda group=group: by_layer(extract(model(), group, points))
-        parts.append(cached("states", inputs, compute))
+        parts.append(cached("states", inputs, lambda group=group: by_layer(extract(model(), group, points))))
         keys.append(inputs)
     together = lambda name: torch.cat([part.get_tensor(name) for part in parts])
     subject = [prompt.subject for prompt in prompts]
