@@ -216,7 +216,8 @@ def load(
     try:
         pinned = {"revision": revision, "trust_remote_code": False}
         tokenizer, config = (auto.from_pretrained(folder, **pinned) for auto in (AutoTokenizer, AutoConfig))
-        tokenizer("A", return_offsets_mapping=True)  # by which `extraction.encode` cuts a prompt: not all of them can
+        if not tokenizer.is_fast:  # `extraction.encode` cuts a prompt by them
+            raise ValueError(f"{type(tokenizer).__name__} does not say where its tokens begin; it needs tokenizer.json")
         split = device == torch.device("cuda") and exceeds_one_gpu(config, load_dtype)
         options = {"dtype": load_dtype, "device_map": "auto" if split else None, **CHECKED}
         network, info = AutoModelForCausalLM.from_pretrained(folder, **pinned, **options)

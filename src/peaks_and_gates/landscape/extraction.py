@@ -178,13 +178,13 @@ def own_forward(model: LanguageModel, texts: list[tuple[int, ...]], letters: Ten
     Unpadded, without a cache, and read by hooks: nothing of `forward` is used.
     """
     outputs, logprobs = [], []
-    both = lambda inputs, output: torch.stack([inputs[0][0, -1], output[0, -1]]).cpu()  # (2, D)
-    record = lambda module, *values: outputs.append(both(*values)) if module in model.norms else None
+    record = lambda module, ins, out: outputs.append((ins[0][0, -1], out[0, -1])) if module in model.norms else None
     with register_module_forward_hook(record):
         for ids in texts:
             logits = model.network(torch.tensor([ids], device=model.device), use_cache=False).logits[0, -1]
             logprobs.append(torch.log_softmax(logits.float(), -1)[letters].cpu())
-    states = torch.stack(outputs).unflatten(0, (len(texts), model.n_layers))  # (n, L, residual and normed, D)
+    # (n, L, residual and normed, D)
+    states = torch.stack([torch.stack(pair).cpu() for pair in outputs]).unflatten(0, (len(texts), model.n_layers))
     return {"residual": states[:, :, 0], "norm": states[:, :, 1], "letter_logprobs": torch.stack(logprobs)}
 
 
