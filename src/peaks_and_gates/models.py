@@ -189,9 +189,8 @@ def hub_advice(repo: str, error: Exception) -> str:
     """One message for everything that can go wrong with a hub model."""
     if any(sign in f"{type(error).__name__} {error}" for sign in ("Gated", "401", "403")):
         return f"{repo} is gated. Accept its licence on its page, then run `hf auth login` or set HF_TOKEN."
-    causes = "The name is misspelt, a file is broken, or the hub cannot be reached."
-    advice = "Try again with a network, or give a local folder: -p model=FOLDER."
-    return f"{repo} could not be loaded: {one_line(error)}. {causes} {advice}"
+    advice = "The name is misspelt, a file is broken, or the hub cannot be reached. Or give a folder: -p model=FOLDER."
+    return f"{repo} could not be loaded: {one_line(error)}. {advice}"
 
 
 def load(
@@ -345,10 +344,12 @@ def check(model: LanguageModel) -> None:
     A copy between two GPUs that fails leaves zeros and raises nothing: it stops here.  What is read of the states is
     compared in `landscape.extraction` with the model's own forward pass.  Raises ModelUnavailable.
     """
-    ids = torch.tensor([model.tokenizer.encode("Answer: A")], device=model.device)  # (1, T)
-    heads: list[torch.Tensor] = []
-    with model.network.get_output_embeddings().register_forward_hook(lambda *parts: heads.append(parts[-1])):
-        output = model.network(ids, output_hidden_states=True)
+    ids, heads = torch.tensor([model.tokenizer.encode("Answer: A")], device=model.device), []  # (1, T); head's output
+    try:
+        with model.network.get_output_embeddings().register_forward_hook(lambda *parts: heads.append(parts[-1])):
+            output = model.network(ids, output_hidden_states=True, use_cache=False)
+    except Exception as error:
+        raise ModelUnavailable(f"{model.name} cannot be run: {one_line(error)}. Does config.json fit it?") from error
     if wrong := [n for n, h in enumerate(output.hidden_states) if not (h.isfinite().all() and h.any(-1).all())]:
         advice = "Try float32; if it is split over GPUs, set NCCL_P2P_DISABLE=1 or take others (CUDA_VISIBLE_DEVICES)."
         raise ModelUnavailable(f"{model.name}: states of layer {wrong[0]} are zero, or not finite. {advice}")

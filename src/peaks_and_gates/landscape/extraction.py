@@ -219,9 +219,8 @@ def forward(
         keys_values.layers = [copy.copy(layer) for layer in keys_values.layers]
         keys_values.batch_select_indices(rows)
     # Padded on the right with token 0: the last token of a prompt cannot see what comes after it.
-    ids = pad_sequence([torch.tensor(item.rest) for item in batch], batch_first=True)  # (B, T)
-    use_cache = keys_values is not None
-    states, _ = residual_stream(model, ids.to(model.device), past_key_values=keys_values, use_cache=use_cache)
+    ids = pad_sequence([torch.tensor(item.rest) for item in batch], batch_first=True).to(model.device)  # (B, T)
+    states, _ = residual_stream(model, ids, past_key_values=keys_values, use_cache=keys_values is not None)
     ends = torch.tensor([len(item.rest) - 1 for item in batch])  # (B,)
     residual = [state[torch.arange(len(ends)), ends] for state in states[1:]]  # L x (B, D)
     # A split model leaves each state where its block is, and the norm may be elsewhere; else nothing is moved.  Some
