@@ -353,5 +353,5 @@ def check(model: LanguageModel) -> None:
     if wrong := [n for n, h in enumerate(output.hidden_states) if not (h.isfinite().all() and h.any(-1).all())]:
         advice = "Try float32; if it is split over GPUs, set NCCL_P2P_DISABLE=1 or take others (CUDA_VISIBLE_DEVICES)."
         raise ModelUnavailable(f"{model.name}: states of layer {wrong[0]} are zero, or not finite. {advice}")
-    if not (heads and torch.equal(heads[-1].float(), output.logits.float())):
+    if not (heads and torch.equal(heads[-1].float().cpu(), output.logits.float().cpu())):
         raise ModelUnavailable(f"{model.name} scales or caps its logits, which is not read here: take another model.")

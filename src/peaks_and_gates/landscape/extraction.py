@@ -148,7 +148,8 @@ def compare(model: LanguageModel, encoded: list[Encoded]) -> None:
 
     Short ones when a model is used for the first time; whenever some prompt reaches beyond its attention window, the
     longest one, and the shortest question behind the same prefix.  At every layer the states at both points, and at the
-    end the letters' log-probabilities, agree to 1e-4 of their norm, in half precision to 16 roundings.
+    end the letters' log-probabilities, agree to 1e-4 of their norm, in half precision to 16 roundings.  It is for
+    `require_finite` to say where the model's own are not finite.
     Raises ModelUnavailable with the first layer that does not, and the size of the difference.
     """
     longest = max(encoded, key=lambda item: len(item.prefix + item.rest))
@@ -165,8 +166,8 @@ def compare(model: LanguageModel, encoded: list[Encoded]) -> None:
         raise ModelUnavailable(f"{model.name} fails on two prompts: {one_line(error)}. {ADVICE}") from error
     for name, expected in own.items():  # (2, D) of a point and layer, (2, 4) of the letters
         difference = ours[name].double().unflatten(0, (2, 2)) - expected.double()  # behind a prefix or not, prompt, ...
-        error = float((difference.norm(dim=-1) / expected.double().norm(dim=-1)).max())
-        if not error <= max(1e-4, 16 * torch.finfo(model.dtype).eps):
+        error = float((difference.norm(dim=-1) / expected.double().norm(dim=-1).clamp(min=1e-30)).max())
+        if not error <= max(1e-4, 16 * torch.finfo(model.dtype).eps) and expected.isfinite().all():
             where = name.replace(".", " of layer ")
             raise ModelUnavailable(f"{model.name}: {where} is off the model's own by {error:.2g} of its norm. {ADVICE}")
     compared.add(model)
