@@ -99,12 +99,14 @@ def test_an_adapter_that_cannot_be_merged_is_refused(tiny, tmp_path, config, mes
 
 
 def test_no_code_of_a_model_is_run_nor_offered(folder, monkeypatch):
-    monkeypatch.setattr(builtins, "input", lambda question: pytest.exit(question))
+    questions = []
+    monkeypatch.setattr(builtins, "input", lambda question: questions.append(question) or "n")
     settings = json.loads((folder / "config.json").read_text())
     code = {"auto_map": {"AutoConfig": "code.Config", "AutoModelForCausalLM": "code.Model"}, "model_type": "unheard"}
     (folder / "config.json").write_text(json.dumps(settings | code))
     with pytest.raises(ModelUnavailable, match="custom code"):
         models.load(str(folder))
+    assert not questions
 
 
 def test_a_tokenizer_that_cannot_say_where_its_tokens_are_is_refused(folder):
