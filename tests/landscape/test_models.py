@@ -1,7 +1,9 @@
 """Loading from each provider, and what is refused."""
 
+import builtins
 import dataclasses
 import hashlib
+import json
 import os
 import shutil
 import subprocess
@@ -11,9 +13,9 @@ from unittest.mock import Mock
 
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, PromptTuningConfig, get_peft_model
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+from transformers import AutoModelForCausalLM, ByT5Tokenizer, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 from peaks_and_gates import cache, models
 from peaks_and_gates.errors import HashMismatch, MissingFile, ModelUnavailable, UnknownName
@@ -56,6 +58,62 @@ def test_an_adapter_is_merged_and_named(tiny, folder, tmp_path):
         (tmp_path / "adapter" / models.ADAPTER[file]).write_bytes(content)
         with pytest.raises(ModelUnavailable, match=message):
             models.load(str(folder), adapter=str(tmp_path / "adapter"))
+
+
+def test_an_adapter_of_another_base_is_refused_by_the_name_that_peft_writes(tiny, folder, tmp_path):
+    config = LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False)
+    get_peft_model(LlamaForCausalLM.from_pretrained(folder), config).save_pretrained(tmp_path / "adapter")
+    written = tmp_path / "adapter" / models.ADAPTER[0]
+    settings = json.loads(written.read_text())
+    same, other = shutil.copytree(folder, tmp_path / "same"), shutil.copytree(folder, tmp_path / "other")
+    network = LlamaForCausalLM.from_pretrained(folder)
+    network.model.layers[0].mlp.up_proj.weight.data[0, 0] += 1  # equal shapes and names
+    network.save_pretrained(other)
+    known = {"": other, str(folder): same, "someone/Other@0123": other, "/gone/other/": other}
+    for name, base in known.items():  # no name, the same weights elsewhere, the name alone where there are no weights
+        written.write_text(json.dumps(settings | {"base_model_name_or_path": name}))
+        models.load(str(base), str(tmp_path / "adapter"))
+    for name in (str(folder), "tiny-llama", "someone/another"):
+        written.write_text(json.dumps(settings | {"base_model_name_or_path": name}))
+        with pytest.raises(ModelUnavailable, match=f"was trained on {name}, whose weights are not those of"):
+            models.load(str(other), str(tmp_path / "adapter"))
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (LoraConfig(r=2, target_modules=["embed_tokens"], init_lora_weights=False), "logits change by"),
+        (PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2), "cannot be put on"),
+    ],
+)
+def test_an_adapter_that_cannot_be_merged_is_refused(tiny, tmp_path, config, message):
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
+    network = LlamaForCausalLM(LlamaConfig(vocab_size=len(tiny.tokenizer), tie_word_embeddings=True, **sizes))
+    network.save_pretrained(tmp_path / "base")
+    tiny.tokenizer.save_pretrained(tmp_path / "base")
+    assert models.load(str(tmp_path / "base")).n_layers == 2  # no file holds a head that is the embedding
+    get_peft_model(network, config).save_pretrained(tmp_path / "adapter")
+    with pytest.raises(ModelUnavailable, match=message) as refusal:
+        models.load(str(tmp_path / "base"), str(tmp_path / "adapter"))
+    assert "\n" not in str(refusal.value)
+
+
+def test_no_code_of_a_model_is_run_nor_offered(folder, monkeypatch):
+    questions = []
+    monkeypatch.setattr(builtins, "input", lambda question: questions.append(question) or "n")
+    settings = json.loads((folder / "config.json").read_text())
+    code = {"auto_map": {"AutoConfig": "code.Config", "AutoModelForCausalLM": "code.Model"}, "model_type": "unheard"}
+    (folder / "config.json").write_text(json.dumps(settings | code))
+    with pytest.raises(ModelUnavailable, match="custom code"):
+        models.load(str(folder))
+    assert not questions
+
+
+def test_a_tokenizer_that_cannot_say_where_its_tokens_are_is_refused(folder):
+    (folder / "tokenizer.json").unlink()
+    ByT5Tokenizer().save_pretrained(folder)
+    with pytest.raises(ModelUnavailable, match="ByT5Tokenizer does not say"):
+        models.load(str(folder))
 
 
 @pytest.mark.parametrize("shipped", ["tiny-llama", "fine-tuned-0"])
@@ -105,17 +163,6 @@ def test_another_architecture_is_refused_with_the_place_to_add_it(tiny, tmp_path
     tiny.tokenizer.save_pretrained(tmp_path)
     with pytest.raises(ModelUnavailable, match="read_points"):
         models.load(str(tmp_path))
-
-
-def test_the_check_sees_a_missing_layer_and_a_final_norm_that_is_another():
-    model = models.load("tiny-llama", dtype=torch.float64)
-    for norm in model.norms:
-        torch.nn.init.uniform_(norm.weight, 0.5, 1.5)
-    models.check(model)
-    with pytest.raises(ModelUnavailable, match="5 states for 3 layers"):
-        models.check(dataclasses.replace(model, norms=model.norms[1:]))
-    with pytest.raises(ModelUnavailable, match="last state"):
-        models.check(dataclasses.replace(model, norms=model.norms[1:] + model.norms[:1]))
 
 
 @pytest.mark.parametrize("normed", [False, True])  # as some versions of transformers do, and others

@@ -6,7 +6,8 @@
 
 Prompts that begin alike (the header and shots of a subject) share the forward pass of that beginning: its keys and
 values are computed once and reused by every question behind it. Causal attention makes that exact: a token never
-sees what follows it. For the same reason a batch may be padded on the right without a mask.
+sees what follows it. For the same reason a batch may be padded on the right without a mask. That a model keeps to
+this, and that its logits are its head's, is compared with its own forward pass before its states are used.
 
 The two points at which the residual stream is read, after block l = 1..L:
     residual    the block's output
@@ -18,27 +19,35 @@ Layer 0, the embedding of the last token, is left out: every prompt ends in the 
 from __future__ import annotations
 
 import copy
-from collections import defaultdict
+import math
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import groupby, islice
 from typing import Any
+from weakref import WeakSet
 
 import torch
 from torch import Tensor
+from torch.nn.modules.module import register_module_forward_hook
 from torch.nn.utils.rnn import pad_sequence
 from tqdm.auto import tqdm
 from transformers import DynamicCache
 
 from .. import models
 from ..cache import STATES, cached, digest
-from ..errors import BadParameter, BadStates
-from ..models import LanguageModel, residual_stream
+from ..errors import BadParameter, BadStates, ModelUnavailable
+from ..models import LanguageModel, one_line, residual_stream
 from .questions import LETTERS, Prompt
 
 POINTS = ("residual", "norm")
 FEWEST_TOKENS, MOST_TOKENS = 4096, 65_536  # of one forward pass: on a CPU more gain nothing
+# Two prompts behind two shots, short and of unlike length, by which a model is compared with its own forward pass.
+SHOTS = "Oslo?\nAnswer: A\n\nRome?\nAnswer: B\n\n"
+SAMPLE = [Prompt("", SHOTS, question, 0) for question in ("Lima?\nAnswer:", "Accra, Cairo or Dakar?\nAnswer:")]
+ADVICE = "It cannot be read by shared prefixes: take a model of another family, or float32 if it is in half precision."
+compared: WeakSet[LanguageModel] = WeakSet()  # models that passed
 
 
 @dataclass(frozen=True)
@@ -53,16 +62,24 @@ class Encoded:
 def encode(model: LanguageModel, prompts: Sequence[Prompt]) -> list[Encoded]:
     """Token ids of each prompt, tokenised as one text and cut after the last token that lies in its prefix.
 
-    Tokenising prefix and question apart would be wrong: a tokenizer may join characters across the cut.
+    Tokenising prefix and question apart would be wrong: a tokenizer may join characters across the cut.  Tokens that it
+    appends of its own (end of text, separator) are left out: the last one is the last of the prompt's text.
     Raises BadParameter for a prompt of more tokens than the model was made for: farther on it returns noise.
+    Raises ModelUnavailable for a tokenizer that does not reach a prompt's end, or knows tokens that the model does not.
     """
-    encoded = []
+    encoded, most = [], getattr(model.network.config, "max_position_embeddings", None) or math.inf
+    # Beyond this length such a model turns all tokens by other angles, also those of a prefix that was shorter.
+    if (rope := getattr(model.network.config, "rope_parameters", None) or {}).get("rope_type") == "longrope":
+        most = rope["original_max_position_embeddings"]
     batch = model.tokenizer([prompt.text for prompt in prompts], return_offsets_mapping=True)
-    for index, (ids, offsets) in enumerate(zip(batch["input_ids"], batch["offset_mapping"], strict=True)):
-        if len(ids) > (most := getattr(model.network.config, "max_position_embeddings", len(ids))):
-            raise BadParameter(f"{model.name}: prompt {index} has {len(ids)} tokens; {most} fit. Take fewer shots.")
-        cut = sum(stop <= len(prompts[index].prefix) for _, stop in offsets[:-1])  # a token at least stays in the rest
-        encoded.append(Encoded(index, tuple(ids[:cut]), tuple(ids[cut:])))
+    for n, (prompt, ids, offsets) in enumerate(zip(prompts, batch["input_ids"], batch["offset_mapping"], strict=True)):
+        ids = ids[: max((i for i, (start, end) in enumerate(offsets, 1) if start < end == len(prompt.text)), default=0)]
+        if not ids or max(ids) >= len(model.network.get_input_embeddings().weight):
+            raise ModelUnavailable(f"{model.name} has a tokenizer that cuts prompts, or another model's. Replace it.")
+        if len(ids) > most:
+            raise BadParameter(f"{model.name}: prompt {n} has {len(ids)} tokens; {most} fit. Take fewer shots.")
+        cut = sum(end <= len(prompt.prefix) for _, end in offsets[: len(ids) - 1])  # a token at least stays in the rest
+        encoded.append(Encoded(n, tuple(ids[:cut]), tuple(ids[cut:])))
     return encoded
 
 
@@ -71,25 +88,21 @@ def prefix_groups(encoded: list[Encoded], batch_tokens: int) -> Iterator[tuple[l
 
     A prefix that only one prompt has is not shared: it stays part of that prompt.
     """
-    by_prefix: dict[tuple[int, ...], list[Encoded]] = defaultdict(list)
-    for item in encoded:
-        by_prefix[item.prefix].append(item)
-    shared = {prefix: items for prefix, items in by_prefix.items() if prefix and len(items) > 1}
-    if alone := [item for item in encoded if item.prefix not in shared]:
-        yield [()], [Encoded(item.index, (), item.prefix + item.rest) for item in alone]
-    for length, prefixes in groupby(sorted(shared, key=len), len):
+    numbers = Counter(item.prefix for item in encoded)
+    shared = sorted((prefix for prefix, n in numbers.items() if prefix and n > 1), key=len)
+    yield [()], [Encoded(item.index, (), item.prefix + item.rest) for item in encoded if item.prefix not in shared]
+    for length, prefixes in groupby(shared, len):
         while chunk := list(islice(prefixes, max(1, batch_tokens // length))):
-            yield chunk, [item for prefix in chunk for item in shared[prefix]]
+            yield chunk, [item for prefix in chunk for item in encoded if item.prefix == prefix]
 
 
 def batches(group: list[Encoded], prefix_length: int, batch_tokens: int) -> list[list[Encoded]]:
     """Prompts of like length together, as many at once as the token bound allows; at least one."""
     batched: list[list[Encoded]] = []
     for item in sorted(group, key=lambda item: (len(item.rest), item.index)):
-        if batched and (len(batched[-1]) + 1) * (prefix_length + len(item.rest)) <= batch_tokens:
-            batched[-1].append(item)
-        else:
-            batched.append([item])
+        if not batched or (len(batched[-1]) + 1) * (prefix_length + len(item.rest)) > batch_tokens:
+            batched.append([])
+        batched[-1].append(item)
     return batched
 
 
@@ -104,30 +117,83 @@ def extract(
     all is, whatever blanks stand around it, -1 if it is no letter; "answer" (n,) int64, the right letter.
     batch_tokens: upper bound on rows x (prefix + question) tokens in one forward pass; bounds the memory. By default
     4096 on a CPU, on a GPU as many as half of its free memory has room for.
-    Raises BadParameter (a prompt longer than the model reads), BadStates (not finite; names the model and the layer).
+    Raises BadParameter (a prompt longer than the model reads), BadStates (not finite; names the model and the layer),
+    ModelUnavailable (see `encode` and `compare`).
     """
-    batch_tokens = batch_tokens or max_batch_tokens(model)
-    letters = model.letter_tokens  # indices stay on the CPU: a split model's tensors lie on several devices
-    hidden: dict[str, list[Tensor]] = {point: [] for point in points}
-    letter_logprobs, top_tokens, order = [], [], []
-    for prefixes, group in prefix_groups(encode(model, prompts), batch_tokens):
-        keys_values = prefix_cache(model, prefixes)
+    encoded = encode(model, prompts)
+    compare(model, encoded)
+    states = run(model, encoded, points, batch_tokens)
+    for point in points:
+        require_finite(states[point], f"{model.name}, {point}")
+    tops = [model.tokenizer.decode(token).strip() for token in states.pop("top_token").tolist()]
+    top_letter = torch.tensor([LETTERS.index(top) if top in LETTERS else -1 for top in tops])
+    return states | {"top_letter": top_letter, "answer": torch.tensor([prompt.answer for prompt in prompts])}
+
+
+def run(model: LanguageModel, encoded: list[Encoded], points: Sequence[str], limit: int | None) -> dict[str, Tensor]:
+    """What `extract` returns of states and letters, and "top_token" (n,) int64, the likeliest; nothing is checked.
+
+    limit: as `batch_tokens` there.
+    """
+    batch_tokens = limit or max_batch_tokens(model)
+    # Indices stay on the CPU: a split model's tensors lie on several devices.
+    parts, order, letters = [], [], model.letter_tokens
+    for prefixes, group in prefix_groups(encoded, batch_tokens):
+        keys_values = prefix_cache(model, prefixes) if prefixes[0] else None
         for batch in batches(group, len(prefixes[0]), batch_tokens):
             states, logprobs = forward(model, keys_values, prefixes, batch)
-            for point in points:
-                hidden[point].append(states[point])  # (B, L, D)
-            letter_logprobs.append(logprobs[:, letters])  # (B, 4)
-            top_tokens.append(logprobs.argmax(-1))  # (B,)
+            # (B, L, D) of each point, (B, 4), (B,)
+            of_letters = {"letter_logprobs": logprobs[:, letters], "top_token": logprobs.argmax(-1)}
+            parts.append({point: states[point] for point in points} | of_letters)
             order += [item.index for item in batch]
-    place = torch.tensor(order).argsort()
     # Copied to the CPU at the end: a GPU that is waited for after every batch idles in between.
-    stacked = {point: torch.cat(parts).cpu()[place] for point, parts in hidden.items()}  # (n, L, D)
-    for point, states in stacked.items():
-        require_finite(states, f"{model.name}, {point}")
-    stacked["letter_logprobs"] = torch.cat(letter_logprobs).float().cpu()[place]
-    tops = [model.tokenizer.decode(token).strip() for token in torch.cat(top_tokens).cpu()[place].tolist()]
-    stacked["top_letter"] = torch.tensor([LETTERS.index(top) if top in LETTERS else -1 for top in tops])
-    return stacked | {"answer": torch.tensor([prompt.answer for prompt in prompts])}
+    return {name: torch.cat([part[name] for part in parts]).cpu()[torch.tensor(order).argsort()] for name in parts[0]}
+
+
+def compare(model: LanguageModel, encoded: list[Encoded]) -> None:
+    """Read two prompts as `extract` does, behind one prefix and without, and alone by the model's own forward pass.
+
+    Short ones when a model is used for the first time; whenever some prompt reaches beyond its attention window, the
+    longest one, and the shortest question behind the same prefix.  At every layer the states at both points, and at the
+    end the letters' log-probabilities, agree to 1e-4 of their norm, in half precision to 16 roundings.  It is for
+    `require_finite` to say where the model's own are not finite.
+    Raises ModelUnavailable with the first layer that does not, and the size of the difference.
+    """
+    longest = max(encoded, key=lambda item: len(item.prefix + item.rest))
+    beyond = len(longest.prefix + longest.rest) > (getattr(model.network.config, "sliding_window", None) or math.inf)
+    if model in compared and not beyond:
+        return
+    pair = [longest, min(encoded, key=lambda item: len(item.rest))] if beyond else encode(model, SAMPLE)
+    prefix, rests, letters = pair[0].prefix, [item.rest for item in pair], model.letter_tokens
+    splits = [*((prefix, rest) for rest in rests), *(((), prefix + rest) for rest in rests)]
+    try:
+        ours = by_layer(run(model, [Encoded(index, *split) for index, split in enumerate(splits)], POINTS, None))
+        own = by_layer(own_forward(model, [prefix + rest for rest in rests], letters))
+    except Exception as error:  # an architecture that cannot be read so leads to errors of many kinds
+        raise ModelUnavailable(f"{model.name} fails on two prompts: {one_line(error)}. {ADVICE}") from error
+    for name, expected in own.items():  # (2, D) of a point and layer, (2, 4) of the letters
+        difference = ours[name].double().unflatten(0, (2, 2)) - expected.double()  # behind a prefix or not, prompt, ...
+        error = float((difference.norm(dim=-1) / expected.double().norm(dim=-1).clamp(min=1e-30)).max())
+        if not error <= max(1e-4, 16 * torch.finfo(model.dtype).eps) and expected.isfinite().all():
+            where = name.replace(".", " of layer ")
+            raise ModelUnavailable(f"{model.name}: {where} is off the model's own by {error:.2g} of its norm. {ADVICE}")
+    compared.add(model)
+
+
+def own_forward(model: LanguageModel, texts: list[tuple[int, ...]], letters: Tensor) -> dict[str, Tensor]:
+    """What the model itself computes of each of n prompts alone: (n, L, D) at both points, "letter_logprobs" (n, 4).
+
+    Unpadded, without a cache, and read by hooks: nothing of `forward` is used.
+    """
+    outputs, logprobs = [], []
+    record = lambda module, ins, out: outputs.append((ins[0][0, -1], out[0, -1])) if module in model.norms else None
+    with register_module_forward_hook(record):
+        for ids in texts:
+            logits = model.network(torch.tensor([ids], device=model.device), use_cache=False).logits[0, -1]
+            logprobs.append(torch.log_softmax(logits.float(), -1)[letters].cpu())
+    # (n, L, residual and normed, D)
+    states = torch.stack([torch.stack(pair).cpu() for pair in outputs]).unflatten(0, (len(texts), model.n_layers))
+    return {"residual": states[:, :, 0], "norm": states[:, :, 1], "letter_logprobs": torch.stack(logprobs)}
 
 
 def max_batch_tokens(model: LanguageModel) -> int:
@@ -145,10 +211,8 @@ def max_batch_tokens(model: LanguageModel) -> int:
     return min(MOST_TOKENS, max(FEWEST_TOKENS, half // (model.dtype.itemsize * numbers)))
 
 
-def prefix_cache(model: LanguageModel, prefixes: list[tuple[int, ...]]) -> DynamicCache | None:
-    """Keys and values of the prefixes, one row each; None if they are empty."""
-    if not prefixes[0]:
-        return None
+def prefix_cache(model: LanguageModel, prefixes: list[tuple[int, ...]]) -> DynamicCache:
+    """Keys and values of the prefixes, one row each."""
     ids = torch.tensor(prefixes, device=model.device)  # (G, P)
     return model.network.get_decoder()(ids, use_cache=True).past_key_values
 
@@ -158,29 +222,21 @@ def forward(
 ) -> tuple[dict[str, Tensor], Tensor]:
     """One batch behind its prefixes: states by point (B, L, D) and log-probabilities (B, vocabulary)."""
     if keys_values is not None:
-        row_of = {prefix: row for row, prefix in enumerate(prefixes)}
-        rows = torch.tensor([row_of[item.prefix] for item in batch], device=model.device)
-        keys_values = select_cache_rows(keys_values, rows)
+        rows = torch.tensor([prefixes.index(item.prefix) for item in batch])
+        keys_values = copy.copy(keys_values)  # the original serves the next batch
+        keys_values.layers = [copy.copy(layer) for layer in keys_values.layers]
+        keys_values.batch_select_indices(rows)
     # Padded on the right with token 0: the last token of a prompt cannot see what comes after it.
-    ids = pad_sequence([torch.tensor(item.rest) for item in batch], batch_first=True)  # (B, T)
-    settings = {"past_key_values": keys_values, "use_cache": keys_values is not None}
-    states, _ = residual_stream(model, ids.to(model.device), **settings)
+    ids = pad_sequence([torch.tensor(item.rest) for item in batch], batch_first=True).to(model.device)  # (B, T)
+    states, _ = residual_stream(model, ids, past_key_values=keys_values, use_cache=keys_values is not None)
     ends = torch.tensor([len(item.rest) - 1 for item in batch])  # (B,)
     residual = [state[torch.arange(len(ends)), ends] for state in states[1:]]  # L x (B, D)
-    # A split model leaves each state where its block is, and the norm may be elsewhere; else nothing is moved.
-    normed = [norm(state.to(norm.weight.device)) for norm, state in zip(model.norms, residual, strict=True)]
+    # A split model leaves each state where its block is, and the norm may be elsewhere; else nothing is moved.  Some
+    # norms have no weight.
+    normed = [norm(h.to(getattr(norm, "weight", h).device)) for norm, h in zip(model.norms, residual, strict=True)]
     logits = model.network.get_output_embeddings()(normed[-1])  # (B, vocabulary)
-    device = normed[-1].device
-    stack = lambda states: torch.stack([state.to(device) for state in states], dim=1)  # (B, L, D)
+    stack = lambda states: torch.stack([state.to(logits.device) for state in states], dim=1)  # (B, L, D)
     return {"residual": stack(residual), "norm": stack(normed)}, logits.float().log_softmax(-1)
-
-
-def select_cache_rows(keys_values: DynamicCache, rows: Tensor) -> DynamicCache:
-    """A copy of a cache with the given rows, in that order; the original is left as it is."""
-    chosen = copy.copy(keys_values)
-    chosen.layers = [copy.copy(layer) for layer in keys_values.layers]
-    chosen.batch_select_indices(rows)
-    return chosen
 
 
 def require_finite(hidden: Tensor, name: str) -> None:
@@ -239,8 +295,7 @@ def hidden_states(
     for group in tqdm(groups, desc=title, unit="subject"):
         texts = digest([(prompt.prefix, prompt.question, prompt.answer) for prompt in group])
         inputs = common | {"subject": group[0].subject, "prompts": texts, "version": STATES}
-        compute = lambda group=group: by_layer(extract(model(), group, points))
-        parts.append(cached("states", inputs, compute))
+        parts.append(cached("states", inputs, lambda group=group: by_layer(extract(model(), group, points))))
         keys.append(inputs)
     row_of: dict[str, int] = {}
     first = torch.tensor([row_of.setdefault(prompt.text, row) for row, prompt in enumerate(prompts)])  # (n,)
@@ -252,8 +307,6 @@ def hidden_states(
 
 def by_layer(states: dict[str, Tensor]) -> dict[str, Tensor]:
     """What `extract` returns, with one tensor per point and layer, so that a layer can be read alone."""
-    tensors = {}
-    for name, values in states.items():
-        layers = values.unbind(1) if values.ndim == 3 else ()  # (n, D) each
-        tensors |= {f"{name}.{layer}": hidden for layer, hidden in enumerate(layers, 1)} or {name: values}
-    return tensors
+    stacked = {name: values.unbind(1) for name, values in states.items() if values.ndim == 3}  # L of (n, D)
+    layers = {f"{name}.{layer}": hidden for name, all in stacked.items() for layer, hidden in enumerate(all, 1)}
+    return layers | {name: values for name, values in states.items() if name not in stacked}
