@@ -44,8 +44,8 @@ def plain(model, prompts):
 def speed():
     """Questions a second, ours and the plain loop's."""
     model = models.load(MODEL)
-    shape, peak = estimate.shape_of(model.network.config), matmul_rate(model.dtype)
-    print(f"{torch.get_num_threads()} threads, {model.dtype}, matrix product {peak / 1e9:.0f} GFLOP/s")
+    shape, peak = estimate.shape_of(model.network.config), matmul_rate(model.network.dtype)
+    print(f"{torch.get_num_threads()} threads, {model.network.dtype}, matrix product {peak / 1e9:.0f} GFLOP/s")
     print("shots orders  plain q/s  ours q/s  ratio  limit q/s  reached  tokens/s  lowest cosine")
     questions, rows = load("wordnet", 1, N_QUESTIONS), []
     for n_shots in (0, 1, 2, 5):

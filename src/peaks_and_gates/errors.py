@@ -52,3 +52,8 @@ class StorageFull(BookError):
 
 class ModelUnavailable(BookError):
     """A model that cannot be loaded here: gated, unknown architecture, no memory."""
+
+
+def one_line(error: Exception) -> str:
+    """What an error of another package says, in one line."""
+    return " ".join(str(error).split())[:300] or type(error).__name__

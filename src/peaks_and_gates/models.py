@@ -22,7 +22,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from transformers.utils import logging as transformers_logging
 
 from . import cache
-from .errors import BadParameter, MissingFile, ModelUnavailable, UnknownName
+from .errors import BadParameter, MissingFile, ModelUnavailable, UnknownName, one_line
 
 MODELS: dict[str, dict[str, str]] = yaml.safe_load((Path(__file__).parent / "models.yml").read_bytes())
 ADAPTER = ("adapter_config.json", "adapter_model.safetensors")  # the files of a PEFT adapter
@@ -47,11 +47,6 @@ class LanguageModel:
     def n_layers(self) -> int:
         """Number of blocks L."""
         return len(self.norms)
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """The dtype the forward pass runs in."""
-        return self.network.dtype
 
     @property
     def device(self) -> torch.device:
@@ -180,11 +175,6 @@ def hub_revision(repo: str) -> str:
         raise ModelUnavailable(hub_advice(repo, error)) from error
 
 
-def one_line(error: Exception) -> str:
-    """What an error says, in one line."""
-    return " ".join(str(error).split())[:300] or type(error).__name__
-
-
 def hub_advice(repo: str, error: Exception) -> str:
     """One message for everything that can go wrong with a hub model."""
     if any(sign in f"{type(error).__name__} {error}" for sign in ("Gated", "401", "403")):
@@ -294,8 +284,8 @@ def require_complete(network: nn.Module, info: dict[str, Any], name: str) -> Non
     info: tensors that did not fit, by kind: transformers' `output_loading_info=True`, or PEFT's `load_adapter`.
     """
     broken = [key for key, weight in network.named_parameters() if weight.itemsize > 1 and not weight.isfinite().all()]
-    kinds = {kind: sorted(map(str, names))[:5] for kind, names in {**info, "not finite": broken}.items() if names}
-    if kinds:
+    kinds = {**info, "not finite": broken}.items()
+    if kinds := {kind: sorted(map(str, names))[:5] for kind, names in kinds if names}:
         raise ModelUnavailable(f"The weights of {name} are damaged, or of another model: {kinds}. Get them anew.")
 
 
@@ -336,8 +326,7 @@ def read_points(network: PreTrainedModel, name: str) -> tuple[nn.Module, ...]:
     decoder = network.get_decoder()
     blocks, final = getattr(decoder, "layers", None), getattr(decoder, "norm", None)
     if blocks is None or final is None or not hasattr(blocks[0], "input_layernorm"):
-        advice = "Add its layout to `models.read_points`; Llama, Mistral, Qwen and SmolLM models are laid out so."
-        raise ModelUnavailable(f"{name} has no `layers[i].input_layernorm` or no `norm`. {advice}")
+        raise ModelUnavailable(f"{name} has no `layers[i].input_layernorm` or `norm`: add it to `models.read_points`.")
     return (*(block.input_layernorm for block in blocks[1:]), final)
 
 

@@ -103,8 +103,11 @@ def loss_of(model: LanguageModel, batch: Mapping[str, Tensor]) -> Tensor:
 @contextmanager
 def mixed_precision(model: LanguageModel) -> Iterator[None]:
     """Products in the model's dtype, also those of adapters, whose weights stay float32."""
-    half = model.dtype in (torch.bfloat16, torch.float16)
-    with torch.autocast(model.device.type, model.dtype, enabled=half), disable_input_dtype_casting(model.network, half):
+    half = model.network.dtype in (torch.bfloat16, torch.float16)
+    with (
+        torch.autocast(model.device.type, model.network.dtype, enabled=half),
+        disable_input_dtype_casting(model.network, half),
+    ):
         yield
 
 

@@ -37,8 +37,8 @@ from transformers import DynamicCache
 
 from .. import models
 from ..cache import STATES, cached, digest
-from ..errors import BadParameter, BadStates, ModelUnavailable
-from ..models import LanguageModel, one_line, residual_stream
+from ..errors import BadParameter, BadStates, ModelUnavailable, one_line
+from ..models import LanguageModel, residual_stream
 from .questions import LETTERS, Prompt
 
 POINTS = ("residual", "norm")
@@ -174,7 +174,7 @@ def compare(model: LanguageModel, encoded: list[Encoded]) -> None:
     for name, expected in own.items():  # (2, D) of a point and layer, (2, 4) of the letters
         difference = ours[name].double().unflatten(0, (2, 2)) - expected.double()  # behind a prefix or not, prompt, ...
         error = float((difference.norm(dim=-1) / expected.double().norm(dim=-1).clamp(min=1e-30)).max())
-        if not error <= max(1e-4, 16 * torch.finfo(model.dtype).eps) and expected.isfinite().all():
+        if not error <= max(1e-4, 16 * torch.finfo(model.network.dtype).eps) and expected.isfinite().all():
             where = name.replace(".", " of layer ")
             raise ModelUnavailable(f"{model.name}: {where} is off the model's own by {error:.2g} of its norm. {ADVICE}")
     compared.add(model)
@@ -208,7 +208,7 @@ def max_batch_tokens(model: LanguageModel) -> int:
     # Memory that torch keeps of tensors that are gone is free, too.
     reserved = torch.cuda.memory_reserved(model.device) - torch.cuda.memory_allocated(model.device)
     half = (torch.cuda.mem_get_info(model.device)[0] + reserved) // 2
-    return min(MOST_TOKENS, max(FEWEST_TOKENS, half // (model.dtype.itemsize * numbers)))
+    return min(MOST_TOKENS, max(FEWEST_TOKENS, half // (model.network.dtype.itemsize * numbers)))
 
 
 def prefix_cache(model: LanguageModel, prefixes: list[tuple[int, ...]]) -> DynamicCache:
