@@ -155,7 +155,7 @@ def test_knockout_table(how):
             assert table[name, 0, f"cider_{tokenizer}", "scenes"] == pytest.approx(expected)
         if name != "none":
             assert table[name, 0, "vqa_lost", how] == pytest.approx(1 - accuracy[name] / accuracy["none"])
-    assert len(set(accuracy.values())) > 2  # else little would be seen
+    assert len(set(accuracy.values())) > 1 + (how != "mean")  # else little would be seen
     for other in {"zero", "mask", "mean"} - {how}:
         for name in ("end → text", "image → text"):
             texts = answers_by_hand(experiment, "questions", name, other)
