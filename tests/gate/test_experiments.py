@@ -136,6 +136,7 @@ def values(rows):
 def test_knockout_table(how):
     experiment = replace(NATIVE, how=how)
     page = page_code("gate/knockout_table", n_random=3)
+    assert page["most_attended"](experiment) == most_attended_by_hand(experiment) > 0
     table = values(page["knockout_rows"](experiment))
     questions, captioned = experiment.pictures("questions"), experiment.pictures("captions")
     references = [list(picture.captions) for picture in captioned]
