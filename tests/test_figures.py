@@ -79,6 +79,37 @@ def test_the_papers_progressive_curves_run_from_a_cut_of_everything_to_none(mode
     assert curve[0.0] == pytest.approx(value[cut], abs=0.02)
 
 
+def test_the_papers_baseline_without_a_patch_is_a_dashed_line():
+    for model, value in (("chameleon-7b", 0.109), ("chameleon-34b", 0.361)):
+        curve = figures.paper("similarity", model).set_index("condition")["value"]
+        assert curve["none"] == value == pytest.approx(curve["residual"].min(), abs=0.02)
+    table = layers("similarity", {"residual": [0.2, 0.3, 0.4]}, setting="")
+    _, theirs = figures.curves({"gated": table}, "similarity", None, ["chameleon-7b"]).axes
+    (dashed,) = [line for line in theirs.lines if line.get_linestyle() == "--"]
+    assert np.allclose(dashed.get_ydata(), 0.109)
+
+
+def test_the_papers_numbers_are_those_that_the_claims_quote():
+    highest = lambda quantity, model: figures.paper(quantity, model).groupby("condition")["value"].max()
+    lowest = figures.paper("signed_cosine", "chameleon-7b")["value"].min()
+    assert (lowest, highest("signed_cosine", "chameleon-7b").item()) == (-0.007, 0.076)
+    assert highest("sign_changes", "chameleon-7b")["residual"] == pytest.approx(0.887)
+    for model, end, mean in (
+        ("chameleon-7b", 0.475, 0.2),
+        ("chameleon-34b", 0.58, 0.239),
+        ("pixtral-12b", 0.339, 0.445),
+    ):
+        tops = highest("class_overlap", model)
+        assert tops[["end", "mean image"]].tolist() == pytest.approx([end, mean], abs=0.006)
+
+
+def test_chance_is_called_what_it_is():
+    for metric, label in (("cosine", "random directions"), ("class_overlap", "shuffled labels")):
+        table = layers(metric, {"end": [0.2, 0.3, 0.4]}, null=0.06, null_high=0.07, setting="")
+        labels = [text.get_text() for text in figures.curves({"gated": table}, metric).legends[0].get_texts()]
+        assert labels == ["end", label]
+
+
 def test_the_papers_landscape_is_what_its_text_says():
     curves = figures.paper("ari_subject", "llama-3-8b")
     highest = curves.groupby("condition")["value"].max()
@@ -143,7 +174,7 @@ def test_bars_put_every_model_at_its_condition():
 def test_looks_go_by_the_control_then_by_the_condition():
     assert figures.look("5-shot, one order") == figures.PALETTE["one order"]
     assert figures.look("fine-tuned, seed 2") == figures.PALETTE["fine-tuned"]
-    assert figures.look("32nd image token") == (figures.GREY, "X")
+    assert figures.look("an unknown token") == (figures.GREY, "X")
 
 
 def test_groups_leave_single_seeds_out():

@@ -108,10 +108,11 @@ def reference(name: str) -> Path:
 def paper(quantity: str, model: str) -> pd.DataFrame:
     """One quantity of one of the papers' models, named as ours: condition, layer, depth, value, n; empty if not there.
 
+    A number of no layer ("none", without a patch) has neither layer nor depth.
     quantity: a metric, or "progressive".  model: "llama-3-8b", "chameleon-7b", …  Raises MissingFile.
     """
     curves = pd.concat(pd.read_csv(reference(f"{paper}_curves.csv")) for paper in ("landscape", "gate"))
-    curves = curves[(curves["quantity"] == quantity) & (curves["model"] == model)].dropna(subset=["layer"])
+    curves = curves[(curves["quantity"] == quantity) & (curves["model"] == model)]
     # The later question set of the authors' rebuttal is another experiment; it would double every curve.
     curves = curves[~curves["source"].str.contains("rebuttal")]
     # At layer 1 the authors' code has a typed 1.0 for the dimension, where DADApy found none.
@@ -188,13 +189,14 @@ def line(ax: Axes, rows: pd.DataFrame, condition: str, style: tuple[str, str] | 
 
 
 def null_line(ax: Axes, rows: pd.DataFrame) -> list[Line2D]:
-    """What shuffled labels give: their mean, dotted, and their 95 % band; nothing where the table has no null."""
+    """What chance gives, mostly shuffled labels: its mean, dotted, and its 95 % band; nothing without a null."""
     null = rows.dropna(subset=["null"]).groupby("depth")[["null", "null_high"]].mean()
     if null.empty:
         return []
     ink, margin = plt.rcParams["text.color"], null["null_high"] - null["null"]
     ax.fill_between(null.index, null["null"] - margin, null["null_high"], color=ink, alpha=0.15, lw=0)
-    return ax.plot(null.index, null["null"], ls=":", lw=1.2, color=ink, label="shuffled labels")
+    label = DATA["nulls"].get(rows["metric"].iloc[0], "shuffled labels")
+    return ax.plot(null.index, null["null"], ls=":", lw=1.2, color=ink, label=label)
 
 
 def curves(

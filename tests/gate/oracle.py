@@ -7,11 +7,12 @@ import torch
 from torch.nn.functional import layer_norm, silu
 
 
-def language_model(model, x, closed=None, how="zero", layers=(), position=None, states=None):
+def language_model(model, x, closed=None, how="zero", layers=(), position=None, states=None, mean_of=None):
     """Logits (T, V), attention weights (L, H, T, T), residual streams (L + 1, T, D) and attention inputs (L, T, D).
 
     x: (T, D), what block 0 reads.  closed: (T, T) or (H, T, T) bool, query by key, cut in some layers.  states: what is
-    put at a position, by ("residual" or "attention", layer).
+    put at a position, by ("residual" or "attention", layer).  mean_of: (T,) bool, whose mean value is read with
+    how="mean" where a pair is closed.
     """
     config, states = model.text_config, states or {}
     n_tokens, size = len(x), config.hidden_size // config.num_attention_heads
@@ -40,8 +41,10 @@ def language_model(model, x, closed=None, how="zero", layers=(), position=None, 
         cut = closed if i in layers else torch.zeros_like(later)
         pattern = scores.masked_fill(cut & (how == "mask"), -torch.inf).softmax(-1)
         weights.append(pattern)
-        pattern = pattern.masked_fill(cut & (how == "zero"), 0)
-        x = x + linear(part.o_proj, (pattern @ value).transpose(0, 1).flatten(1))
+        hidden = (pattern * cut).sum(-1, keepdim=True) * (how == "mean")  # (H, T, 1), the weight on closed tokens
+        pattern = pattern.masked_fill(cut & (how != "mask"), 0)
+        read = pattern @ value + (hidden * value[:, mean_of].mean(1, keepdim=True) if how == "mean" else 0)  # (H, T, d)
+        x = x + linear(part.o_proj, read.transpose(0, 1).flatten(1))
         y = rms(block.post_attention_layernorm, x)
         x = x + linear(block.mlp.down_proj, silu(linear(block.mlp.gate_proj, y)) * linear(block.mlp.up_proj, y))
     x = patch(x, ("residual", len(model.layers)))

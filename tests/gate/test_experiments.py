@@ -5,6 +5,7 @@ The pages' own code is run, not a copy of it.
 
 from collections import Counter
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 import pandas as pd
@@ -18,6 +19,7 @@ from peaks_and_gates.gate import pictures, vlm
 from peaks_and_gates.gate.answers import cider, vqa_accuracy
 from peaks_and_gates.gate.attention import knockout as knockout_attention
 from peaks_and_gates.gate.experiment import KNOCKOUTS, Experiment, Knockout, first_token, generate_answers
+from peaks_and_gates.gate.tokens import TokenMap
 from peaks_and_gates.statistics import Estimate, row
 
 NATIVE = Experiment(
@@ -27,11 +29,15 @@ NATIVE = Experiment(
 # What is hidden from what, written out again.
 HIDDEN = {
     "none": (None, "after"),
-    "end → text": (["end"], "after"),
-    "image → text": (["begin", "image", "special"], "after"),
-    "random image → text": ("random", "after"),
-    "block → text": (["begin", "image", "special", "end"], "after"),
-    "image → image": (["image"], "image"),
+    "end → text": (("end",), "after"),
+    "image → text": (("begin", "image", "special"), "after"),
+    "random image → text": (("random", 3), "after"),
+    "random 1 % → text": (("random", 1), "after"),
+    "most attended → text": ("most attended", "after"),
+    "last image → text": ("last image", "after"),
+    "first token → text": ("first", "after"),
+    "block → text": (("begin", "image", "special", "end"), "after"),
+    "image → image": (("image",), "image"),
 }
 
 
@@ -56,8 +62,32 @@ def last_state(model, batch):
 def hide(experiment, batch, name, seeds, how):
     """The knockout of that name, from the groups of tokens in HIDDEN."""
     model, (sources, targets) = experiment.load(), HIDDEN[name]
-    hidden = batch.tokens.random("image", 3, seeds) if sources == "random" else sources and batch.tokens.where(*sources)
-    return knockout_attention(model, hidden, batch.tokens.where(targets), how, generated=targets == "after")
+    image = batch.tokens.where("image")
+    places = image[0].nonzero().flatten()
+    one = {"most attended": lambda: places[most_attended_by_hand(experiment)], "last image": lambda: places[-1]}
+    one["first"] = lambda: batch.tokens.where("prompt")[0].int().argmax()
+    if sources in one:
+        hidden = torch.arange(image.shape[1])[None] == one[sources]()
+    elif sources and sources[0] == "random":
+        hidden = batch.tokens.random("image", sources[1], seeds)
+    else:
+        hidden = sources and batch.tokens.where(*sources)
+    targets, generated = batch.tokens.where(targets), targets == "after"
+    return knockout_attention(model, hidden, targets, how, generated=generated, mean_of=image)
+
+
+@cache
+def most_attended_by_hand(experiment):
+    """Rank of the image token that draws most attention of the text, from the model's own weights."""
+    model, received = experiment.load(), 0
+    model.network.set_attn_implementation("eager")  # the one that shows its weights
+    for picture in experiment.pictures("classes"):
+        batch = alone(experiment, picture, "<image> what is the largest thing?")
+        with torch.inference_mode():
+            weights = torch.stack(model.network(**batch.inputs, output_attentions=True).attentions)  # (L, 1, H, T, T)
+        received = received + weights[:, 0, :, batch.tokens.where("after")[0]].mean(2).sum((0, 1))  # (T,)
+    model.network.set_attn_implementation("sdpa")
+    return int(received[batch.tokens.where("image")[0]].argmax())
 
 
 def overlap(states, shown, k=3):
@@ -102,30 +132,38 @@ def values(rows):
 # The pages
 
 
-@pytest.mark.parametrize("how", ["zero", "mask"])
+@pytest.mark.parametrize("how", ["zero", "mask", "mean"])
 def test_knockout_table(how):
     experiment = replace(NATIVE, how=how)
     page = page_code("gate/knockout_table", n_random=3)
+    assert page["most_attended"](experiment) == most_attended_by_hand(experiment) > 0
     table = values(page["knockout_rows"](experiment))
     questions, captioned = experiment.pictures("questions"), experiment.pictures("captions")
     references = [list(picture.captions) for picture in captioned]
     accuracy = {}
     for name in HIDDEN:
-        draws = (0, 1) if name == "random image → text" else (0,)
+        draws = (0, 1) if name.startswith("random") else (0,)
         answers = [answers_by_hand(experiment, "questions", name, how, draw) for draw in draws]
-        captions = [answers_by_hand(experiment, "captions", name, how, draw) for draw in draws]
         overlaps = [output_overlap_by_hand(experiment, name, how, draw=draw) for draw in draws]
         accuracy[name] = np.mean([[texts[i] == q.answers[0] for i, q in enumerate(questions)] for texts in answers])
         assert table[name, 0, "vqa", how] == pytest.approx(accuracy[name])
         assert table[name, 0, "class_overlap", how] == pytest.approx(np.mean(overlaps))
-        for tokenizer in ("ptb", "whitespace"):
+        described = name in KNOCKOUTS and name not in page["CONTROLS"]
+        assert ((name, 0, "cider_ptb", "scenes") in table.index) == described
+        captions = [answers_by_hand(experiment, "captions", name, how, draw) for draw in draws if described]
+        for tokenizer in ("ptb", "whitespace") if described else ():
             expected = np.mean([cider(texts, references, tokenizer) for texts in captions])
             assert table[name, 0, f"cider_{tokenizer}", "scenes"] == pytest.approx(expected)
         if name != "none":
             assert table[name, 0, "vqa_lost", how] == pytest.approx(1 - accuracy[name] / accuracy["none"])
-    assert len(set(accuracy.values())) > 2  # else little would be seen
+    assert len(set(accuracy.values())) > 1 + (how != "mean")  # else little would be seen
+    for other in {"zero", "mask", "mean"} - {how}:
+        for name in ("end → text", "image → text"):
+            texts = answers_by_hand(experiment, "questions", name, other)
+            expected = np.mean([texts[i] == q.answers[0] for i, q in enumerate(questions)])
+            assert table[name, 0, "vqa", other] == pytest.approx(expected)
     opening = values(page_code("gate/opening_the_gate")["opening_rows"](experiment))
-    for name in HIDDEN:
+    for name in HIDDEN.keys() - page["CONTROLS"].keys() - {"most attended → text"}:
         for measure in (("vqa", how), ("class_overlap", how), ("cider_ptb", "scenes")):
             assert opening[(name, 0, *measure)] == pytest.approx(table[(name, 0, *measure)])
     assert opening["end → text", 0, "vqa_lost", how] == pytest.approx(table["end → text", 0, "vqa_lost", how])
@@ -159,6 +197,41 @@ def test_what_is_drawn_depends_on_the_picture_and_the_seed_alone():
     several = Knockout(("image",), n_random=9).draws(replace(NATIVE, seed=5))
     assert [(draw.n_random, draw.seed) for draw in several] == [(3, 5), (3, 6)]
     assert KNOCKOUTS["end → text"].draws(NATIVE) == [KNOCKOUTS["end → text"]]
+    share = KNOCKOUTS["random 1 % → text"].draws(NATIVE)
+    assert [(draw.n_random, draw.seed) for draw in share] == [(0.01, 0), (0.01, 1)]
+
+
+def test_a_share_of_the_image_goes_by_the_image():
+    """1 % of each row's own tokens, at least one: images of one batch may differ in size."""
+    rows = [[3] * 250 + [5, 1], [0] * 150 + [3] * 100 + [5, 1], [0] * 247 + [3] * 3 + [5, 1]]  # KINDS, padded in front
+    kinds = torch.tensor(rows, dtype=torch.uint8)
+    chosen = Knockout(("image",), n_random=0.01).source_tokens(TokenMap(kinds), [0, 1, 2])
+    assert chosen.sum(1).tolist() == [2, 1, 1] and not chosen[kinds != 3].any()
+    assert Knockout(("image",), rank=2).source_tokens(TokenMap(kinds), [0] * 3).nonzero()[:, 1].tolist() == [
+        2,
+        152,
+        249,
+    ]
+
+
+def test_the_mean_of_the_image_tokens_on_the_page_of_the_overlap():
+    """By hand, picture by picture: what each block reads of every image token, averaged."""
+    page, experiment = page_code("gate/class_overlap"), replace(NATIVE, n_per_class=5)
+    table, shown, states = values(page["overlap_rows"](experiment)), experiment.pictures("classes"), []
+    model = experiment.load()
+    for picture in shown:
+        batch, reads = alone(experiment, picture, "<image> what is the largest thing?"), []
+        hook = lambda module, args, reads=reads: reads.append(args[0][0])
+        handles = [module.register_forward_pre_hook(hook) for module in (*model.layers, model.final_norm)]
+        with torch.inference_mode():
+            model.network(**batch.inputs, use_cache=False)
+        for handle in handles:
+            handle.remove()
+        states.append(torch.stack(reads)[:, batch.tokens.where("image")[0]].mean(1))  # (L + 1, D)
+    for layer, of_layer in enumerate(torch.stack(states).transpose(0, 1)):
+        expected = overlap(of_layer, shown, k=4)
+        assert table["mean image", layer, "class_overlap", "k = 4"] == pytest.approx(expected)
+    assert table["mean image"].max() > table["random image"].max() + 0.05
 
 
 def test_several_models_are_one_group():

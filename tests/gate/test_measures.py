@@ -25,9 +25,10 @@ def gaussian(n, d=12, seed=0):
 # Cosines between modalities
 
 
-def absolute_cosines(text, image):
+def cosines_of(text, image, signed=False):
     unit = [vectors / np.linalg.norm(vectors, axis=1, keepdims=True) for vectors in (text, image)]
-    return np.abs(unit[0] @ unit[1].T)
+    cosines = unit[0] @ unit[1].T
+    return cosines if signed else np.abs(cosines)
 
 
 def with_telling_pairs_of_one_example(n=7):
@@ -37,25 +38,40 @@ def with_telling_pairs_of_one_example(n=7):
     return near, (text - image * (text * image).sum(1, keepdims=True) / (image**2).sum(1, keepdims=True), image)
 
 
-def test_quantiles_over_all_pairs_of_different_examples():
+@pytest.mark.parametrize("signed", [False, True])
+def test_quantiles_over_all_pairs_of_different_examples(signed):
     for text, image in with_telling_pairs_of_one_example():
-        pairs = np.sort(absolute_cosines(text, image)[~np.eye(7, dtype=bool)])
+        pairs = np.sort(cosines_of(text, image, signed)[~np.eye(7, dtype=bool)])
         expected = [pairs[int(np.ceil(q * 42)) - 1] for q in (0.25, 0.5, 0.75)]
-        median, lower, upper = cosine_gap(text, image)
+        assert (expected[0] < 0) == signed
+        median, lower, upper = cosine_gap(text, image, signed=signed)
         np.testing.assert_allclose([lower, median.value, upper], expected, atol=1e-6)
         assert median.n == 7
 
 
-def test_the_interval_is_that_of_a_bootstrap_with_all_pairs():
+@pytest.mark.parametrize("signed", [False, True])
+def test_the_line_of_chance_is_that_of_random_directions(signed):
+    """.06 at the minis' 128 dimensions without the sign; with it, 0 at any."""
+    medians = [cosine_gap(gaussian(20, seed=2 * i), gaussian(20, seed=2 * i + 1), signed=signed) for i in range(300)]
+    estimate = medians[0][0]
+    values = np.array([median.value for median, *_ in medians])
+    assert estimate.null == pytest.approx(values.mean(), abs=0.005)
+    assert estimate.null_high == pytest.approx(np.percentile(values, 97.5), abs=0.008)
+    wide = cosine_gap(gaussian(9, 128), gaussian(9, 128, seed=1), signed=signed)[0]
+    assert wide.null == pytest.approx(0 if signed else 0.6745 / np.sqrt(128), abs=0.001)
+
+
+@pytest.mark.parametrize("signed", [False, True])
+def test_the_interval_is_that_of_a_bootstrap_with_all_pairs(signed):
     n, shared = 60, gaussian(1, 5, seed=3)
     text, image = gaussian(n, 5) + shared, gaussian(n, 5, seed=1) + shared
-    cosines = absolute_cosines(text, image)
+    cosines = cosines_of(text, image, signed)
     order, replicates = np.argsort(cosines, axis=None), []
     for counts in np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), size=400):
         weights = (np.outer(counts, counts) * ~np.eye(n, dtype=bool)).ravel()[order].cumsum()
         replicates.append(cosines.ravel()[order][np.searchsorted(weights, weights[-1] / 2)])
     low, high = np.percentile(replicates, [2.5, 97.5])
-    median, *_ = cosine_gap(text, image, n_bootstrap=400)
+    median, *_ = cosine_gap(text, image, signed=signed, n_bootstrap=400)
     assert (high - low) > 0.02
     np.testing.assert_allclose([median.low, median.high], [low, high], atol=0.1 * (high - low))
     assert median.low < median.value < median.high

@@ -30,28 +30,43 @@ def agree(model, batch, expected):
     assert (ours - expected)[allowed].abs().max() < 1e-5 * expected.abs().max()
 
 
-@pytest.mark.parametrize("how", ["zero", "mask"])
+@pytest.mark.parametrize("how", ["zero", "mask", "mean"])
 @pytest.mark.parametrize(("layers", "heads"), [(range(4), None), ([1, 2], None), (range(4), [0, 2])])
 def test_knockout(model, how, layers, heads):
     batch, x = prompt(model)
     sources, targets = batch.tokens.where("end", "special"), batch.tokens.where("after")
     closed = (targets[0][:, None] & sources[0]).expand(4, -1, -1).clone()  # (H, T, T)
     closed[[head for head in range(4) if heads and head not in heads]] = False
-    expected = language_model(model, x, closed, how, layers)[0]
+    image = batch.tokens.where("image")
+    expected = language_model(model, x, closed, how, layers, mean_of=image[0])[0]
     assert (expected - language_model(model, x)[0]).abs().max() > 1e-3
-    with attention.knockout(model, sources, targets, how, layers, heads):
+    with attention.knockout(model, sources, targets, how, layers, heads, mean_of=image):
         agree(model, batch, expected)
 
 
 def test_attention_shares(model):
     batch, x = prompt(model)
-    weights, queries = language_model(model, x)[1], batch.tokens.where("after")
+    _, weights, _, attention_input = language_model(model, x)
+    queries, n_heads = batch.tokens.where("after"), weights.shape[1]
     groups = {name: batch.tokens.where(name) for name in ("image", "end", "text")}
+    # And every token for itself: more groups than a head has dimensions.
+    groups |= {place: torch.arange(len(x))[None] == place for place in range(len(x))}
+    assert len(groups) > 16
     with attention.attention_shares(model, groups, queries) as shares:
         logits(model, batch)
+    lengths = torch.empty(len(weights), n_heads, len(x), dtype=torch.float64)  # of projected values
+    for layer, block in enumerate(model.layers):
+        value = attention_input[layer] @ block.self_attn.v_proj.weight.double().T  # (T, KV d)
+        size = block.self_attn.o_proj.weight.shape[1] // n_heads
+        for head in range(n_heads):
+            start = head * value.shape[1] // size // n_heads * size  # the key head that serves this one
+            project = block.self_attn.o_proj.weight.double()[:, head * size : (head + 1) * size]  # (D, d)
+            lengths[layer, head] = (value[:, start : start + size] @ project.T).norm(dim=1)
     for g, group in enumerate(groups.values()):
-        expected = weights[:, :, queries[0]][..., group[0]].sum(-1).mean(-1)  # (L, H)
-        assert (shares[0, :, :, g] - expected).abs().max() < 1e-5
+        for name, of_key in (("weights", torch.ones_like(lengths)), ("contributions", lengths)):
+            read = weights[:, :, queries[0]] * of_key[:, :, None]  # (L, H, Q, T)
+            expected = read[..., group[0]].sum(-1).mean(-1)  # (L, H)
+            assert (shares[name][0, :, :, g] - expected).abs().max() < 1e-5 * read.max()
 
 
 def test_states_patching_and_steering(model):

@@ -44,6 +44,18 @@ def test_states_are_the_models_own(model):
     assert close(model.final_norm(states.residual[:, -1]), own[-1][rows, position(batch)], 1e-4)
 
 
+def test_the_mean_of_a_set_is_that_of_its_tokens(model):
+    batch = encoded(model)
+    image = batch.tokens.where("image")
+    with patching.read_states(model, image) as means, torch.inference_mode():
+        own = model.network(**batch.inputs, output_hidden_states=True).hidden_states
+    for i, row in enumerate(image):
+        for layer in range(model.n_layers):
+            assert close(means.residual[i, layer], own[layer][i][row].mean(0), 1e-5)
+    with pytest.raises(BadParameter, match="none in some row"), patching.read_states(model, image & False):
+        logits(model, batch)
+
+
 def test_the_last_state_is_the_output(model):
     batch, other, rows = encoded(model), encoded(model, first=10), torch.arange(3)
     theirs, expected = read(model, other, "last")

@@ -57,6 +57,7 @@ class Run:
     seen: dict[int, int] = field(default_factory=dict)
 
 
+Shares = dict[str, Tensor]  # by name, see `attention_shares`
 # By the id of the config that a model's attention modules hold: its intervention; the tokens that its wiring closes in
 # the present prompt, as sources (B, T), targets (B, T) and whether generated tokens are targets.
 _running: dict[int, Run] = {}
@@ -71,6 +72,7 @@ def knockout(
     layers: Iterable[int] | None = None,
     heads: Iterable[int] | None = None,
     generated: bool = True,
+    mean_of: Tensor | None = None,
 ) -> AbstractContextManager[None]:
     """Let some tokens not read some others while the model runs inside the context.
 
@@ -79,23 +81,29 @@ def knockout(
         sources: (B, T) bool, the tokens not to be read; None for none, which changes nothing.
         targets: (B, T) bool, the tokens that do not read them.
         how: "zero" sets the weights to 0 after the softmax and does not share them out again, as the paper's code
-            does; "mask" leaves the sources out of the softmax.
+            does; "mask" leaves the sources out of the softmax; "mean" keeps the weights, and has each source's value
+            replaced by the mean value of the tokens in `mean_of`, in each block and head: what is read at the source
+            is no longer its own, yet neither missing nor of another size.
         layers: blocks, 0 … L - 1; None for all.
         heads: query heads, 0 … H - 1; None for all.
         generated: whether tokens after the first T, generated later, are targets too. They never are sources.
+        mean_of: (B, T) bool, of "mean"; the image tokens, say, of which the mean over a row still says what they have
+            in common.
 
     Raises:
         BadParameter: sets of two shapes, not bool, or one empty in a row; a layer or head out of range, or none; an
-            unknown `how`; a token left with nothing to read; a batch of other rows (beam search repeats them) or of
-            other length; a cache whose length is not its content (static or sliding); the model was not run inside the
-            context.
+            unknown `how`, or "mean" without `mean_of`; a token left with nothing to read; a batch of other rows (beam
+            search repeats them) or of other length; a cache whose length is not its content (static or sliding); the
+            model was not run inside the context.
         ModelUnavailable: the model's attention is neither SDPA nor eager, or its masks are not made by transformers.
 
-    Source: Serra et al. 2025, sec. 3, "zero" as in their code; "mask" as in Geva et al. 2023.
+    Source: Serra et al. 2025, sec. 3, "zero" as in their code; "mask" as in Geva et al. 2023; a mean in place of zero,
+    against self-repair and sinks, as in Wang et al. 2023 (mean ablation), there over examples.
     """
-    if how not in ("zero", "mask"):
-        raise BadParameter(f"how='{how}': give 'zero' (after the softmax) or 'mask' (before it).")
-    _check_sets({"targets": targets} if sources is None else {"targets": targets, "sources": sources})
+    if how not in ("zero", "mask", "mean") or (how == "mean" and mean_of is None):
+        raise BadParameter(f"how='{how}': give 'zero' (after the softmax), 'mask' (before it), or 'mean' with mean_of.")
+    sets = {"targets": targets, "sources": sources, "mean_of": mean_of}
+    _check_sets({name: chosen for name, chosen in sets.items() if chosen is not None})
     sources = torch.zeros_like(targets) if sources is None else sources
     every = range(model.text_config.num_attention_heads)
     heads, layers = list(every if heads is None else heads), list(range(model.n_layers) if layers is None else layers)
@@ -115,8 +123,12 @@ def knockout(
         output = attend(query, key, value, mask)  # (B, Q, H, D)
         rows = reading.any(0).nonzero().flatten()  # of any example; the others keep what they have
         if len(rows):
-            silent = value.masked_fill(blocked[:, None, :, None], 0)  # (B, KV, K, D)
-            changed = attend(query[:, :, rows], key, silent, mask[:, :, rows])  # (B, Q', H, D)
+            instead = 0
+            if how == "mean":
+                members = _extend(mean_of, n_keys, False)[:, None, :, None].to(key.device)  # (B, 1, K, 1)
+                instead = value.where(members, 0).sum(2, keepdim=True) / members.sum(2, keepdim=True)  # (B, KV, 1, D)
+            replaced = torch.where(blocked[:, None, :, None], instead, value)  # (B, KV, K, D)
+            changed = attend(query[:, :, rows], key, replaced, mask[:, :, rows])  # (B, Q', H, D)
             taken = reading[:, rows, None, None] & chosen[:, None]  # (B, Q', H, 1)
             output = output.index_copy(1, rows, torch.where(taken, changed, output[:, rows]))
         return output
@@ -125,41 +137,54 @@ def knockout(
 
 
 @contextmanager
-def attention_shares(model: VisionLanguageModel, groups: Mapping[str, Tensor], queries: Tensor) -> Iterator[Tensor]:
+def attention_shares(model: VisionLanguageModel, groups: Mapping[str, Tensor], queries: Tensor) -> Iterator[Shares]:
     """Measure how much of the attention of some tokens goes to groups of tokens, while the model runs inside.
 
     Args:
         model: whose language model is measured.
-        groups: (B, T) bool by name; they may overlap, and may leave tokens out. At most as many as a head has
-            dimensions.
+        groups: (B, T) bool by name; they may overlap, and may leave tokens out.
         queries: (B, T) bool, the tokens whose attention is measured; at least one in every row.
 
     Yields:
-        (B, L, H, G) float32: mean over each row's queries of the attention weight that falls on a group; NaN before the
-        model has run, which it does once inside.
+        Means over each row's queries, (B, L, H, G) float32, NaN before the model has run, which it does once inside:
+
+        - weights: the attention weights that fall on a group.
+        - contributions: the same, each weight times the length of what it brings: of the key token's value behind the
+          head's part of the output projection.
 
     Raises: as `knockout`.
 
-    Source: Serra et al. 2025, fig. 3, which shows text queries, means over heads, and shares of the image's part.
+    Source: Serra et al. 2025, fig. 3, which shows text queries, means over heads, and shares of the image's part;
+    weights by the length of the projected value, Kobayashi et al. 2020, are in their code, too.
     """
     _check_sets({"queries": queries, **groups}, ["queries"])
     ones = torch.stack([*groups.values()], -1).float()  # (B, T, G)
-    n_heads = model.text_config.num_attention_heads
-    shares = torch.full((len(queries), model.n_layers, n_heads, len(groups)), torch.nan)
+    shape = (len(queries), model.n_layers, model.text_config.num_attention_heads, len(groups))
+    shares = {name: torch.full(shape, torch.nan) for name in ("weights", "contributions")}
 
     def act(attend: Callable[..., Tensor], module, query, key, value, mask, seen: int) -> Tensor:
-        size = value.shape[3]
-        if seen or key.shape[2] != queries.shape[1] or len(groups) > size:
-            raise BadParameter(f"Attention shares are measured in one pass over the prompt, of at most {size} groups.")
-        asking = queries.to(key.device)
+        if seen or key.shape[2] != queries.shape[1]:
+            raise BadParameter("Attention shares are measured in one pass over the prompt.")
+        asking, (_, n_kv, _, size) = queries.to(key.device), value.shape
         rows = asking.any(0).nonzero().flatten()
-        # As wide as the values are, so that the kernel that never stores a pattern is used here, too.
-        indicators = torch.nn.functional.pad(ones.to(key.device), (0, size - len(groups)))  # (B, K, D)
-        indicators = indicators[:, None].expand(-1, key.shape[1], -1, -1)  # (B, KV, K, D)
-        mass = attend(query[:, :, rows].float(), key.float(), indicators, mask[:, :, rows])  # (B, Q', H, D)
+        # In parts as wide as values are, so that the kernel that never stores a pattern is used here, too.
+        parts = torch.nn.functional.pad(ones.to(value.device), (0, -len(groups) % size)).split(size, -1)  # (B, K, D)
+
+        def summed(length: Tensor) -> Tensor:
+            """Attention over values that are `length`, (B, KV, K), in a group and 0 outside: (B, Q', H, G)."""
+            read = lambda values: attend(query[:, :, rows].float(), key.float(), values, mask[:, :, rows])
+            return torch.cat([read(part[:, None] * length[..., None]) for part in parts], -1)[..., : len(groups)]
+
+        project = module.o_proj.weight.float().unflatten(1, (n_kv, -1, size))  # (M, KV, R, D), R heads per key head
+        square = torch.einsum("mkri,mkrj->krij", project, project)  # of a projected value's length: v' square v
+        lengths = torch.einsum("bkti,krij,bktj->rbkt", value.float(), square, value.float()).clamp(min=0).sqrt()
+        # Of every R heads the r-th, with the lengths of its own projection.
+        contributions = [summed(of_head)[:, :, r :: len(lengths)] for r, of_head in enumerate(lengths)]
+        sums = (summed(torch.ones_like(lengths[0])), torch.stack(contributions, 3).flatten(2, 3))  # (B, Q', H, G) each
         weights = asking[:, rows].float()
-        mean = torch.einsum("bqhg,bq->bhg", mass[..., : len(groups)], weights) / weights.sum(1)[:, None, None]
-        shares[:, module.layer_idx] = mean.cpu()
+        for share, of_query in zip(shares.values(), sums, strict=True):
+            mean = torch.einsum("bqhg,bq->bhg", of_query, weights) / weights.sum(1)[:, None, None]
+            share[:, module.layer_idx] = mean.cpu()
         return attend(query, key, value, mask)
 
     with _intervening(model, act, queries.shape, range(model.n_layers)):

@@ -170,12 +170,14 @@ def run_models(
 class Knockout:
     """Which tokens are not read by which: groups of tokens, as `TokenMap.where` names them.
 
-    n_random: only so many tokens of the sources, drawn with `seed`.  first: the first block it is done in.
+    n_random: only so many tokens of the sources, drawn with `seed`; below 1, that part of them, one token at least.
+    rank: only the token of this rank among the sources, 0 for the first.  first: the first block it is done in.
     """
 
     sources: tuple[str, ...] = ()
     targets: tuple[str, ...] = ("after",)
-    n_random: int | None = None
+    n_random: float | None = None
+    rank: int | None = None
     seed: int = 0
     first: int = 0
 
@@ -183,24 +185,35 @@ class Knockout:
         """The sources in a batch, (B, T) bool; None if there are none.  seeds: one per row, for what is drawn."""
         if not self.sources:
             return None
+        members = tokens.where(*self.sources)  # (B, T)
+        if self.rank is not None:
+            return members & (members.cumsum(1) == self.rank + 1)
         if self.n_random is None:
-            return tokens.where(*self.sources)
-        return tokens.random(*self.sources, self.n_random, [self.seed + seed for seed in seeds])
+            return members
+        count = lambda n: self.n_random if self.n_random >= 1 else max(1, round(self.n_random * n))
+        rows = zip(tokens.kinds, members.sum(1).tolist(), seeds, strict=True)
+        chosen = [TokenMap(row[None]).random(*self.sources, count(n), self.seed + seed) for row, n, seed in rows]
+        return torch.cat(chosen)
 
     def draws(self, experiment: Experiment) -> list[Knockout]:
         """A knockout of random tokens once for every draw of the experiment; any other once."""
         if self.n_random is None:
             return [self]
+        n = experiment.n_random if self.n_random >= 1 else self.n_random
         seeds = range(experiment.seed, experiment.seed + experiment.n_repeats)
-        return [replace(self, n_random=experiment.n_random, seed=seed) for seed in seeds]
+        return [replace(self, n_random=n, seed=seed) for seed in seeds]
 
 
-# Table 1: the end-of-image token hidden from the text; the image itself; a few image tokens; all of it.
+# Table 1: the end-of-image token hidden from the text; the image itself; a few image tokens; all of it.  The paper's 10
+# random tokens are 1 % of an image of 1,024.  Single tokens are controls: one may draw attention and carry nothing.
 KNOCKOUTS = {
     "none": Knockout(),
     "end → text": Knockout(("end",)),
     "image → text": Knockout(("begin", "image", "special")),
     "random image → text": Knockout(("image",), n_random=10),
+    "random 1 % → text": Knockout(("image",), n_random=0.01),
+    "last image → text": Knockout(("last image",)),
+    "first token → text": Knockout(("prompt",), rank=0),
     "block → text": Knockout(("block",)),
     "image → image": Knockout(("image",), targets=("image",)),
 }
@@ -215,7 +228,8 @@ def apply_knockout(
     """
     layers = range(knockout.first, model.n_layers)
     sources, targets = knockout.source_tokens(tokens, seeds), tokens.where(*knockout.targets)
-    return knockout_attention(model, sources, targets, how, layers, generated="after" in knockout.targets)
+    settings = {"generated": "after" in knockout.targets, "mean_of": tokens.where("image") if how == "mean" else None}
+    return knockout_attention(model, sources, targets, how, layers, **settings)
 
 
 @torch.inference_mode()
@@ -247,7 +261,7 @@ def written(model: VisionLanguageModel, ids: Tensor) -> list[str]:
 
 # States
 
-Choice = Callable[[TokenMap, list[int]], Tensor]  # a token map and a seed per row, to one token per row, (B, T) bool
+Choice = Callable[[TokenMap, list[int]], Tensor]  # a token map and a seed per row, to tokens of every row, (B, T) bool
 
 
 @torch.inference_mode()
@@ -258,15 +272,18 @@ def token_states(
     tokens: Mapping[str, Choice],
     knockout: Knockout | None = None,
     texts: Sequence[str] | None = None,
+    means: Sequence[str] = (),
 ) -> dict[str, Tensor]:
     """Residual streams of chosen tokens of every prompt, before every block and after the last one.
 
-    tokens: by name, what picks one token per row.  texts: prompts in place of the task's.
+    tokens: by name, what picks one token per row, or, for a name in `means`, tokens of which the mean is taken.
+    texts: prompts in place of the task's.
     Returns (N, L + 1, D) by name, on the CPU, in the dtype of the model.
     """
     residual: dict[str, list[Tensor]] = {name: [] for name in tokens}
     for model, batch, seeds in experiment.batches(task, pictures, texts):
-        positions = {name: single_position(choose(batch.tokens, seeds)) for name, choose in tokens.items()}  # (B,) each
+        chosen = {name: choose(batch.tokens, seeds) for name, choose in tokens.items()}  # (B, T) each
+        positions = {name: some if name in means else single_position(some) for name, some in chosen.items()}
         cut = knockout and apply_knockout(model, batch.tokens, seeds, knockout, experiment.how)
         with cut or nullcontext(), ExitStack() as stack:
             states = {name: stack.enter_context(read_states(model, place)) for name, place in positions.items()}

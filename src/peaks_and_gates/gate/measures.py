@@ -1,6 +1,6 @@
 """What hidden states and next words say of a vision-language model; texts are scored in `answers`.
 
-median, *quartiles = cosine_gap(text, image)        # median.value near 0: nearly orthogonal
+median, *quartiles = cosine_gap(text, image)        # median.value near median.null: nearly orthogonal
 mixing = modality_homogeneity(text, image)          # mixing["clean"].value near 1: no peak holds both
 overlap = class_overlap(states, classes)            # near 1: the token knows the class
 similarity(logits, other_logits)                    # 1: every next word is as probable in one as in the other
@@ -12,6 +12,7 @@ from dataclasses import replace
 
 import numpy as np
 import torch
+from scipy.stats import beta, norm
 from sklearn.metrics import homogeneity_score
 from torch import Tensor
 
@@ -30,9 +31,14 @@ SETTINGS = {"clean": Recipe(gride_scale=3, z=1.65, k=16), "main": Recipe(gride_s
 
 
 def cosine_gap(
-    text: Vectors, image: Vectors, *, n_bootstrap: int = 200, seed: int = 0, where: str = "the hidden states"
+    text: Vectors, image: Vectors, *, signed: bool = False, n_bootstrap: int = 200, seed: int = 0, where: str = "states"
 ) -> tuple[Estimate, float, float]:
-    """Median and quartiles of |cos| between text vectors and image vectors of different examples.
+    """Median and quartiles of cos or |cos| between text vectors and image vectors of different examples.
+
+    The first version of the paper takes the median of cos, the second that of |cos|.  In d dimensions cos² of
+    independent directions is distributed as Beta(1/2, (d - 1)/2): the median of cos is 0, and that of |cos| .67/√d, so
+    .01 at d = 4,096 and .06 at d = 128 are chance.  The null is that median; its upper end is what the median of as
+    many pairs stays below in 97.5 % of all cases (cosines of different pairs are independent two by two).
 
     Taken over all n (n - 1) pairs of text i and image j with i ≠ j.  The authors' code takes half of them, those with
     j < i, which makes the result depend on the order of the examples; the expectation is the same.  Quantiles are of
@@ -44,22 +50,25 @@ def cosine_gap(
     Args:
         text: (n, d) float, one text token's vector per example.
         image: (n, d) float, one image token's vector per example, the same examples in the same order.
+        signed: whether the sign of the cosine counts.
         n_bootstrap: replicates of the interval.
         seed: of the bootstrap.
         where: named in messages, such as 'chameleon, layer 12'.
 
     Returns:
-        The median of |cos| over all pairs, with its interval over examples; the lower and the upper quartile.
+        The median over all pairs, with its interval over examples and the null of independent directions; the lower
+        and the upper quartile.
 
     Raises:
         BadStates: not matrices of finite floats, a vector of zeros, or one whose square float64 does not hold.
         BadParameter: shapes that differ.
 
-    Source: Serra et al. 2024, fig. 2 (left); projection of a U-statistic, Hoeffding 1948.
+    Source: Serra et al. 2024 (v1: cos, v2: |cos|), fig. 2 (left); projection of a U-statistic, Hoeffding 1948.
     """
     text, image = _directions(text, image, where)
-    n = len(text)
-    cosines = (text @ image.T).abs().clamp(max=1).cpu().double().numpy()  # (n, n)
+    n, d = text.shape
+    cosines = (text @ image.T).clamp(-1, 1).cpu().double().numpy()  # (n, n)
+    cosines = cosines if signed else np.abs(cosines)
     np.fill_diagonal(cosines, np.inf)  # text and image of one example: in no quantile
     cosines_of = {"text": np.sort(cosines, axis=1), "image": np.sort(cosines.T, axis=1)}
     pairs = np.sort(cosines_of["text"][:, :-1].ravel())  # (n (n - 1),)
@@ -72,7 +81,10 @@ def cosine_gap(
     multiplicity = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=n_bootstrap)
     share_below = np.maximum.accumulate((multiplicity - 0.5) @ below / len(pairs), axis=1)  # (n_bootstrap, g)
     low, high = np.percentile([np.interp(0.5, shares, grid) for shares in share_below], PERCENTILES)
-    return Estimate(float(median), float(low), float(high), n), float(lower), float(upper)
+    chance = np.array([0.5, 0.5 + norm.ppf(PERCENTILES[1] / 100) / 2 / np.sqrt(len(pairs))])  # quantiles
+    # The p-quantile of cos is that of |cos| at 2 p - 1, if it is not below 0.
+    null = np.sqrt(beta.ppf(2 * chance - 1 if signed else chance, 0.5, (d - 1) / 2)).tolist()
+    return Estimate(float(median), float(low), float(high), n, *null), float(lower), float(upper)
 
 
 def modality_homogeneity(

@@ -50,12 +50,16 @@ def single_position(chosen: Tensor) -> Tensor:
 def read_states(model: VisionLanguageModel, position: Tensor) -> Iterator[States]:
     """Read the states of one token of every row, in the dtype of the model, while it runs once inside the context.
 
-    position: (B,) int, where the token sits in each row, counted with the padding.
-    Raises BadParameter: a position outside the prompt, other rows than the batch, a model that was not run.
+    position: (B,) int, where the token sits in each row, counted with the padding; or (B, T) bool, a set of tokens,
+    whose mean state is read (taken in float32).
+    Raises BadParameter: a row without a token; a position outside the prompt, other rows than the batch, a model that
+    was not run.
     """
     shape = (len(position), model.n_layers + 1, model.text_config.hidden_size)
     empty = torch.full(shape, torch.nan, dtype=model.network.dtype, device=model.device)
     states = States(empty, empty[:, 1:].clone())
+    if position.ndim == 2 and not position.any(1).all():
+        raise BadParameter("A set of tokens has none in some row, so it has no mean state: has every prompt an image?")
     acts = {block: partial(_read, states.residual[:, i]) for i, block in enumerate(_readers(model))}
     acts |= {block.self_attn: partial(_read, states.attention_input[:, i]) for i, block in enumerate(model.layers)}
     with _hooked(model, position, acts):
@@ -115,7 +119,11 @@ def _readers(model: VisionLanguageModel) -> list[nn.Module]:
 
 
 def _read(place: Tensor, hidden_states: Tensor, rows: Tensor, positions: Tensor) -> Tensor:
-    place.copy_(hidden_states[rows, positions].detach())  # (B, D)
+    if positions.ndim == 2:  # a set of tokens: its mean
+        summed = hidden_states.float().where(positions[..., None], 0).sum(1)  # (B, D)
+        place.copy_((summed / positions.sum(1, keepdim=True)).detach())
+    else:
+        place.copy_(hidden_states[rows, positions].detach())  # (B, D)
     return hidden_states
 
 
@@ -146,7 +154,8 @@ def _hooked(model: VisionLanguageModel, position: Tensor, acts: Mapping[nn.Modul
         if not fired or n_tokens > 1:
             mask = inputs.get("attention_mask")  # it covers a cache, too
             mask = torch.ones_like(inputs["input_ids"]) if mask is None else mask[:, -n_tokens:]
-            _check_place(position.cpu(), mask.bool().cpu())
+            if (position.ndim, position.dtype) != (2, torch.bool):
+                _check_place(position.cpu(), mask.bool().cpu())
 
     handles = [module.register_forward_pre_hook(hook, with_kwargs=True) for module in acts]
     handles.append(model.network.register_forward_pre_hook(look, with_kwargs=True))
