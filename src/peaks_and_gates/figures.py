@@ -24,7 +24,6 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from .cache import project_folder
-from .errors import MissingFile
 
 DATA = yaml.safe_load((Path(__file__).parent / "figures.yml").read_bytes())
 BLUE, CYAN, GREEN, YELLOW, RED, PURPLE, ORANGE, GREY = DATA["colours"].values()
@@ -97,11 +96,8 @@ def as_svg(draw: Callable[[], Figure]) -> bytes:
 
 
 def reference(name: str) -> Path:
-    """A file of the papers' own numbers: "landscape_curves.csv", "gate_table.csv", …  Raises MissingFile."""
-    path = project_folder() / "book" / "reference" / name
-    if not path.is_file():
-        raise MissingFile("The papers' numbers are in book/reference of the repository: clone it to show them.")
-    return path
+    """A file of the papers' own numbers: "landscape_curves.csv", "gate_table.csv", …"""
+    return project_folder() / "book" / "reference" / name
 
 
 @cache
@@ -109,7 +105,7 @@ def paper(quantity: str, model: str) -> pd.DataFrame:
     """One quantity of one of the papers' models, named as ours: condition, layer, depth, value, n; empty if not there.
 
     A number of no layer ("none", without a patch) has neither layer nor depth.
-    quantity: a metric, or "progressive".  model: "llama-3-8b", "chameleon-7b", …  Raises MissingFile.
+    quantity: a metric, or "progressive".  model: "llama-3-8b", "chameleon-7b", …
     """
     curves = pd.concat(pd.read_csv(reference(f"{paper}_curves.csv")) for paper in ("landscape", "gate"))
     curves = curves[(curves["quantity"] == quantity) & (curves["model"] == model)]

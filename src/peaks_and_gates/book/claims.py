@@ -218,10 +218,9 @@ def as_html(verdict: Verdict) -> str:
     claim = verdict.claim
     text = lambda part: f"{part.says}. Found {number(part.estimate)}; rule: {part.rule}. <em>{part.why}</em>"
     parts = "".join(f"<li><strong>{part.outcome}</strong>: {text(part)}</li>" for part in verdict.parts)
-    return (
-        f'<section class="pg-claim"><p>{badge(verdict.verdict)} <strong>{claim["id"]}</strong> {claim["claim"]} '
-        f"<em>The paper: {claim['paper_value']}.</em></p><ul>{parts}</ul></section>"
-    )
+    head = f"{badge(verdict.verdict)} <strong>{claim['id']}</strong> {claim['claim']}"
+    paper = f"<em>The paper: {claim['paper_value']}.</em>"
+    return f'<section class="pg-claim"><p>{head} {paper}</p><ul>{parts}</ul></section>'
 
 
 def scorecard(verdicts: list[Verdict], about: Mapping[str, Any]) -> list[dict[str, Any]]:
