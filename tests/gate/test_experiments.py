@@ -52,10 +52,9 @@ def alone(experiment, picture, text):
 def last_state(model, batch):
     """(D,): what the final norm reads of the last token."""
     reads = []
-    hook = model.final_norm.register_forward_pre_hook(lambda module, args: reads.append(args[0][0, -1]))
-    with torch.inference_mode():
+    record = lambda module, args: reads.append(args[0][0, -1])
+    with model.final_norm.register_forward_pre_hook(record), torch.inference_mode():
         model.network(**batch.inputs, use_cache=False)
-    hook.remove()
     return reads[0]
 
 
