@@ -71,6 +71,13 @@ def test_a_damaged_record_is_not_read(page, suffix, damage):
         record.read_all(page.parent)
 
 
+def test_a_manifest_without_tables_is_not_read(page):
+    about = json.loads(page.with_suffix(".json").read_text())
+    page.with_suffix(".json").write_text(json.dumps({"sha256": about["sha256"]}))
+    with pytest.raises(HashMismatch, match=r"page\.parquet"):
+        record.read(page)
+
+
 def test_a_recorded_function_is_called_once_with_plain_data(tmp_path, monkeypatch):
     @recorded
     def numbers(seed, more=()):
