@@ -206,7 +206,7 @@ def test_only_a_model_larger_than_a_gpu_is_split(folder, monkeypatch, memory, ex
 def test_rotary_angles_are_not_rounded():
     """A cast of the model would take their float32 frequencies along, and far tokens would turn by another angle."""
     narrow = models.load("tiny-llama", dtype=torch.bfloat16)
-    assert narrow.dtype == torch.bfloat16 and narrow.network.model.rotary_emb.inv_freq.dtype == torch.float32
+    assert narrow.network.dtype == torch.bfloat16 and narrow.network.model.rotary_emb.inv_freq.dtype == torch.float32
 
 
 def test_the_shipped_tiny_model_is_the_one_of_its_command(tmp_path):
