@@ -304,4 +304,4 @@ def writing(path: Path) -> Iterator[None]:
 def is_full(error: Exception) -> bool:
     """Whether an error means a full or read-only disk; safetensors reports it only in its text."""
     codes = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST)
-    return getattr(error, "errno", None) in codes or any(f"os error {code}" in str(error) for code in codes)
+    return getattr(error, "errno", None) in codes or any(f"(os error {code})" in str(error) for code in codes)

@@ -70,6 +70,7 @@ def test_a_full_disk_is_one_message_and_leaves_nothing(own_cache, kind, monkeypa
         cache.cached("test", {}, lambda: VALUES[kind], kind)
     assert [path.suffix for path in (own_cache / "test").iterdir()] == [".lock"]
     assert cache.is_full(RuntimeError("I/O error: No space left on device (os error 28)"))
+    assert not cache.is_full(RuntimeError("Cannot allocate memory (os error 12)"))
     assert not cache.is_full(ValueError("28")) and not cache.is_full(OSError(2, "No such file"))
 
 

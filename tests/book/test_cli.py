@@ -1,12 +1,15 @@
 """The `pg` command: presets and parameters, one message for bad input, and nothing heavy loaded before it is needed."""
 
+import os
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 import yaml
 
-from peaks_and_gates.book import cli, presets, runner
+from peaks_and_gates.book import cli, jobs, presets, runner
 from peaks_and_gates.errors import BadParameter, UnknownName
 
 HEAVY = ("torch", "matplotlib", "transformers", "papermill", "sklearn", "scipy")
@@ -18,6 +21,7 @@ HEAVY = ("torch", "matplotlib", "transformers", "papermill", "sklearn", "scipy")
         (["run", "--preset", "labtop"], 2, "Did you mean 'laptop'"),
         (["run", "--only", "subject"], 2, "Did you mean 'subjects'"),
         (["run", "--profile", "nowhere.yml"], 2, "does not exist"),
+        (["run", "--model", "smollm"], 2, "There is no model or folder 'smollm'"),
         (["compare", *[str(runner.root() / "src")] * 2], 2, "Neither"),
         (["compare", *[str(runner.root() / "results" / "laptop")] * 2], 0, "The same tables, numbers and verdicts."),
     ],
@@ -27,6 +31,38 @@ def test_the_answer_is_one_message(arguments, code, message, capsys):
         cli.main(arguments)
     output = capsys.readouterr()
     assert stop.value.code == code and message in (output.err or output.out)
+
+
+@pytest.fixture
+def own_signals():
+    """What SIGTERM does to the tests comes back afterwards."""
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+def test_a_run_that_is_stopped_from_outside_ends_its_jobs(monkeypatch, own_signals):
+    ended = []
+
+    def stopped(*_, **settings):
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(9)
+        finally:
+            ended.append("jobs")
+
+    monkeypatch.setattr(jobs, "run", stopped)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    with pytest.raises(SystemExit, match="stopped"):
+        cli.main(["run", "--preset", "smoke"])
+    assert ended == ["jobs"]
+
+
+def test_half_an_installation_is_one_message(monkeypatch, capsys, own_signals):
+    monkeypatch.setattr(cli, "require_packages", lambda: __import__("no_such_module"))
+    with pytest.raises(SystemExit):
+        cli.main(["run", "--preset", "smoke"])
+    assert capsys.readouterr().err == "pg: No module named 'no_such_module'\n"
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["status", "--preset", "smoke"]])

@@ -7,8 +7,10 @@ import os
 import shutil
 import subprocess
 import sys
+from http.client import IncompleteRead
 from importlib.metadata import version
 from types import SimpleNamespace
+from unittest.mock import MagicMock
 
 import pytest
 from IPython.core.inputtransformer2 import TransformerManager
@@ -56,6 +58,14 @@ def test_what_is_fetched_must_be_what_the_card_says(installed):
         cache.shipped(ADAPTER)
     (project / "_config.yml").write_text('repository:\n  url: ""  # none yet\n')
     with pytest.raises(MissingFile, match="no repository is named"):
+        cache.shipped(ADAPTER)
+
+
+def test_a_download_that_is_cut_off_is_one_message(installed, monkeypatch):
+    response = MagicMock()
+    response.__enter__().read.side_effect = IncompleteRead(b"half")
+    monkeypatch.setattr("urllib.request.urlopen", lambda *_, **settings: response)
+    with pytest.raises(MissingFile, match="IncompleteRead"):
         cache.shipped(ADAPTER)
 
 

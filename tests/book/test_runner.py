@@ -182,3 +182,12 @@ def test_the_books_own_pages_can_be_planned_at_every_size():
     for preset in presets.NAMES:
         pages = runner.plan(preset)
         assert len(pages) > 25 and len({job.key for job in pages}) == len(pages) and keys.root() == ROOT
+
+
+def test_a_relative_cache_is_where_the_run_was_called(checkout, monkeypatch):
+    folders = []
+    monkeypatch.setattr("papermill.execute_notebook", lambda *_, **how: folders.append(os.environ["PG_CACHE"]))
+    monkeypatch.chdir(checkout)
+    monkeypatch.setenv("PG_CACHE", "stored")
+    runner.perform(runner.plan("smoke", ["first"])[0])  # the page's own folder is another
+    assert folders == [str(checkout / "stored")] and os.environ["PG_CACHE"] == "stored"

@@ -31,10 +31,10 @@ def run(jobs: Sequence[Job], force: bool = False, executor: str = "here", profil
         print(f"Left out, as this size has no vision-language model (name one with --model): {', '.join(left_out)}.")
     todo = [job for job in jobs if job.runnable and (force or job.state != "done")]
     print(f"{len(jobs) - len(todo)} of {len(jobs)} pages are done or left out.", flush=True)
-    here, settings = executor == "here", resources(jobs[0].preset, profile)
-    failures = in_turn(todo) if here else as_jobs(todo, executor, settings, force)
-    if jobs[0].record.parent.is_dir():
-        print(f"Claims: {write_scorecard(jobs)}. The record is {jobs[0].record.parent}.")
+    preset, record = jobs[0].preset, jobs[0].record.parent
+    failures = in_turn(todo) if executor == "here" else as_jobs(todo, executor, resources(preset, profile), force)
+    if record.is_dir():
+        print(f"Claims: {write_scorecard(jobs)}. The record is {record}.")
     return failures
 
 

@@ -18,12 +18,11 @@ from torch import Tensor
 
 from ..errors import BadParameter, BadStates, TooFewPoints
 from ..landscape.density_peaks import Recipe, clustered, first_of_identical, landscape
-from ..landscape.neighbours import as_matrix, balanced_overlap, nearest_neighbours
+from ..landscape.neighbours import N_SHUFFLES, as_matrix, balanced_overlap, nearest_neighbours
 from ..statistics import PERCENTILES, Estimate, bootstrap_mean, coded, null_of, subsampled
 
 Vectors = "np.ndarray | Tensor"  # (n, d) float, one token's vector per example
 LEAST_NORM = 1e-150  # squares of what is shorter lose digits
-SHUFFLES = 50  # replicates of a null
 THRESHOLDS = 256  # values of |cos| between which a replicate of the bootstrap is interpolated
 
 # The paper's two published settings; Gride scale 3 is what the code calls ids[3].
@@ -140,7 +139,7 @@ def modality_homogeneity(
     rng = np.random.default_rng(seed)
     estimates = {}
     for (name, assignment), estimate in zip(peaks.items(), spread, strict=True):
-        null = [homogeneity_score(rng.permutation(modality), assignment) for _ in range(SHUFFLES)]
+        null = [homogeneity_score(rng.permutation(modality), assignment) for _ in range(N_SHUFFLES)]
         ends = {"low": max(estimate.low, 0.0), "high": min(estimate.high, 1.0)}
         estimates[name] = replace(estimate, **ends, **null_of(null))
     return estimates

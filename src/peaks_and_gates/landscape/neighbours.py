@@ -15,7 +15,7 @@ from peaks_and_gates.errors import BadParameter, BadStates, TooFewPoints
 from peaks_and_gates.statistics import Estimate, at_least, bootstrap_mean, coded, null_of
 
 TOLERANCE = 1e-8  # largest relative error of a squared distance that is not computed again
-N_SHUFFLES = 50  # of the labels, for the null of their overlap: a mean over all points, and therefore steady
+N_SHUFFLES = 50  # of the labels, for a null: what is shuffled is a mean over all points, and therefore steady
 
 
 def nearest_neighbours(

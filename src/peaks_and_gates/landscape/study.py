@@ -152,6 +152,9 @@ def geometry_of_models(study: Study, pretrained: str, fine_tuned: Sequence[str])
     pretrained: read without shots and with the most.  fine_tuned: seeds, as in `of_seeds`.
     """
     ends = [study.shots[0], study.shots[-1]]
-    answer = [geometry_table(replace(study, model=pretrained, shots=ends)), of_seeds(study, fine_tuned, geometry_table)]
-    groups = {"raw model": [geometry_table(study)], "models that answer": answer}
-    return pd.concat((t.assign(group=group) for group, tables in groups.items() for t in tables), ignore_index=True)
+    tables = [
+        geometry_table(study).assign(group="raw model"),
+        geometry_table(replace(study, model=pretrained, shots=ends)).assign(group="models that answer"),
+        of_seeds(study, fine_tuned, geometry_table).assign(group="models that answer"),
+    ]
+    return pd.concat(tables, ignore_index=True)
