@@ -152,9 +152,6 @@ def geometry_of_models(study: Study, pretrained: str, fine_tuned: Sequence[str])
     pretrained: read without shots and with the most.  fine_tuned: seeds, as in `of_seeds`.
     """
     ends = [study.shots[0], study.shots[-1]]
-    tables = [
-        geometry_table(study).assign(group="raw model"),
-        geometry_table(replace(study, model=pretrained, shots=ends)).assign(group="models that answer"),
-        of_seeds(study, fine_tuned, geometry_table).assign(group="models that answer"),
-    ]
+    answer = [geometry_table(replace(study, model=pretrained, shots=ends)), of_seeds(study, fine_tuned, geometry_table)]
+    tables = [geometry_table(study).assign(group="raw model"), *(t.assign(group="models that answer") for t in answer)]
     return pd.concat(tables, ignore_index=True)
