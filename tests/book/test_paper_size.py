@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from peaks_and_gates import record
-from peaks_and_gates.book import jobs, runner
+from peaks_and_gates.book import jobs, presets, runner
 from training.adapters import data
 from training.adapters import train as finetune
 from training.tiny_llama import save
@@ -41,6 +41,15 @@ def folders(tmp_path_factory):
     log = finetune.train(settings, folder / "adapter", dtype=torch.float32)
     assert len(log.loss) == 40
     return {"model": str(model), "questions": str(questions), "adapter": str(folder / "adapter")}
+
+
+def test_the_paper_preset_draws_what_the_paper_drew():
+    preset = presets.load("paper")
+    assert (preset["selection"], preset["n_orders"], preset["n_patched"]) == ("paper", "paper", 1000)
+    trees = preset["fine_tuned_tree"] + [preset["checkpoints"].rpartition("/")[2]]
+    assert trees == ["llama-3-8b-fine-tuned-tree", "fine-tuned-tree"]
+    for recipe in finetune.recipes("paper").values():
+        assert (recipe["selection"], recipe["splits"]) == ("paper", ["train"])
 
 
 def test_the_landscape_of_the_paper_preset_runs(folders, checkout):

@@ -38,7 +38,7 @@ def by_hand(n_test: int = 6, n_dev: int = 5, subject: str = "world_religions") -
     return QuestionSet("by hand", {}, dev, {}, {}, test)
 
 
-def test_prompt_is_mmlus_byte_for_byte():
+def test_prompt_is_the_papers_byte_for_byte():
     prompt = build_prompts(by_hand(n_test=1, n_dev=2), n_shots=1)[0]
     assert prompt.text == (
         "The following are multiple choice questions (with answers) about world religions.\n\n"
