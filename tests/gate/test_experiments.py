@@ -260,24 +260,6 @@ def test_names_that_begin_alike_are_left_out(monkeypatch):
         NATIVE.pairs()
 
 
-def test_pages_compare_and_search_the_words_of_a_pair(monkeypatch):
-    first, second = pictures.pairs("scenes", 2)[0].pictures
-    pair = pictures.Pair(("green mamba", "siberian husky"), ("red", "blue"), (first, second))
-    monkeypatch.setattr(Experiment, "pairs", lambda *_: [pair])
-    step = ("none", 0)
-    _, logits = page_code("gate/patching")["compare_pairs"](NATIVE, [step])
-    rows = []
-    for picture in first:
-        batch = alone(NATIVE, picture, "<image> what is the largest thing?")
-        with torch.inference_mode():
-            out = NATIVE.load().network(**batch.inputs).logits[0, -1]
-        rows.append(out[[first_token(NATIVE.load(), word) for word in pair.words]])
-    assert torch.allclose(logits[step].float(), torch.stack(rows), atol=1e-4)
-    page = page_code("gate/steering")
-    (trial,), _ = page["make_trials"](NATIVE)
-    assert page["shares"]("classes", ["red circle"], [trial])["own"].tolist() == [True]
-
-
 # Minis with known wiring decide whether the tools are right: what must destroy destroys, the rest does not
 
 N = 160  # questions; an accuracy is known to about .04

@@ -3,8 +3,10 @@
 import pytest
 import torch
 
+from page_code import page_code
 from peaks_and_gates.errors import BadParameter, BadStates
-from peaks_and_gates.gate import patching
+from peaks_and_gates.gate import patching, pictures, vlm
+from peaks_and_gates.gate.experiment import Experiment, first_token
 from tiny_vlms import FAMILIES, close, encoded, generated, load, logits
 
 
@@ -98,3 +100,19 @@ def test_bad_input():
     with pytest.raises(BadParameter, match=r"Row 0 has \d+ tokens in the set"):
         position(batch, "block")
     assert torch.equal(logits(model, batch), before)  # nothing is left behind
+
+
+def test_pages_compare_and_search_the_words_of_a_pair(monkeypatch):
+    experiment = Experiment("mini-native-0", n_per_pair=2, batch_size=2)
+    first, second = pictures.pairs("scenes", 2)[0].pictures
+    pair = pictures.Pair(("green mamba", "siberian husky"), ("red", "blue"), (first, second))
+    monkeypatch.setattr(Experiment, "pairs", lambda *_: [pair])
+    _, of_words = page_code("gate/patching")["compare_pairs"](experiment, [("none", 0)])
+    model = experiment.load()
+    columns = [first_token(model, word) for word in pair.words]
+    for picture, found in zip(first, of_words["none", 0], strict=True):
+        batch = vlm.encode(model, [picture.image], ["<image> what is the largest thing?"])
+        assert close(found, logits(model, batch)[0, -1, columns], 1e-4)
+    page = page_code("gate/steering")
+    (trial,), _ = page["make_trials"](experiment)
+    assert page["shares"]("classes", ["red circle"], [trial])["own"].tolist() == [True]
