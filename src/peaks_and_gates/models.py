@@ -56,12 +56,11 @@ class LanguageModel:
     @property
     def letter_tokens(self) -> torch.Tensor:
         """Ids of " A", " B", " C", " D", (4,): what follows "Answer:".  Raises ModelUnavailable."""
-        ids = [self.tokenizer.encode(f" {letter}", add_special_tokens=False) for letter in "ABCD"]
-        # Tokenizers of the SentencePiece kind write the space as a token of its own at the start of a text.
-        ids = [i[-1:] if len(i) == 2 and self.tokenizer.decode(i[:1]).strip() == "" else i for i in ids]
-        if len({i[0] for i in ids if len(i) == 1}) < 4:
+        tokens = lambda text: self.tokenizer.encode(text, add_special_tokens=False)
+        ids, stem = [tokens(f"Answer: {letter}") for letter in "ABCD"], tokens("Answer:")
+        if any(i[:-1] != stem for i in ids) or len({i[-1] for i in ids}) < 4:
             raise ModelUnavailable(f"The tokenizer of {self.name} splits the answer letters, or knows none: {ids}.")
-        return torch.tensor(ids).flatten()  # (4,)
+        return torch.tensor(ids)[:, -1]  # (4,)
 
 
 def best_device() -> torch.device:
@@ -118,8 +117,8 @@ def adapter_hash(folder: Path) -> dict[str, str]:
         raise MissingFile(f"{folder} holds no {missing[0]}, so it is no complete PEFT adapter. See training/adapters.")
     # The card of a checkpoint is its adapter's.
     home = folder.parents[1] if folder.parent.name == "checkpoints" else folder
-    if (home / "card.json").is_file():
-        sha256 = cache.read_json(home / "card.json")["files"]
+    sha256 = cache.read_json(home / "card.json").get("files") if (home / "card.json").is_file() else None
+    if isinstance(sha256, dict):  # else it is the card of somebody else's adapter
         files = [(folder.relative_to(home) / file).as_posix() for file in ADAPTER]
         cache.check_files(home, {file: sha256.get(file, "") for file in files})
     return {"adapter_sha256": cache.digest([cache.file_sha256(folder / file) for file in ADAPTER])}
@@ -325,7 +324,7 @@ def read_points(network: PreTrainedModel, name: str) -> tuple[nn.Module, ...]:
     """
     decoder = network.get_decoder()
     blocks, final = getattr(decoder, "layers", None), getattr(decoder, "norm", None)
-    if blocks is None or final is None or not hasattr(blocks[0], "input_layernorm"):
+    if blocks is None or final is None or not all(hasattr(block, "input_layernorm") for block in blocks):
         raise ModelUnavailable(f"{name} has no `layers[i].input_layernorm` or `norm`: add it to `models.read_points`.")
     return (*(block.input_layernorm for block in blocks[1:]), final)
 

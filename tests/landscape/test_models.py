@@ -120,6 +120,7 @@ def test_a_tokenizer_that_cannot_say_where_its_tokens_are_is_refused(folder):
 def test_weights_that_do_not_fit_are_refused_by_name(tmp_path, shipped):
     copying = {"dirs_exist_ok": True, "ignore": shutil.ignore_patterns("card.json")}
     (path,) = shutil.copytree(models.in_checkout(f"weights/smoke/{shipped}"), tmp_path, **copying).glob("*.safetensors")
+    (tmp_path / "card.json").write_text('{"license": "mit"}')  # somebody else's
     about, weights = models.metadata(path), load_file(path)
     renamed, broken, *_ = sorted(name for name in weights if "q_proj" in name)
     weights["more"] = weights.pop(renamed)

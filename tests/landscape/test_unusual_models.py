@@ -33,6 +33,9 @@ UNUSUAL = [
     ("Granite", {"logits_scaling": 8.0}, SCALED),
     ("Qwen3Next", LINEAR, "qwen3_next fails on two prompts"),  # states of a recurrence, not keys and values
     ("Llama", {"rope_parameters": LONGROPE}, "300 fit"),
+    # From some length on such models read otherwise, whatever their config calls it.
+    ("Doge", {"keep_window_size": 100}, "residual of layer . is off"),
+    ("Llama", {"attention_chunk_size": 150}, "residual of layer . is off"),
     ("Olmo", {}, None),  # norms without weights
     # A window shorter than a prefix, between prefix and prompt, a little shorter than the longest.
     *(("Mistral", {"sliding_window": window}, None) for window in (40, 300, 370)),
@@ -88,6 +91,21 @@ def test_a_cache_that_loses_what_lies_beyond_the_window_is_seen_when_a_prompt_re
     extract(model, build_prompts(make_questions(1, 3), 0, with_header=False))
     with pytest.raises(ModelUnavailable, match="residual of layer 2"):
         extract(model, build_prompts(make_questions(1, 3), 2, n_orders=1))
+
+
+def test_the_length_that_a_model_reads_stands_in_the_part_of_its_config_about_text(tiny, monkeypatch):
+    model = tiny_language_model(transformers.LlamaConfig, tiny.tokenizer)
+    nested = transformers.LlamaConfig(max_position_embeddings=300)
+    monkeypatch.setattr(model.network.config, "get_text_config", lambda: nested)
+    with pytest.raises(BadParameter, match="300 fit"):
+        extract(model, build_prompts(make_questions(1, 3), 2, n_orders=1))
+
+
+def test_letters_that_do_not_follow_the_colon_as_one_token_are_refused(tiny):
+    tokenizer = copy.deepcopy(tiny.tokenizer)
+    tokenizer.backend_tokenizer.normalizer = normalizers.Lowercase()  # " a" is no token of its own
+    with pytest.raises(ModelUnavailable, match="splits the answer letters"):
+        _ = dataclasses.replace(tiny, tokenizer=tokenizer).letter_tokens
 
 
 def test_norms_of_another_layer_are_seen(prompts):

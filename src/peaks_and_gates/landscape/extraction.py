@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from functools import cache
 from itertools import groupby, islice
 from typing import Any
-from weakref import WeakSet
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -47,7 +47,7 @@ FEWEST_TOKENS, MOST_TOKENS = 4096, 65_536  # of one forward pass: on a CPU more 
 SHOTS = "Oslo?\nAnswer: A\n\nRome?\nAnswer: B\n\n"
 SAMPLE = [Prompt("", SHOTS, question, 0) for question in ("Lima?\nAnswer:", "Accra, Cairo or Dakar?\nAnswer:")]
 ADVICE = "It cannot be read by shared prefixes: take a model of another family, or float32 if it is in half precision."
-compared: WeakSet[LanguageModel] = WeakSet()  # models that passed
+compared: WeakKeyDictionary[LanguageModel, int] = WeakKeyDictionary()  # tokens of the longest prompt that passed
 
 
 @dataclass(frozen=True)
@@ -67,9 +67,10 @@ def encode(model: LanguageModel, prompts: Sequence[Prompt]) -> list[Encoded]:
     Raises BadParameter for a prompt of more tokens than the model was made for: farther on it returns noise.
     Raises ModelUnavailable for a tokenizer that does not reach a prompt's end, or knows tokens that the model does not.
     """
-    encoded, most = [], getattr(model.network.config, "max_position_embeddings", None) or math.inf
+    encoded, config = [], model.network.config.get_text_config()
+    most = getattr(config, "max_position_embeddings", None) or math.inf
     # Beyond this length such a model turns all tokens by other angles, also those of a prefix that was shorter.
-    if (rope := getattr(model.network.config, "rope_parameters", None) or {}).get("rope_type") == "longrope":
+    if (rope := getattr(config, "rope_parameters", None) or {}).get("rope_type") == "longrope":
         most = rope["original_max_position_embeddings"]
     batch = model.tokenizer([prompt.text for prompt in prompts], return_offsets_mapping=True)
     for n, (prompt, ids, offsets) in enumerate(zip(prompts, batch["input_ids"], batch["offset_mapping"], strict=True)):
@@ -153,31 +154,31 @@ def run(model: LanguageModel, encoded: list[Encoded], points: Sequence[str], lim
 def compare(model: LanguageModel, encoded: list[Encoded]) -> None:
     """Read two prompts as `extract` does, behind one prefix and without, and alone by the model's own forward pass.
 
-    Short ones when a model is used for the first time; whenever some prompt reaches beyond its attention window, the
-    longest one, and the shortest question behind the same prefix.  At every layer the states at both points, and at the
-    end the letters' log-probabilities, agree to 1e-4 of their norm, in half precision to 16 roundings.  It is for
-    `require_finite` to say where the model's own are not finite.
+    Short ones when a model is used for the first time; whenever some prompt is longer than all before, this one and
+    the shortest question behind the same prefix, as many a model reads otherwise beyond some length.  At every layer
+    the states at both points, and at the end the letters' log-probabilities, agree to 1e-4 of their norm, in half
+    precision to 16 roundings.  It is for `require_finite` to say where the model's own are not finite.
     Raises ModelUnavailable with the first layer that does not, and the size of the difference.
     """
     longest = max(encoded, key=lambda item: len(item.prefix + item.rest))
-    beyond = len(longest.prefix + longest.rest) > (getattr(model.network.config, "sliding_window", None) or math.inf)
-    if model in compared and not beyond:
-        return
-    pair = [longest, min(encoded, key=lambda item: len(item.rest))] if beyond else encode(model, SAMPLE)
-    prefix, rests, letters = pair[0].prefix, [item.rest for item in pair], model.letter_tokens
-    splits = [*((prefix, rest) for rest in rests), *(((), prefix + rest) for rest in rests)]
-    try:
-        ours = by_layer(run(model, [Encoded(index, *split) for index, split in enumerate(splits)], POINTS, None))
-        own = by_layer(own_forward(model, [prefix + rest for rest in rests], letters))
-    except Exception as error:  # an architecture that cannot be read so leads to errors of many kinds
-        raise ModelUnavailable(f"{model.name} fails on two prompts: {one_line(error)}. {ADVICE}") from error
-    for name, expected in own.items():  # (2, D) of a point and layer, (2, 4) of the letters
-        difference = ours[name].double().unflatten(0, (2, 2)) - expected.double()  # behind a prefix or not, prompt, ...
-        error = float((difference.norm(dim=-1) / expected.double().norm(dim=-1).clamp(min=1e-30)).max())
-        if not error <= max(1e-4, 16 * torch.finfo(model.network.dtype).eps) and expected.isfinite().all():
-            where = name.replace(".", " of layer ")
-            raise ModelUnavailable(f"{model.name}: {where} is off the model's own by {error:.2g} of its norm. {ADVICE}")
-    compared.add(model)
+    pairs = [] if model in compared else [encode(model, SAMPLE)]
+    if (length := len(longest.prefix + longest.rest)) > compared.get(model, 0):
+        pairs.append([longest, min(encoded, key=lambda item: len(item.rest))])
+    for pair in pairs:
+        prefix, rests, letters = pair[0].prefix, [item.rest for item in pair], model.letter_tokens
+        splits = [*((prefix, rest) for rest in rests), *(((), prefix + rest) for rest in rests)]
+        try:
+            ours = by_layer(run(model, [Encoded(index, *split) for index, split in enumerate(splits)], POINTS, None))
+            own = by_layer(own_forward(model, [prefix + rest for rest in rests], letters))
+        except Exception as error:  # an architecture that cannot be read so leads to errors of many kinds
+            raise ModelUnavailable(f"{model.name} fails on two prompts: {one_line(error)}. {ADVICE}") from error
+        for name, expected in own.items():  # (2, D) of a point and layer, (2, 4) of the letters
+            difference = ours[name].double().unflatten(0, (2, 2)) - expected.double()  # behind a prefix or not, prompt,
+            error = float((difference.norm(dim=-1) / expected.double().norm(dim=-1).clamp(min=1e-30)).max())
+            if not error <= max(1e-4, 16 * torch.finfo(model.network.dtype).eps) and expected.isfinite().all():
+                where = f"{model.name}: {name.replace('.', ' of layer ')}"
+                raise ModelUnavailable(f"{where} is off the model's own by {error:.2g} of its norm. {ADVICE}")
+    compared[model] = max(length, compared.get(model, 0))
 
 
 def own_forward(model: LanguageModel, texts: list[tuple[int, ...]], letters: Tensor) -> dict[str, Tensor]:
@@ -200,7 +201,7 @@ def max_batch_tokens(model: LanguageModel) -> int:
     """Tokens of one forward pass: few on a CPU, on a GPU as many as half of its free memory has room for."""
     if model.device.type == "cpu":
         return FEWEST_TOKENS
-    config = model.network.config
+    config = model.network.config.get_text_config()
     kv_width = config.hidden_size * config.num_key_value_heads // config.num_attention_heads
     # Of a token of a batch at most: keys and values twice, every block's state, the widest product.
     blocks = config.num_hidden_layers
