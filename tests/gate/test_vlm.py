@@ -138,10 +138,14 @@ def test_a_model_that_is_not_shown_its_images_is_refused(family):
 def test_numbers_of_the_codebook_are_not_taken_for_tokens(family, monkeypatch):
     """Most are codes of the vocabulary, too, only of other images: nothing else would show it."""
     folder = str(tiny_vlm(family))
-    mapping = type(vlm.load(folder, torch.float32, "cpu").network.model.vocabulary_mapping)
+    model = vlm.load(folder, torch.float32, "cpu")
+    mapping = type(model.network.model.vocabulary_mapping)
     monkeypatch.setattr(mapping, "convert_img2bpe", lambda self, numbers: numbers)
     with pytest.raises(ModelUnavailable, match="not embedded as the image tokens of the vocabulary"):
         vlm.load(folder, torch.float32, "cpu")
+    for _ in range(2):  # nor when the image is shown again
+        with pytest.raises(ModelUnavailable, match="not embedded"):
+            logits(model, vlm.encode(model, [picture(7)], ["<image> a"]))
 
 
 # --- names ---
@@ -256,8 +260,11 @@ def test_a_text_to_be_continued_ends_in_its_last_word(model, monkeypatch):
         ends[task] = model.tokenizer.decode(batch.inputs["input_ids"][0])[-10:]
     assert ends["questions"] == ends["captions"] == "ASSISTANT:"
     assert ends["classes"] == "nimal is a" and ends["image, then text"].endswith("So a")
-    [(_, batch, _)] = Experiment("chameleon-30b", source="paper").batches("classes", shown)
-    assert "Answer the question using" in batch.texts[0] and batch.texts[0].endswith("This animal is a")
+    for name in ("chameleon-30b", "facebook/chameleon-30b", "facebook/chameleon-30b@" + "a" * 40):
+        [(_, batch, _)] = Experiment(name, source="paper").batches("classes", shown)
+        assert "Answer the question using" in batch.texts[0] and batch.texts[0].endswith("This animal is a")
+    [(_, batch, _)] = Experiment("BAAI/Emu3-Chat-hf", source="paper").batches("captions", shown)
+    assert "Describe this picture briefly" in batch.texts[0]
 
 
 @pytest.mark.parametrize(

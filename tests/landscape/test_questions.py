@@ -209,6 +209,8 @@ def test_a_part_of_the_papers_questions(of_mmlus_size):
     for split in ("validation", "train"):
         with pytest.raises(BadParameter, match=f"{split}: the paper has no orders"):
             build_prompts(every, 1, "paper", split=split)
+    with pytest.raises(BadParameter, match="the paper has no orders"):
+        build_prompts(load("wordnet", 1, 2), 1, "paper")
 
 
 def test_a_question_in_two_splits_is_drawn_as_a_shot_once(of_mmlus_size):

@@ -24,7 +24,7 @@ from tqdm.auto import tqdm
 
 from ..cache import digest
 from ..errors import BadParameter
-from ..models import dtype_named
+from ..models import MODELS, dtype_named
 from ..statistics import Estimate, over_seeds
 from . import measures, vlm
 from . import pictures as picture_sets
@@ -107,7 +107,8 @@ class Experiment:
         texts: prompts in place of the task's.  A row's seed is its picture's and the experiment's alone: what is drawn
         with it does not depend on the batch.
         """
-        model, prompts = self.load(), PROMPTS[self.source] | PROMPTS.get(f"{self.source}, {self.model}", {})
+        repo = MODELS.get(self.model, {}).get("repo", self.model.partition("@")[0])
+        model, prompts = self.load(), PROMPTS[self.source] | PROMPTS.get(f"{self.source}, {repo}", {})
         reader = model if task in TEMPLATED else replace(model, template="{prompt}")
         texts = [prompts[task].format(question=picture.question) for picture in pictures] if texts is None else texts
         with tqdm(total=len(pictures), desc=f"{self.model}, {task}", unit="picture") as progress:
@@ -171,7 +172,8 @@ class Knockout:
     """Which tokens are not read by which: groups of tokens, as `TokenMap.where` names them.
 
     n_random: only so many tokens of the sources, drawn with `seed`; below 1, that part of them, one token at least.
-    rank: only the token of this rank among the sources, 0 for the first.  first: the first block it is done in.
+    rank: only the token of this rank among the sources, 0 for the first; of fewer, the last one.
+    first: the first block it is done in.
     """
 
     sources: tuple[str, ...] = ()
@@ -187,21 +189,20 @@ class Knockout:
             return None
         members = tokens.where(*self.sources)  # (B, T)
         if self.rank is not None:
-            return members & (members.cumsum(1) == self.rank + 1)
+            place = members.sum(1, keepdim=True).clamp(max=self.rank + 1)  # the last of an image that has fewer
+            return members & (members.cumsum(1) == place)
         if self.n_random is None:
             return members
         count = lambda n: self.n_random if self.n_random >= 1 else max(1, round(self.n_random * n))
         rows = zip(tokens.kinds, members.sum(1).tolist(), seeds, strict=True)
-        chosen = [TokenMap(row[None]).random(*self.sources, count(n), self.seed + seed) for row, n, seed in rows]
-        return torch.cat(chosen)
+        return torch.cat([TokenMap(row[None]).random(*self.sources, count(n), self.seed + s) for row, n, s in rows])
 
     def draws(self, experiment: Experiment) -> list[Knockout]:
         """A knockout of random tokens once for every draw of the experiment; any other once."""
         if self.n_random is None:
             return [self]
         n = experiment.n_random if self.n_random >= 1 else self.n_random
-        seeds = range(experiment.seed, experiment.seed + experiment.n_repeats)
-        return [replace(self, n_random=n, seed=seed) for seed in seeds]
+        return [replace(self, n_random=n, seed=experiment.seed + draw) for draw in range(experiment.n_repeats)]
 
 
 # Table 1: the end-of-image token hidden from the text; the image itself; a few image tokens; all of it.  The paper's 10

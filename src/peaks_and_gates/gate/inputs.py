@@ -219,12 +219,12 @@ def encode_once(network: PreTrainedModel) -> None:
             image = image.to(next(network.model.vqmodel.parameters()).device)  # of a model on several devices
             outputs = []
             with network.model.vqmodel.quantize.register_forward_hook(lambda *parts: outputs.append(parts[-1])):
-                known[key] = encode(image[None], *[] if size is None else [size]).flatten().to(embed.weight.device)
+                ids = encode(image[None], *[] if size is None else [size]).flatten().to(embed.weight.device)
             numbers = outputs[0][-1] if isinstance(outputs[0], tuple) else outputs[0]  # in the codebook
             expected = [mapping.img2bpe[number] for number in numbers.flatten().tolist()]
-            ids = known[key][known[key] != getattr(mapping, "eol_token_id", -1)]  # without Emu3's ends of rows
-            if ids.tolist() != expected:
+            if ids[ids != getattr(mapping, "eol_token_id", -1)].tolist() != expected:  # without Emu3's ends of rows
                 raise ModelUnavailable("The codes of an image are not embedded as the image tokens of the vocabulary.")
+            known[key] = ids
         return known[key]
 
     def get_image_features(pixel_values: Tensor, image_sizes: Tensor | None = None, **_) -> BaseModelOutputWithPooling:

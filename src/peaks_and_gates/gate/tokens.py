@@ -64,7 +64,7 @@ class TokenMap:
     kinds: (B, T) uint8, indices into KINDS:
         padding  not part of the prompt
         begin    the token that the image's block begins with
-        image    the tokens that carry the image's features or codes
+        image    the tokens that carry the image's features or codes; in Emu3 also the ends of rows among them
         special  everything else inside the block: row breaks, tags of tiles, the digits of the size
         end      all that follows the last image token, to the token that the block ends with: two in Emu3, one in the
                  others; in a family that has none, the first token after the image

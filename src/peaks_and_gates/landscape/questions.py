@@ -248,7 +248,7 @@ def _part(questions: QuestionSet, n_subjects: int | None, n_per_subject: int | N
         places = np.sort(rng.choice(rows[subject], min(cap, len(rows[subject])), replace=False))
         splits["test"][subject] = tuple(items[i] for i in places)
         order_numbers[subject] = tuple(numbers[starts[known.index(subject)] + places].tolist())
-    return replace(questions, **splits, order_numbers=order_numbers)
+    return replace(questions, **splits, order_numbers=order_numbers if questions.name == "mmlu" else {})
 
 
 def _paper_rows(questions: Mapping[str, Sequence], most: int) -> dict[str, list[int]]:
