@@ -108,6 +108,12 @@ def test_letters_that_do_not_follow_the_colon_as_one_token_are_refused(tiny):
         _ = dataclasses.replace(tiny, tokenizer=tokenizer).letter_tokens
 
 
+def test_blocks_of_unlike_layout_are_refused(tiny):
+    """OLMo-Hybrid's first block has what the reading needs, its attention blocks have not."""
+    with pytest.raises(ModelUnavailable, match=r"add it to `models\.read_points`"):
+        tiny_language_model(transformers.OlmoHybridConfig, tiny.tokenizer)
+
+
 def test_norms_of_another_layer_are_seen(prompts):
     model = models.load("tiny-llama", dtype=torch.float64)
     for norm in model.norms:
