@@ -31,7 +31,7 @@ from typing import Any, Literal
 
 from .errors import BookError, HashMismatch, MissingFile, StorageFull
 
-STATES = 2  # raise it when models, landscape.extraction or gate.vlm give other states than before: all pages are stale
+STATES = 3  # raise it when models, landscape.extraction or gate.vlm give other states than before: all pages are stale
 PACKAGES = ("torch", "transformers", "peft", "datasets", "dadapy", "numpy", "scikit-learn", "safetensors")
 SOURCE = Path(__file__).parent
 
