@@ -1,4 +1,4 @@
-"""The five sizes of the book: one YAML file each, read, checked and overridden here."""
+"""The six sizes of the book: one YAML file each, read, checked and overridden here."""
 
 import json
 import os
@@ -13,7 +13,7 @@ from ..errors import BadParameter, UnknownName
 FOLDER = files("peaks_and_gates") / "presets"
 VISITED = {"COLAB_RELEASE_TAG", "KAGGLE_KERNEL_RUN_TYPE", "BINDER_SERVICE_HOST"}  # set where pages are guests
 WORDS = {"n_orders": ("paper",)}  # what may stand for a whole number, besides None
-NAMES = ("smoke", "quick", "laptop", "colab", "paper")  # smallest first
+NAMES = ("smoke", "quick", "laptop", "full", "colab", "paper")  # smallest first
 
 
 def load(name: str) -> dict[str, Any]:
