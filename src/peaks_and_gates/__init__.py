@@ -9,8 +9,12 @@ table = geometry_table(study)
 import importlib
 from typing import Any
 
-_PLACES = {"recorded": "record", "show_claims": "book.claims"}  # functions, and the modules that they stand in
-__all__ = ["figures", "gate", "landscape", "recorded", "show_claims"]
+_PLACES = {
+    "recorded": "record",
+    "shipped": "record",
+    "show_claims": "book.claims",
+}  # functions, and the modules that they stand in
+__all__ = ["figures", "gate", "landscape", "recorded", "shipped", "show_claims"]
 
 
 def __getattr__(name: str) -> Any:
