@@ -44,5 +44,5 @@ def test_no_option_is_above_or_below_the_answer(words):
 
 def test_too_few_words_name_the_subject():
     entries = [build.Entry(f"word{i}", "some definition", "0") for i in range(20)]
-    with pytest.raises(BadQuestions, match="'tiny' has 20 usable words; 155"):
+    with pytest.raises(BadQuestions, match="'tiny' has 20 usable words; 210"):
         build.split("tiny", entries)

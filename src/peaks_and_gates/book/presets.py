@@ -44,8 +44,8 @@ def fitting(page: dict[str, Any]) -> dict[str, Any]:
 def override(defaults: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     """`defaults` with `changes` put in; each must exist there and keep its type.
 
-    A default of None takes a value of any type, and None may stand for any whole number, which then has no limit
-    (`n_orders`), as may a word of WORDS.  Raises UnknownName, BadParameter.
+    A default of None takes a value of any type, and None may stand for any whole number, which then has no limit, as
+    may a word of WORDS.  Raises UnknownName, BadParameter.
     """
     for name, value in changes.items():
         if name not in defaults:
@@ -58,7 +58,7 @@ def check_type(name: str, value: Any, default: Any) -> None:
     """Raise BadParameter unless `value` can stand where `default` stands."""
     words = (None, *WORDS.get(name, ()))
     kind = int if default in words else type(default)
-    if default is None or (kind is int and value in words) or (kind is float and type(value) is int):
+    if (default is None and name not in WORDS) or (kind is int and value in words) or (kind is float and type(value) is int):
         return
     if type(value) is not kind:
         wrong = f"not the {type(value).__name__} {value!r}"

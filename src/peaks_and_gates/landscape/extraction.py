@@ -104,8 +104,8 @@ def walk(
             say_once(f"{model.name}: of the prompts' beginnings {most} are kept at a time, no more fit into memory.")
         for start in range(0, len(group), most):
             part = group[start : start + most]
-            kept = read_nodes(model, part, keys_values)
-            yield from walk(model, part, batch_tokens, room - len(part) * (length + size), kept, length + size)
+            theirs = read_nodes(model, part, keys_values)
+            yield from walk(model, part, batch_tokens, room - len(part) * (length + size), theirs, length + size)
 
 
 @cache
