@@ -118,6 +118,15 @@ def test_selection(words, tmp_path, monkeypatch):
         load("wordnet", n_per_subject=159)
 
 
+def test_names_are_a_set_to_test_with():
+    names = load("wordnet-instances", 8, 50)
+    assert len(build_prompts(names, 5)) == 8 * 50 and "painters" in names.subjects
+    with pytest.raises(BadQuestions, match="'wordnet-instances' has no train questions"):
+        build_prompts(names, 0, split="train")
+    with pytest.raises(UnknownName, match="Known: mmlu, wordnet, wordnet-instances"):
+        load("names of stars")
+
+
 BAD = {"options": [("a", "b", "c"), (*"abc", 1)], "answer": [4, "B", True, 2.0], "text": [None]}
 
 

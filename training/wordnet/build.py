@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from itertools import islice
@@ -57,7 +57,7 @@ class Synset:
     gloss: str
     hypernyms: tuple[str, ...]
     topics: tuple[str, ...]
-    is_instance: bool
+    classes: tuple[str, ...]  # of an instance, such as *Tolstoy*, which has no hypernym besides
     has_usage: bool
     field: str
 
@@ -93,10 +93,10 @@ class Entry:
 
 
 @cache
-def subjects() -> tuple[Subject, ...]:
-    """The subjects in the order of the file, which also settles synsets that two of them reach."""
+def subjects(file: Path = SUBJECTS_FILE) -> tuple[Subject, ...]:
+    """The subjects in the order of a file, which also settles synsets that two of them reach."""
     offsets = lambda row, key: tuple(text.split()[0] for text in row.get(key, ()))
-    rows = yaml.safe_load(SUBJECTS_FILE.read_text(encoding="utf-8"))
+    rows = yaml.safe_load(file.read_text(encoding="utf-8"))
     return tuple(
         Subject(r["name"], r["group"], offsets(r, "roots"), offsets(r, "except"), offsets(r, "topics")) for r in rows
     )
@@ -117,7 +117,7 @@ def read_nouns() -> Nouns:
             target for symbol, target, part, _ in p if symbol == kind and part == "n"
         )
         symbols = {symbol for symbol, *_ in pointers}
-        synsets[offset] = Synset(words, gloss, reach("@"), reach(";c"), "@i" in symbols, ";u" in symbols, field)
+        synsets[offset] = Synset(words, gloss, reach("@"), reach(";c"), reach("@i"), ";u" in symbols, field)
         for above in synsets[offset].hypernyms:
             hyponyms[above].append(offset)
     first_sense = first_senses("noun")
@@ -196,7 +196,7 @@ def entry(nouns: Nouns, offset: str) -> Entry | None:
     """The question a synset can carry: its first plain word of which it is the main sense; or None."""
     synset = nouns.synsets[offset]
     definition = clean_definition(synset.gloss)
-    if definition is None or synset.is_instance or synset.has_usage:
+    if definition is None or synset.classes or synset.has_usage:
         return None
     if is_unwanted(" ".join((*synset.words, synset.gloss)).replace("_", " ")):
         return None
@@ -207,12 +207,15 @@ def entry(nouns: Nouns, offset: str) -> Entry | None:
     return None
 
 
-def assign(nouns: Nouns) -> dict[str, list[Entry]]:
-    """{subject: its MOST_WORDS most frequent entries}; a word and a definition occur once in all."""
+def assign(nouns: Nouns, subjects: Iterable[Subject], entry: Callable) -> dict[str, list[Entry]]:
+    """{subject: its MOST_WORDS most frequent entries}; a word and a definition occur once in all.
+
+    entry: a function such as `entry` above, which gives the question that a synset can carry, or None.
+    """
     with_topics = {offset: set(synset.topics) for offset, synset in nouns.synsets.items() if synset.topics}
     taken: set[str] = set()
     entries: dict[str, list[Entry]] = {}
-    for subject in subjects():
+    for subject in subjects:
         topics = subtree(nouns, subject.topics)
         inside = subtree(nouns, subject.roots) - subtree(nouns, subject.left_out)
         inside |= {offset for offset, above in with_topics.items() if topics & above}
@@ -259,7 +262,7 @@ def _repeated(entries: Iterable[Entry]) -> set[str]:
 
 def chosen() -> dict[str, list[Entry]]:
     """{subject: its entries}, of the first N_SUBJECTS that have enough, in the order that a selection of the set has."""
-    by_subject, least = assign(read_nouns()), sum(SIZES.values()) + LEAST_TEST
+    by_subject, least = assign(read_nouns(), subjects(), entry), sum(SIZES.values()) + LEAST_TEST
     order = dict.fromkeys([*FIRST["wordnet"], *sorted(by_subject)])
     return {name: by_subject[name] for name in islice((n for n in order if len(by_subject[n]) >= least), N_SUBJECTS)}
 
@@ -290,18 +293,23 @@ def confusable(nouns: Nouns, target: Entry, other: Entry) -> bool:
     return 2 * len(own & others) >= min(len(own), len(others))
 
 
-def ask(nouns: Nouns, name: str, part: str, entries: list[Entry], pool: list[Entry]) -> list[tuple]:
-    """Rows (question, options, answer) for `entries`, wrong options drawn from `pool`, letters balanced."""
+def ask(
+    nouns: Nouns, name: str, part: str, entries: list[Entry], pool: list[Entry], template=TEMPLATE, unfair=confusable
+) -> list[tuple]:
+    """Rows (question, options, answer) for `entries`, wrong options drawn from `pool`, letters balanced.
+
+    unfair: whether the first of two entries may not be asked for beside the second.
+    """
     draw = generator("ask", name, part)
     letters = draw.permutation((np.arange(len(entries)) + draw.integers(4)) % 4)
     rows = []
     for target, letter in zip(entries, letters.tolist(), strict=True):
         shuffled = (pool[i] for i in draw.permutation(len(pool)))
-        wrong = [e.word for e in islice((e for e in shuffled if not confusable(nouns, target, e)), 3)]
+        wrong = [e.word for e in islice((e for e in shuffled if not unfair(nouns, target, e)), 3)]
         if len(wrong) < 3:
             raise BadQuestions(f"'{target.word}' in '{name}' ({part}) has {len(wrong)} wrong options; 3 are needed.")
         wrong.insert(letter, target.word)
-        rows.append((TEMPLATE.format(target.definition), tuple(wrong), letter))
+        rows.append((template.format(target.definition), tuple(wrong), letter))
     return rows
 
 
