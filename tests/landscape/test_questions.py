@@ -16,7 +16,16 @@ import pytest
 from page_code import page_code
 from peaks_and_gates import cache
 from peaks_and_gates.errors import BadParameter, BadQuestions, MissingFile, UnknownName
-from peaks_and_gates.landscape.questions import Question, QuestionSet, block, build_prompts, check, header, load
+from peaks_and_gates.landscape.questions import (
+    Question,
+    QuestionSet,
+    block,
+    build_prompts,
+    check,
+    check_splits,
+    header,
+    load,
+)
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 FINGERPRINT = "96da0877aa46dbbeaaedc0525418b391073f5fb7dceb98fef5a86bacd33af641"  # of the WordNet questions
@@ -65,7 +74,9 @@ def test_golden_prompts(words, n_shots):
 
 def test_the_wordnet_questions_are_the_ones_of_the_record(words):
     assert words.fingerprint == FINGERPRINT
-    sizes = {split: {len(items) for items in getattr(words, split).values()} for split in ("dev", "validation", "train")}
+    sizes = {
+        split: {len(items) for items in getattr(words, split).values()} for split in ("dev", "validation", "train")
+    }
     assert len(words.subjects) == 32 and sizes == {"dev": {5}, "validation": {15}, "train": {40}}
     assert min(len(items) for items in words.test.values()) >= 150
     first, *rest = words.test["birds"]
@@ -114,7 +125,9 @@ def test_selection(words, tmp_path, monkeypatch):
     for bad in ({"n_per_subject": 0}, {"n_subjects": 33}, {"n_per_subject": True}, {"n_subjects": 2.0}):
         with pytest.raises(BadParameter, match=r"32|whole number"):
             load("wordnet", **bad)
-    with pytest.raises(BadQuestions, match=r"'crime_and_wrongdoing' has 158 test questions, n_per_subject=159 asks for more"):
+    with pytest.raises(
+        BadQuestions, match=r"'crime_and_wrongdoing' has 158 test questions, n_per_subject=159 asks for more"
+    ):
         load("wordnet", n_per_subject=159)
 
 
@@ -125,6 +138,14 @@ def test_names_are_a_set_to_test_with():
         build_prompts(names, 0, split="train")
     with pytest.raises(UnknownName, match="Known: mmlu, wordnet, wordnet-instances"):
         load("names of stars")
+
+
+def test_a_word_in_two_splits_is_refused(words):
+    (first, *rest), (trained, *_) = words.test["birds"], words.train["birds"]
+    check_splits(words)
+    again = replace(first, options=trained.options, answer=trained.answer)
+    with pytest.raises(BadQuestions, match=f"'{trained.options[trained.answer]}' is asked for in train and in test"):
+        check_splits(replace(words, test=words.test | {"birds": (*rest, again)}))
 
 
 BAD = {"options": [("a", "b", "c"), (*"abc", 1)], "answer": [4, "B", True, 2.0], "text": [None]}

@@ -261,7 +261,7 @@ def _repeated(entries: Iterable[Entry]) -> set[str]:
 
 
 def chosen() -> dict[str, list[Entry]]:
-    """{subject: its entries}, of the first N_SUBJECTS that have enough, in the order that a selection of the set has."""
+    """{subject: its entries}, of the first N_SUBJECTS that have enough, in the order of a selection of the set."""
     by_subject, least = assign(read_nouns(), subjects(), entry), sum(SIZES.values()) + LEAST_TEST
     order = dict.fromkeys([*FIRST["wordnet"], *sorted(by_subject)])
     return {name: by_subject[name] for name in islice((n for n in order if len(by_subject[n]) >= least), N_SUBJECTS)}

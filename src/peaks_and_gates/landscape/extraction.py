@@ -51,6 +51,7 @@ FEWEST_TOKENS, MOST_TOKENS = 4096, 65_536  # of one forward pass: on a CPU more 
 SHOTS = "Oslo?\nAnswer: A\n\nRome?\nAnswer: B\n\n"
 SAMPLE = [Prompt("", SHOTS, question, 0) for question in ("Lima?\nAnswer:", "Accra, Cairo or Dakar?\nAnswer:")]
 ADVICE = "It cannot be read by shared prefixes: take a model of another family, or float32 if it is in half precision."
+say_once = cache(print)
 compared: WeakKeyDictionary[LanguageModel, int] = WeakKeyDictionary()  # tokens of the longest prompt that passed
 
 
@@ -106,12 +107,6 @@ def walk(
             part = group[start : start + most]
             theirs = read_nodes(model, part, keys_values)
             yield from walk(model, part, batch_tokens, room - len(part) * (length + size), theirs, length + size)
-
-
-@cache
-def say_once(text: str) -> None:
-    """Print it, unless it has been said."""
-    print(text)
 
 
 @torch.inference_mode()

@@ -9,6 +9,7 @@ in place of two, and without white space around questions and options.
 """
 
 import hashlib
+import itertools
 import json
 import math
 from collections import defaultdict
@@ -188,7 +189,7 @@ def load(
         name: "wordnet" (nouns), "wordnet-instances" (names, which no training has seen; test and dev alone), "mmlu",
             or a folder laid out as MMLU.
         n_subjects: keep only so many subjects, related and unrelated ones mixed; None keeps all.
-        n_per_subject: at most so many test questions per subject; None: all ("mmlu": 200, as in the paper).
+        n_per_subject: so many test questions per subject, of MMLU at most; None: all ("mmlu": 200, as in the paper).
         selection: "paper" for the test questions that paper 1 drew of MMLU, 9,181, of which n_per_subject takes some,
             and for those that it trained on as the split `train`; "own" for a seeded choice of the book's.
         train: at most so many of a subject's dev and validation questions are in that split: 20 or 40 in the paper.
@@ -200,6 +201,8 @@ def load(
     questions = _shipped(name) if name in SHIPPED else _mmlu(None if name == "mmlu" else Path(name))
     for split in [split for split in SPLITS if getattr(questions, split) or split == "test"]:
         check(questions, split)
+    if name in SHIPPED:
+        check_splits(questions)
     rows = {subject: range(len(items)) for subject, items in questions.test.items()}
     if selection != "own":
         if (selection, questions.name) != ("paper", "mmlu"):
@@ -230,6 +233,18 @@ def check(questions: QuestionSet, split: str) -> None:
                 raise BadQuestions(f"{split} question {number} of '{subject}' is not 5 texts and 0 to 3: {question}")
 
 
+def check_splits(questions: QuestionSet) -> None:
+    """Raise BadQuestions if a word is asked for in two splits: what is tested would have been trained on."""
+    split_of: dict[str, str] = {}
+    for split in SPLITS:
+        for question in itertools.chain(*getattr(questions, split).values()):
+            word = question.options[question.answer]
+            if (first := split_of.setdefault(word, split)) != split:
+                raise BadQuestions(
+                    f"'{questions.name}': '{word}' is asked for in {first} and in {split}. Take one out."
+                )
+
+
 def _part(questions: QuestionSet, n_subjects: int | None, n_per_subject: int | None, rows: Mapping) -> QuestionSet:
     """Keep the first `n_subjects` in an order that starts with FIRST, and so many test questions of each at most.
 
@@ -242,6 +257,9 @@ def _part(questions: QuestionSet, n_subjects: int | None, n_per_subject: int | N
     splits, order_numbers = {split: part(split) for split in SPLITS}, {}
     most = max(len(rows[subject]) for subject in chosen)
     at_least(1, most, n_per_subject=n_per_subject)
+    if few := [s for s in chosen if questions.name in SHIPPED and len(rows[s]) < (n_per_subject or 1)]:
+        asked = f"n_per_subject={n_per_subject} asks for more. Ask for fewer, or null for all."
+        raise BadQuestions(f"The subject '{few[0]}' has {len(rows[few[0]])} test questions, {asked}")
     cap = n_per_subject or (MMLU_CAP if questions.name == "mmlu" else most)
     starts = np.cumsum([0, *(len(questions.test[subject]) for subject in known)])  # in all questions, subjects sorted
     numbers = np.concatenate([np.arange(len(shard)) for shard in np.array_split(np.arange(starts[-1]), PAPER_SHARDS)])
