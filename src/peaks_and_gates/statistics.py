@@ -202,6 +202,7 @@ def redrawn(
     n_repeats: int = 8,
     seed: int = 0,
     chance: Sequence[float] | float = 0.0,
+    n_peaks: Sequence[int] | float = np.inf,
     ends: tuple = (-np.inf, np.inf),
 ) -> list[Estimate]:
     """Intervals of numbers from the same numbers of new samples, such as a number of density peaks.
@@ -209,6 +210,9 @@ def redrawn(
     The interval is the value and, to both sides, the replicates' deviation from their own mean times Student's t, for
     so few of them. Only their deviation is used: their mean is off where drawing smooths the points, while the value
     is right on average.
+
+    No interval is narrower than half a peak's share of the number to either side. A number of peaks is whole, and its
+    mean is not: what a few new samples agree on happens often, not always.
 
     Labels that have nothing to do with a partition are a case of their own. There the variance of a redrawn index is
     three times that of the index, because points that are drawn more than once agree with themselves; two thirds
@@ -221,6 +225,7 @@ def redrawn(
         n_repeats: new samples; each costs one call.
         seed: of the generator.
         chance: standard deviation of each number if the labels were shuffled; 0 for one without labels.
+        n_peaks: peaks that the numbers are counted on.
         ends: the least and the greatest that each number can be; the interval ends there.
 
     Returns:
@@ -237,6 +242,6 @@ def redrawn(
     rng, values = np.random.default_rng(seed), np.asarray(values, dtype=np.float64)
     variance = np.var([statistic(rng) for _ in range(n_repeats)], axis=0, ddof=1)  # (numbers,)
     variance = np.maximum(variance / 3, variance - 2 * np.square(chance))
-    error = stdtrit(n_repeats - 1, PERCENTILES[1] / 100) * np.sqrt(variance)
+    error = np.maximum(stdtrit(n_repeats - 1, PERCENTILES[1] / 100) * np.sqrt(variance), abs(values) / n_peaks / 2)
     low, high = np.clip([values - error, values + error], *ends)
     return [Estimate(*map(float, numbers), n) for numbers in zip(values, low, high, strict=True)]

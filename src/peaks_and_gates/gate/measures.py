@@ -135,8 +135,8 @@ def modality_homogeneity(
     rng, values = np.random.default_rng(seed), [purity(peaks, modality) for peaks in by_setting.values()]
     orders = [rng.permutation(modality) for _ in range(N_SHUFFLES)]
     nulls = [[purity(peaks, order) for order in orders] for peaks in by_setting.values()]
-    n = by_setting["main"].n
-    spread = redrawn(homogeneities, values, n, n_repeats, seed, np.std(nulls, axis=1), (0, 1))
+    n, n_peaks = by_setting["main"].n, [peaks.n_peaks for peaks in by_setting.values()]
+    spread = redrawn(homogeneities, values, n, n_repeats, seed, np.std(nulls, axis=1), n_peaks, (0, 1))
     return {name: replace(e, **null_of(null)) for name, e, null in zip(SETTINGS, spread, nulls, strict=True)}
 
 

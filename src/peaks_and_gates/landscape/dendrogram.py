@@ -130,7 +130,7 @@ def regrown(
     def of_redrawn(rng: np.random.Generator) -> Sequence[float]:
         return measure(grow(redrawn_landscapes(hidden, {"drawn": peaks}, rng)["drawn"], subjects, tree.least))
 
-    return redrawn(of_redrawn, measure(tree), peaks.n)
+    return redrawn(of_redrawn, measure(tree), peaks.n, n_peaks=peaks.n_peaks)
 
 
 def leaf_order(links: np.ndarray, rank: np.ndarray) -> list[int]:

@@ -282,7 +282,8 @@ def redrawn_intervals(
     indices = [by_recipe[recipe].adjusted_rand_index.get(metric.removeprefix("ari_")) for metric, recipe in values]
     chance = [(index.null_high - index.null) / 1.96 if index else 0.0 for index in indices]
     ends = np.transpose([ENDS.get(metric, (-1, 1)) for metric, _ in values])  # (2, numbers)
-    estimates = redrawn(statistic, [*values.values()], n, n_repeats, seed, chance, ends)
+    n_peaks = [by_recipe[recipe].n_peaks for _, recipe in values]
+    estimates = redrawn(statistic, [*values.values()], n, n_repeats, seed, chance, n_peaks, ends)
     with_null = lambda e, index: replace(e, null=index.null, null_high=index.null_high) if index else e
     return dict(zip(values, map(with_null, estimates, indices), strict=True))
 
