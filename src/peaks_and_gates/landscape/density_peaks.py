@@ -19,11 +19,12 @@ import torch
 from sklearn.metrics import adjusted_rand_score
 
 from ..errors import BadParameter, BadStates, TooFewPoints, UnknownName
-from ..statistics import Estimate, adjusted_rand_index, at_least, coded, normal_estimate, subsampled
+from ..statistics import Estimate, adjusted_rand_index, at_least, coded, normal_estimate, redrawn
 from . import adp
-from .neighbours import as_matrix, class_neighbours, label_overlap, nearest_neighbours, restrict_to
+from .neighbours import as_matrix, class_neighbours, label_overlap, nearest_neighbours, redraw, restrict_to
 
 K_MAX = 128  # the ID curve of the paper ends at ranks 64 and 128
+ENDS = {"n_peaks": (1, np.inf), "core_fraction": (0, 1)}  # what they can be; an index lies between -1 and 1
 CLASS_FRACTION = 0.3  # label overlap: neighbours per point, as a share of its class
 
 
@@ -225,45 +226,66 @@ def clustered(
     return by_recipes(*known, recipes, where, **about, label_overlap={}, n_rows=layer.n_rows)
 
 
-def subsample_intervals(
-    layer: Mapping[str, Landscape], n_repeats: int = 8, fraction: float = 0.9
-) -> dict[tuple[str, str], Estimate]:
-    """What is counted on the peaks of a layer, with intervals from searching for the peaks again on parts of it.
+def redrawn_landscapes(
+    hidden_states: np.ndarray | torch.Tensor, by_recipe: Mapping[str, Landscape], rng: np.random.Generator
+) -> dict[str, Landscape]:
+    """Landscapes of a new sample of a layer's points, by the same recipes; every point carries its source's labels.
 
-    Args:
-        layer: what `landscapes` or `clustered` returned for it.
-        n_repeats: parts.
-        fraction: of the points, drawn into a part.
-
-    Returns:
-        By metric ("n_peaks", "core_fraction", "ari_" and the label's name) and recipe.  ARIs carry their null.
+    hidden_states, by_recipe: what `landscapes` was given for the layer, and returned.  `label_overlap` comes back
+    empty; `unique_rows` are the sources, rows of the hidden states.
 
     Raises:
-        BookError: as `clustered` and `statistics.subsampled`.
+        BookError: as `landscapes`.
 
-    Source: `statistics.subsampled`.
+    Source: `neighbours.redraw`.
     """
-    every = next(iter(layer.values()))  # which points are kept, and their neighbours, are the same by every recipe
-    recipes = {name: peaks.recipe for name, peaks in layer.items()}
+    layer = next(iter(by_recipe.values()))  # which points are kept, and their neighbours, are the same by every recipe
+    points = as_matrix(hidden_states, "the hidden states")[layer.unique_rows]
+    sample, source = redraw(points, layer.neighbours, rng)
+    fresh = landscapes(sample, {}, {name: peaks.recipe for name, peaks in by_recipe.items()}, where="redrawn points")
+    source = source[next(iter(fresh.values())).unique_rows]
+    about = {"labels": {name: codes[source] for name, codes in layer.labels.items()}, "n_rows": layer.n_rows}
+    return {name: replace(peaks, unique_rows=layer.unique_rows[source], **about) for name, peaks in fresh.items()}
 
-    def numbers(by_recipe: Mapping[str, Landscape]) -> dict[tuple[str, str], float]:
-        counted = {}
-        for recipe, peaks in by_recipe.items():
-            counted |= {("n_peaks", recipe): peaks.n_peaks, ("core_fraction", recipe): peaks.core_fraction}
-            for name, codes in peaks.labels.items():
-                counted[f"ari_{name}", recipe] = adjusted_rand_score(codes, peaks.assignment)
-        return counted
 
-    of_part = lambda rows: [*numbers(clustered(every, recipes, rows, "a part of the points")).values()]
-    values = numbers(layer)
-    estimates = subsampled(of_part, every.n, n_repeats, fraction, values=[*values.values()])
-    intervals = dict(zip(values, estimates, strict=True))
-    for (metric, recipe), estimate in intervals.items():
-        if metric != "n_peaks":  # a share or an index: its interval ends at 1
-            index = layer[recipe].adjusted_rand_index.get(metric.removeprefix("ari_"), estimate)
-            bounds = {"high": min(estimate.high, 1.0), "null": index.null, "null_high": index.null_high}
-            intervals[metric, recipe] = replace(estimate, **bounds)
-    return intervals
+def counted(by_recipe: Mapping[str, Landscape]) -> dict[tuple[str, str], float]:
+    """What is counted on peaks, by metric ("n_peaks", "core_fraction", "ari_" and the label's name) and recipe."""
+    numbers = {}
+    for recipe, peaks in by_recipe.items():
+        numbers |= {("n_peaks", recipe): peaks.n_peaks, ("core_fraction", recipe): peaks.core_fraction}
+        for name, codes in peaks.labels.items():
+            numbers[f"ari_{name}", recipe] = adjusted_rand_score(codes, peaks.assignment)
+    return numbers
+
+
+def redrawn_intervals(
+    hidden_states: np.ndarray | torch.Tensor, by_recipe: Mapping[str, Landscape], n_repeats: int = 8, seed: int = 0
+) -> dict[tuple[str, str], Estimate]:
+    """What is counted on the peaks of a layer, with intervals from doing everything again on new samples.
+
+    Args:
+        hidden_states: (n, d) float, those that the landscapes are of.
+        by_recipe: what `landscapes` or `clustered` returned for them.
+        n_repeats: new samples, each with a search for neighbours of its own.
+        seed: of the samples.
+
+    Returns:
+        By metric and recipe, as `counted`.  ARIs carry their null.
+
+    Raises:
+        BookError: as `landscapes` and `statistics.redrawn`.
+
+    Source: `statistics.redrawn`.
+    """
+    values, n = counted(by_recipe), next(iter(by_recipe.values())).n
+    statistic = lambda rng: [*counted(redrawn_landscapes(hidden_states, by_recipe, rng)).values()]
+    indices = [by_recipe[recipe].adjusted_rand_index.get(metric.removeprefix("ari_")) for metric, recipe in values]
+    chance = [(index.null_high - index.null) / 1.96 if index else 0.0 for index in indices]
+    ends = np.transpose([ENDS.get(metric, (-1, 1)) for metric, _ in values])  # (2, numbers)
+    n_peaks = [by_recipe[recipe].n_peaks for _, recipe in values]
+    estimates = redrawn(statistic, [*values.values()], n, n_repeats, seed, chance, n_peaks, ends)
+    with_null = lambda e, index: replace(e, null=index.null, null_high=index.null_high) if index else e
+    return dict(zip(values, map(with_null, estimates, indices), strict=True))
 
 
 def dimensions(distances: np.ndarray, neighbours: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

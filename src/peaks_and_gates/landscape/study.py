@@ -24,7 +24,7 @@ from tqdm.auto import tqdm
 from ..cache import SOURCE, cached, digest, file_sha256
 from ..statistics import coded, over_seeds, row
 from . import questions as question_sets
-from .density_peaks import landscapes, subsample_intervals
+from .density_peaks import landscapes, redrawn_intervals
 from .extraction import StoredStates, hidden_states
 from .questions import Prompt, QuestionSet, build_prompts
 
@@ -90,7 +90,7 @@ def geometry_table(study: Study) -> pd.DataFrame:
 
     metrics: `intrinsic_dimension` (setting: the two neighbour ranks compared; interval: Gride's standard error),
     `overlap_subject`, `overlap_answer` (setting: "neighbours"; interval: bootstrap over questions), and by recipe
-    `n_peaks`, `core_fraction`, `ari_subject`, `ari_answer` (interval: clustered again on parts of the questions).
+    `n_peaks`, `core_fraction`, `ari_subject`, `ari_answer` (interval: everything again on new samples).
     """
     questions = study.question_set()
     return landscape_table(study, {condition_name(k): study.prompts(questions, k) for k in study.shots})
@@ -129,7 +129,7 @@ def layer_table(
     first = next(iter(by_recipe.values()))  # neighbours and dimension are the same for every recipe
     estimates = {("intrinsic_dimension", f"{rank}-{2 * rank}"): e for rank, e in first.dimension_by_rank.items()}
     estimates |= {(f"overlap_{label}", "neighbours"): first.label_overlap[label] for label in labels}
-    estimates |= subsample_intervals(by_recipe)
+    estimates |= redrawn_intervals(hidden, by_recipe)
     depth = layer / states.n_layers
     return pd.DataFrame([row(condition, study.model, layer, depth, m, s, e) for (m, s), e in estimates.items()])
 
