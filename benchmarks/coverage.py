@@ -22,7 +22,7 @@ from scipy.special import stdtrit
 
 from peaks_and_gates.cache import cached
 from peaks_and_gates.landscape import adp, neighbours
-from peaks_and_gates.landscape.density_peaks import RECIPES, clustered, counted, landscapes, redrawn_landscapes
+from peaks_and_gates.landscape.density_peaks import RECIPES, counted, landscapes, redrawn_landscapes
 from peaks_and_gates.statistics import redrawn
 
 adp.HAS_DADAPY = False  # the same peaks, in half the time at this size
@@ -73,10 +73,10 @@ def landscape_of(states: np.ndarray, labels: dict[str, np.ndarray]) -> dict:
     return {name: replace(peaks, labels=labels) for name, peaks in landscapes(states, {}, RECIPE).items()}
 
 
-def part_of(layer: dict, fraction: float, rng: np.random.Generator) -> dict:
+def part_of(states: np.ndarray, labels: dict[str, np.ndarray], fraction: float, rng: np.random.Generator) -> dict:
     """The landscape of a random part of the points."""
-    n = layer["figures"].n
-    return clustered(layer["figures"], RECIPE, np.sort(rng.choice(n, round(fraction * n), replace=False)))
+    rows = np.sort(rng.choice(len(states), round(fraction * len(states)), replace=False))
+    return landscape_of(states[rows], {name: values[rows] for name, values in labels.items()})
 
 
 def fresh(states: np.ndarray, layer: dict, step: float, rng: np.random.Generator) -> dict:
@@ -102,7 +102,7 @@ def trials(
         known["values"].append(numbers(layer))
         known["chance"].append([0, 0, *((index.null_high - index.null) / 1.96 for index in nulls)])
         ways = {f"step {step}": partial(fresh, states, layer, step, rng) for step in steps}
-        ways |= {name: partial(part_of, layer, fraction, rng) for name, fraction in PARTS.items()}
+        ways |= {name: partial(part_of, states, labels, fraction, rng) for name, fraction in PARTS.items()}
         for name, way in ways.items():
             known.setdefault(name, []).append([numbers(way()) for _ in range(n_repeats)])
     return {name: torch.tensor(np.array(of_samples, dtype=np.float64)) for name, of_samples in known.items()}

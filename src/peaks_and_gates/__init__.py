@@ -9,11 +9,8 @@ table = geometry_table(study)
 import importlib
 from typing import Any
 
-_PLACES = {
-    "recorded": "record",
-    "shipped": "record",
-    "show_claims": "book.claims",
-}  # functions, and the modules that they stand in
+# Functions, and the modules that they stand in.
+_PLACES = {"recorded": "record", "shipped": "record", "show_claims": "book.claims"}
 __all__ = ["figures", "gate", "landscape", "recorded", "shipped", "show_claims"]
 
 

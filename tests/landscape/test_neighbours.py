@@ -4,8 +4,8 @@ import pytest
 import torch
 from scipy.spatial.distance import cdist
 
-from peaks_and_gates.errors import BadParameter, BadStates, TooFewPoints
-from peaks_and_gates.landscape.neighbours import NEAR, nearest_neighbours, redraw, restrict_to
+from peaks_and_gates.errors import BadStates, TooFewPoints
+from peaks_and_gates.landscape.neighbours import NEAR, nearest_neighbours, redraw
 
 
 def by_differences(points, k):
@@ -81,21 +81,6 @@ def test_messages_say_where():
         nearest_neighbours([[1.0, 2.0], [3.0]], 1, where="layer 3")
     with pytest.raises(TooFewPoints, match="layer 3: 10 points have at most 9 neighbours each, but k=10"):
         nearest_neighbours(gaussian(10), 10, where="layer 3")
-
-
-def test_the_neighbours_of_a_part_are_those_a_search_would_find():
-    points = gaussian()
-    rows = np.sort(np.random.default_rng(1).choice(len(points), 400, replace=False))
-    distances, found = restrict_to(*nearest_neighbours(points, 60), rows)
-    expected_distances, expected = nearest_neighbours(points[rows], found.shape[1])
-    assert 35 < found.shape[1] < 60
-    np.testing.assert_array_equal(found, expected)
-    np.testing.assert_allclose(distances, expected_distances)
-    with pytest.raises(TooFewPoints, match="2 of 500"):
-        restrict_to(*nearest_neighbours(points, 3), np.array([0, 499]))
-    for rows in ([], [-1, 7], [7, 500], [7, 7]):
-        with pytest.raises(BadParameter, match="from 0 to 499"):
-            restrict_to(*nearest_neighbours(points, 3), rows)
 
 
 def test_a_new_sample_lies_where_the_old_one_does_and_has_no_duplicates():

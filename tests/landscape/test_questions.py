@@ -22,7 +22,6 @@ from peaks_and_gates.landscape.questions import (
     block,
     build_prompts,
     check,
-    check_splits,
     header,
     load,
 )
@@ -138,14 +137,6 @@ def test_names_are_a_set_to_test_with():
         build_prompts(names, 0, split="train")
     with pytest.raises(UnknownName, match="Known: mmlu, wordnet, wordnet-instances"):
         load("names of stars")
-
-
-def test_a_word_in_two_splits_is_refused(words):
-    (first, *rest), (trained, *_) = words.test["birds"], words.train["birds"]
-    check_splits(words)
-    again = replace(first, options=trained.options, answer=trained.answer)
-    with pytest.raises(BadQuestions, match=f"'{trained.options[trained.answer]}' is asked for in train and in test"):
-        check_splits(replace(words, test=words.test | {"birds": (*rest, again)}))
 
 
 BAD = {"options": [("a", "b", "c"), (*"abc", 1)], "answer": [4, "B", True, 2.0], "text": [None]}

@@ -11,6 +11,7 @@ from types import ModuleType
 
 import pandas as pd
 
+from peaks_and_gates.errors import BadQuestions
 from peaks_and_gates.landscape.questions import load
 from training.common import write_data
 
@@ -29,7 +30,18 @@ def questions(of: ModuleType = build) -> pd.DataFrame:
         for subject, items in by_subject.items()
         for text, options, answer in items
     ]
-    return pd.DataFrame(rows, columns=["split", "subject", "group", "question", "choices", "answer"])
+    table = pd.DataFrame(rows, columns=["split", "subject", "group", "question", "choices", "answer"])
+    check_splits(table)
+    return table
+
+
+def check_splits(table: pd.DataFrame) -> None:
+    """Raise BadQuestions if a word is asked for in two splits: what is tested would have been trained on."""
+    asked = pd.Series([choices[answer] for choices, answer in zip(table["choices"], table["answer"], strict=True)])
+    splits = table["split"].groupby(asked).unique()
+    if len(twice := splits[splits.map(len) > 1]):
+        where = " and in ".join(twice.iloc[0])
+        raise BadQuestions(f"'{twice.index[0]}' is asked for in {where}: take it out of one of the two.")
 
 
 def distances() -> pd.DataFrame:

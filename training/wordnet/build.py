@@ -42,7 +42,7 @@ SUBJECTS_FILE = Path(__file__).with_name("subjects.yml")
 
 MOST_WORDS = 240  # per subject: the most frequent ones, so that a small model has met them
 SIZES = {"dev": 5, "validation": 15, "train": 40}  # 40 as in paper 1; test takes the rest
-LEAST_TEST = 150
+LEAST_WORDS = sum(SIZES.values()) + 150
 N_SUBJECTS = 32  # the first that have so many words
 LEAST_OTHERS = 30  # nouns of a field, so that wrong options differ from question to question
 TEMPLATE = 'Which term means "{}"?'
@@ -262,17 +262,17 @@ def _repeated(entries: Iterable[Entry]) -> set[str]:
 
 def chosen() -> dict[str, list[Entry]]:
     """{subject: its entries}, of the first N_SUBJECTS that have enough, in the order of a selection of the set."""
-    by_subject, least = assign(read_nouns(), subjects(), entry), sum(SIZES.values()) + LEAST_TEST
+    by_subject = assign(read_nouns(), subjects(), entry)
     order = dict.fromkeys([*FIRST["wordnet"], *sorted(by_subject)])
-    return {name: by_subject[name] for name in islice((n for n in order if len(by_subject[n]) >= least), N_SUBJECTS)}
+    large = (name for name in order if len(by_subject[name]) >= LEAST_WORDS)
+    return {name: by_subject[name] for name in islice(large, N_SUBJECTS)}
 
 
 def split(name: str, entries: list[Entry]) -> dict[str, list[Entry]]:
     """Deal a subject's entries into dev, validation, train and test; no word is in two of them."""
-    least = sum(SIZES.values()) + LEAST_TEST
-    if len(entries) < least:
+    if len(entries) < LEAST_WORDS:
         raise BadQuestions(
-            f"The subject '{name}' has {len(entries)} usable words; {least} are needed. Widen its roots."
+            f"The subject '{name}' has {len(entries)} usable words; {LEAST_WORDS} are needed. Widen its roots."
         )
     dealt = [entries[i] for i in generator("split", name).permutation(len(entries))]
     parts = {}

@@ -23,20 +23,8 @@ from .presets import read_yaml
 
 Tables = Mapping[str, pd.DataFrame]  # by PAGE.NAME, as recorded
 BASELINE = {"baseline": "condition", "baseline_table": "table", "baseline_group": "group"}  # what a part compares with
-KEYS = {
-    "says",
-    "why",
-    "table",
-    "measure",
-    "metric",
-    "condition",
-    "setting",
-    "group",
-    "every",
-    "at_least",
-    "at_most",
-    *BASELINE,
-}
+LOOK = {"table", "metric", "condition", "setting", "group", "every"}  # which rows
+KEYS = {"says", "why", "measure", "at_least", "at_most", *LOOK, *BASELINE}
 VERDICTS = ("holds", "partly", "fails", "not tested")
 SYMBOLS = {"holds": "✓", "partly": "◐", "fails": "✗", "not tested": "○"}
 

@@ -58,11 +58,8 @@ def check_type(name: str, value: Any, default: Any) -> None:
     """Raise BadParameter unless `value` can stand where `default` stands."""
     words = (None, *WORDS.get(name, ()))
     kind = int if default in words else type(default)
-    if (
-        (default is None and name not in WORDS)
-        or (kind is int and value in words)
-        or (kind is float and type(value) is int)
-    ):
+    anything = default is None and name not in WORDS
+    if anything or (kind is int and value in words) or (kind is float and type(value) is int):
         return
     if type(value) is not kind:
         wrong = f"not the {type(value).__name__} {value!r}"

@@ -27,19 +27,8 @@ from . import presets
 from .keys import as_list, page_key, root, tags
 
 # Parameters that hold models, in the order in which a page names them.
-MODELS = (
-    "model",
-    "seeds",
-    "raw",
-    "fine_tuned",
-    "fine_tuned_more",
-    "fine_tuned_tree",
-    "native",
-    "adapted",
-    "controls",
-    "minis",
-)
-MODELS += ("before", "masked", "unmasked", "wired")
+MODELS = ("model", "seeds", "raw", "fine_tuned", "fine_tuned_more", "fine_tuned_tree")
+MODELS += ("native", "adapted", "controls", "minis", "before", "masked", "unmasked", "wired")
 
 
 @dataclass(frozen=True, eq=False)

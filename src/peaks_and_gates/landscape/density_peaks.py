@@ -21,7 +21,7 @@ from sklearn.metrics import adjusted_rand_score
 from ..errors import BadParameter, BadStates, TooFewPoints, UnknownName
 from ..statistics import Estimate, adjusted_rand_index, at_least, coded, normal_estimate, redrawn
 from . import adp
-from .neighbours import as_matrix, class_neighbours, label_overlap, nearest_neighbours, redraw, restrict_to
+from .neighbours import as_matrix, class_neighbours, label_overlap, nearest_neighbours, redraw
 
 K_MAX = 128  # the ID curve of the paper ends at ranks 64 and 128
 ENDS = {"n_peaks": (1, np.inf), "core_fraction": (0, 1)}  # what they can be; an index lies between -1 and 1
@@ -69,7 +69,6 @@ class Landscape:
     Attributes:
         recipe: the settings.
         unique_rows: (n,) int, rows of the hidden states that equal no earlier row; every array below is over these.
-        distances: (n, k) float64, to the neighbours, ascending.
         neighbours: (n, k) int, indices among the kept points, nearest first, the point itself left out.
         intrinsic_dimension: (scales,) float; NaN where Gride finds none (`dimensions`).
         intrinsic_dimension_error: (scales,) float, standard errors.
@@ -85,7 +84,6 @@ class Landscape:
 
     recipe: Recipe
     unique_rows: np.ndarray
-    distances: np.ndarray
     neighbours: np.ndarray
     intrinsic_dimension: np.ndarray
     intrinsic_dimension_error: np.ndarray
@@ -174,6 +172,7 @@ def landscapes(
         BadParameter: labels without a name, of another length or with NaN or None; a class_fraction outside (0, 1].
         BadStates: states that are not a matrix of finite floats, or whose distances give no dimension or density.
         TooFewPoints: too few different rows for the recipe.
+        BookError: as `adp.dadapy_peaks`.
 
     Source: Doimo et al. 2024, sec. 2; Gride, Denti et al. 2022; ADP, d'Errico et al. 2021.
     """
@@ -189,9 +188,16 @@ def landscapes(
     distances, neighbours = nearest_neighbours(states[unique_rows], k, where=where)  # (n, k) each
     if not distances[:, 0].all():
         raise BadStates(f"{where}: different rows at distance 0 in float64. Round the states to float32 first.")
+    if k < (most := max(recipe.most_neighbours for recipe in recipes.values())):
+        known = f"{k} neighbours of each of {len(distances)} different rows are known"
+        raise TooFewPoints(f"{where}: {known}, but a recipe looks at {most}. Give more questions, or more of them.")
     overlap = {name: label_overlap(neighbours, labels[name], fractions[name]) for name in labels}
-    about = {"unique_rows": unique_rows, "labels": labels, "label_overlap": overlap, "n_rows": len(states)}
-    return by_recipes(distances, neighbours, recipes, where, **about)
+    nearest = distances[:, :K_MAX], neighbours[:, :K_MAX]  # all that Gride and ADP see
+    dimension, error = dimensions(*nearest)
+    about = {"unique_rows": unique_rows, "neighbours": neighbours, "labels": labels, "label_overlap": overlap}
+    about |= {"intrinsic_dimension": dimension, "intrinsic_dimension_error": error, "n_rows": len(states)}
+    peaks = lambda recipe: density_and_peaks(*nearest, dimension[recipe.gride_scale], recipe, where)
+    return {name: Landscape(recipe, **about, **peaks(recipe)) for name, recipe in recipes.items()}
 
 
 def first_of_identical(states: torch.Tensor) -> np.ndarray:
@@ -199,31 +205,6 @@ def first_of_identical(states: torch.Tensor) -> np.ndarray:
     parts = ((part.cpu().double() + 0.0).numpy() for part in states.split(256))  # a copy of few at a time
     digests = [blake2b(row.tobytes()).digest() for part in parts for row in part]
     return np.flatnonzero(~pd.Series(digests).duplicated())
-
-
-def clustered(
-    layer: Landscape, recipes: Mapping[str, Recipe], rows: np.ndarray | None = None, where: str = "the points"
-) -> dict[str, Landscape]:
-    """A layer's landscape by other settings, or of some of its points, without a new search for neighbours.
-
-    The neighbours of a part are those of the whole that lie in it.  `label_overlap` comes back empty.
-
-    Args:
-        layer: by any recipe.
-        recipes: the settings, by any names.
-        rows: ascending indices among the kept points; all of them by default.
-        where: named in messages.
-
-    Returns:
-        A Landscape by the names of `recipes`.
-
-    Raises:
-        TooFewPoints, BadStates, BookError: as `neighbours.restrict_to` and `by_recipes`.
-    """
-    rows = np.arange(layer.n) if rows is None else rows
-    about = {"unique_rows": layer.unique_rows[rows], "labels": {name: v[rows] for name, v in layer.labels.items()}}
-    known = restrict_to(layer.distances, layer.neighbours, rows)
-    return by_recipes(*known, recipes, where, **about, label_overlap={}, n_rows=layer.n_rows)
 
 
 def redrawn_landscapes(
@@ -265,7 +246,7 @@ def redrawn_intervals(
 
     Args:
         hidden_states: (n, d) float, those that the landscapes are of.
-        by_recipe: what `landscapes` or `clustered` returned for them.
+        by_recipe: what `landscapes` returned for them.
         n_repeats: new samples, each with a search for neighbours of its own.
         seed: of the samples.
 
@@ -301,31 +282,9 @@ def dimensions(distances: np.ndarray, neighbours: np.ndarray) -> tuple[np.ndarra
     return dimension, error
 
 
-def by_recipes(
-    distances: np.ndarray, neighbours: np.ndarray, recipes: Mapping[str, Recipe], where: str, **about
-) -> dict[str, Landscape]:
-    """What each recipe finds among points whose neighbours are known.
-
-    distances, neighbours: (n, k), as `nearest_neighbours` gives them; Gride and ADP see the first K_MAX.  about: what
-    else a `Landscape` holds.
-
-    Raises:
-        TooFewPoints: fewer neighbours than a recipe needs.
-        BadStates: Gride finds no dimension at the recipe's scale, or the densities overflow.
-        BookError: as `adp.dadapy_peaks`.
-    """
-    if distances.shape[1] < (most := max(recipe.most_neighbours for recipe in recipes.values())):
-        known = f"{distances.shape[1]} neighbours of each of {len(distances)} different rows are known"
-        raise TooFewPoints(f"{where}: {known}, but a recipe looks at {most}. Give more questions, or more of them.")
-    nearest = distances[:, :K_MAX], neighbours[:, :K_MAX]
-    dimension, error = dimensions(*nearest)
-    about |= {"distances": distances, "neighbours": neighbours}
-    about |= {"intrinsic_dimension": dimension, "intrinsic_dimension_error": error}
-    peaks = lambda recipe: _peaks(*nearest, dimension[recipe.gride_scale], recipe, where)
-    return {name: Landscape(recipe, **about, **peaks(recipe)) for name, recipe in recipes.items()}
-
-
-def _peaks(distances: np.ndarray, neighbours: np.ndarray, dimension: float, recipe: Recipe, where: str) -> dict:
+def density_and_peaks(
+    distances: np.ndarray, neighbours: np.ndarray, dimension: float, recipe: Recipe, where: str
+) -> dict:
     """Density and peaks in so many dimensions, by the names in `Landscape`."""
     if np.isnan(dimension):
         why = "distances are equal, or alike for all points. Were the states rounded, or are they one-hot?"

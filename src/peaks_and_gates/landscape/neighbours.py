@@ -145,34 +145,6 @@ def balanced_overlap(neighbours: np.ndarray, labels: np.ndarray, k: int | np.nda
     return replace(mean, **null_of(null))
 
 
-def restrict_to(distances: np.ndarray, neighbours: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Nearest neighbours among some of the points, from those among all of them.
-
-    Args:
-        distances: (n, k) float, ascending.
-        neighbours: (n, k) int, nearest first, the point itself left out.
-        rows: (m,) ascending int, the points to keep.
-
-    Returns:
-        distances (m, k') and neighbours (m, k'), the latter as places in `rows`; k' is the largest number that every
-        kept point has left, about k · m / n.
-
-    Raises:
-        BadParameter: no rows, or rows that do not ascend from 0 or more to n - 1 or less.
-        TooFewPoints: some kept point has no neighbour left.
-    """
-    if not len(rows) or (np.diff(rows, prepend=-1, append=len(neighbours)) <= 0).any():
-        raise BadParameter(f"Points are kept by their numbers, ascending, one or more from 0 to {len(neighbours) - 1}.")
-    place = np.full(len(neighbours), -1)
-    place[rows] = np.arange(len(rows))
-    local = place[neighbours[rows]]  # (m, k), -1 where a neighbour was left out
-    k = int((local >= 0).sum(1).min())
-    if k == 0:
-        raise TooFewPoints(f"{len(rows)} of {len(neighbours)} points leave some point without a neighbour.")
-    first = np.argsort(local < 0, axis=1, kind="stable")[:, :k]  # (m, k'): those kept, in their order
-    return np.take_along_axis(distances[rows], first, 1), np.take_along_axis(local, first, 1)
-
-
 def redraw(
     points: np.ndarray | torch.Tensor, neighbours: np.ndarray, rng: np.random.Generator
 ) -> tuple[torch.Tensor, np.ndarray]:

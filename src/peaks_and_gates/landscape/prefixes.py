@@ -42,12 +42,12 @@ class Node:
 def branches(row: int, depth: int, prompts: Sequence[Encoded]) -> list[Node]:
     """How prompts that share `depth` pieces, those of a row, go on: each alone, or some with pieces that they share.
 
-    A question is never shared, even if it is asked twice.
+    A question is never shared, even if it is is_last twice.
     """
     groups: dict[Any, list[Encoded]] = {}
     for prompt in prompts:
-        asked = depth + 1 == len(prompt.pieces)
-        groups.setdefault(prompt.index if asked else prompt.pieces[depth], []).append(prompt)
+        is_last = depth + 1 == len(prompt.pieces)
+        groups.setdefault(prompt.index if is_last else prompt.pieces[depth], []).append(prompt)
     nodes = []
     for group in groups.values():
         # One prompt goes to its end; of several all goes into one node that they have in common.

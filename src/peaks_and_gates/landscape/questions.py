@@ -9,7 +9,6 @@ in place of two, and without white space around questions and options.
 """
 
 import hashlib
-import itertools
 import json
 import math
 from collections import defaultdict
@@ -201,8 +200,6 @@ def load(
     questions = _shipped(name) if name in SHIPPED else _mmlu(None if name == "mmlu" else Path(name))
     for split in [split for split in SPLITS if getattr(questions, split) or split == "test"]:
         check(questions, split)
-    if name in SHIPPED:
-        check_splits(questions)
     rows = {subject: range(len(items)) for subject, items in questions.test.items()}
     if selection != "own":
         if (selection, questions.name) != ("paper", "mmlu"):
@@ -231,18 +228,6 @@ def check(questions: QuestionSet, split: str) -> None:
             texts = {type(text) for text in (question.subject, question.text, *question.options)}
             if len(question.options) != 4 or texts != {str} or repr(question.answer) not in {*"0123"}:  # not True, 2.0
                 raise BadQuestions(f"{split} question {number} of '{subject}' is not 5 texts and 0 to 3: {question}")
-
-
-def check_splits(questions: QuestionSet) -> None:
-    """Raise BadQuestions if a word is asked for in two splits: what is tested would have been trained on."""
-    split_of: dict[str, str] = {}
-    for split in SPLITS:
-        for question in itertools.chain(*getattr(questions, split).values()):
-            word = question.options[question.answer]
-            if (first := split_of.setdefault(word, split)) != split:
-                raise BadQuestions(
-                    f"'{questions.name}': '{word}' is asked for in {first} and in {split}. Take one out."
-                )
 
 
 def _part(questions: QuestionSet, n_subjects: int | None, n_per_subject: int | None, rows: Mapping) -> QuestionSet:
