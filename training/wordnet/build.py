@@ -263,9 +263,8 @@ def _repeated(entries: Iterable[Entry]) -> set[str]:
 def chosen() -> dict[str, list[Entry]]:
     """{subject: its entries}, of the first N_SUBJECTS that have enough, in the order of a selection of the set."""
     by_subject = assign(read_nouns(), subjects(), entry)
-    order = dict.fromkeys([*FIRST["wordnet"], *sorted(by_subject)])
-    large = (name for name in order if len(by_subject[name]) >= LEAST_WORDS)
-    return {name: by_subject[name] for name in islice(large, N_SUBJECTS)}
+    large = (name for name in [*FIRST["wordnet"], *sorted(by_subject)] if len(by_subject[name]) >= LEAST_WORDS)
+    return {name: by_subject[name] for name in islice(dict.fromkeys(large), N_SUBJECTS)}
 
 
 def split(name: str, entries: list[Entry]) -> dict[str, list[Entry]]:

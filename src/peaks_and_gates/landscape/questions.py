@@ -243,8 +243,8 @@ def _part(questions: QuestionSet, n_subjects: int | None, n_per_subject: int | N
     most = max(len(rows[subject]) for subject in chosen)
     at_least(1, most, n_per_subject=n_per_subject)
     if few := [s for s in chosen if questions.name in SHIPPED and len(rows[s]) < (n_per_subject or 1)]:
-        asked = f"n_per_subject={n_per_subject} asks for more. Ask for fewer, or null for all."
-        raise BadQuestions(f"The subject '{few[0]}' has {len(rows[few[0]])} test questions, {asked}")
+        advice = f"n_per_subject={n_per_subject} asks for more. Ask for fewer, or null for all."
+        raise BadQuestions(f"The subject '{few[0]}' has {len(rows[few[0]])} test questions, {advice}")
     cap = n_per_subject or (MMLU_CAP if questions.name == "mmlu" else most)
     starts = np.cumsum([0, *(len(questions.test[subject]) for subject in known)])  # in all questions, subjects sorted
     numbers = np.concatenate([np.arange(len(shard)) for shard in np.array_split(np.arange(starts[-1]), PAPER_SHARDS)])
