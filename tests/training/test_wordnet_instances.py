@@ -21,7 +21,7 @@ def names():
     return load("wordnet-instances")
 
 
-def asked(names):
+def parts_of_questions(names):
     """Of every question its subject, the words of its definition, the right name and the wrong ones."""
     for question in chain(*names.dev.values(), *names.test.values()):
         right, *wrong = [question.options[(question.answer + i) % 4] for i in range(4)]
@@ -47,14 +47,14 @@ def test_sizes_letters_and_groups(names):
     for items in names.test.values():
         letters = Counter(question.answer for question in items)
         assert len(items) >= 50 and max(letters.values()) - min(letters.values()) <= 1
-    assert max(Counter(right for _, _, right, _ in asked(names)).values()) == 1
+    assert max(Counter(right for _, _, right, _ in parts_of_questions(names)).values()) == 1
     assert not words_of(names, ["dev"]) & words_of(names, ["test"])  # no shot shows a name that is asked for
     assert set(FIRST[names.name]) < set(names.subjects)
     assert subject_groups(names.name, ["rivers", "poets"]) == ["nature", "arts"]
 
 
 def test_no_definition_names_an_option(names):
-    for _, definition, right, wrong in asked(names):
+    for _, definition, right, wrong in parts_of_questions(names):
         assert not definition & words(" ".join([right, *wrong]))
         assert not {word[:4] for word in definition} & {word[:4] for word in words(right)}
         assert not any(word.isdigit() and len(word) > 2 for word in definition)  # a year
@@ -67,7 +67,7 @@ def test_no_option_is_above_below_or_synonymous(names):
             for word in nouns.synsets[offset].words:
                 bearers[subject.name, word.replace("_", " ")].add(offset)
     related = lambda a, b: a in build.ancestors(nouns, b) or {*nouns.synsets[a].words} & {*nouns.synsets[b].words}
-    for subject, _, right, wrong in asked(names):
+    for subject, _, right, wrong in parts_of_questions(names):
         for a in bearers[subject, right]:
             assert not any(related(a, b) or related(b, a) for name in wrong for b in bearers[subject, name])
 

@@ -37,8 +37,8 @@ def questions(of: ModuleType = build) -> pd.DataFrame:
 
 def check_splits(table: pd.DataFrame) -> None:
     """Raise BadQuestions if a word is asked for in two splits: what is tested would have been trained on."""
-    asked = pd.Series([choices[answer] for choices, answer in zip(table["choices"], table["answer"], strict=True)])
-    splits = table["split"].groupby(asked).unique()
+    right = pd.Series([choices[answer] for choices, answer in zip(table["choices"], table["answer"], strict=True)])
+    splits = table["split"].groupby(right).unique()
     if len(twice := splits[splits.map(len) > 1]):
         where = " and in ".join(twice.iloc[0])
         raise BadQuestions(f"'{twice.index[0]}' is asked for in {where}: take it out of one of the two.")

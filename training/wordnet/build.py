@@ -57,7 +57,7 @@ class Synset:
     gloss: str
     hypernyms: tuple[str, ...]
     topics: tuple[str, ...]
-    classes: tuple[str, ...]  # of an instance, such as *Tolstoy*, which has no hypernym besides
+    classes: tuple[str, ...]  # of an instance, such as *Tolstoy*: what it is one of
     has_usage: bool
     field: str
 
@@ -116,8 +116,7 @@ def read_nouns() -> Nouns:
         reach = lambda kind, p=pointers: tuple(
             target for symbol, target, part, _ in p if symbol == kind and part == "n"
         )
-        symbols = {symbol for symbol, *_ in pointers}
-        synsets[offset] = Synset(words, gloss, reach("@"), reach(";c"), reach("@i"), ";u" in symbols, field)
+        synsets[offset] = Synset(words, gloss, reach("@"), reach(";c"), reach("@i"), bool(reach(";u")), field)
         for above in synsets[offset].hypernyms:
             hyponyms[above].append(offset)
     first_sense = first_senses("noun")

@@ -36,7 +36,6 @@ SHOTS, SHOWN = 5, 15  # names per subject that dev asks for and that its options
 TEMPLATE = 'Which name fits "{}"?'
 NAME = re.compile(r"[A-Z][a-z]{2,}(?:[-_](?:[A-Z][a-z]+|[IVX]+))*")
 DATE = re.compile(r",? in (?:AD )?\d{1,4}(?: [AB][CD]|(?<=\d{3}))\b")
-
 UNFINISHED = re.compile(r"^$| (first|erupted|established|formed|founded|overthrown)$")  # nothing, or without its date
 
 
@@ -115,7 +114,7 @@ def build() -> dict[str, dict[str, list[tuple]]]:
     for name, entries in wordnet.assign(nouns, subjects(), entry).items():
         dealt = [entries[i] for i in generator("split", name).permutation(len(entries))]
         for part, pool, most in (("dev", dealt[:SHOWN], SHOTS), ("test", dealt[SHOWN:], None)):
-            wrong = lambda entry, among=pool: (e for e in among if not confusable(nouns, entry, e))
-            asked = [entry for entry in pool if len([*islice(wrong(entry), 3)]) == 3][:most]
-            questions[part][name] = wordnet.ask(nouns, name, part, asked, pool, TEMPLATE, confusable)
+            wrong = lambda target, among=pool: (e for e in among if not confusable(nouns, target, e))
+            fair = [e for e in pool if len([*islice(wrong(e), 3)]) == 3][:most]
+            questions[part][name] = wordnet.ask(nouns, name, part, fair, pool, TEMPLATE, confusable)
     return questions

@@ -284,19 +284,18 @@ def subject_groups(name: str, subjects: Iterable[str]) -> list[str]:
     return [groups.get(subject, "") for subject in subjects]
 
 
-def _shipped_table(name: str) -> tuple[pd.DataFrame, str]:
-    """The questions of a set that ships with the book, see `training.wordnet`, and the file's hash."""
+def _shipped_table(name: str) -> tuple[pd.DataFrame, dict[str, str]]:
+    """The questions of a set that ships with the book, see `training.wordnet`, and where they came from."""
     path = project_folder() / "data" / f"{SHIPPED[name]}.parquet"
     card = read_json(path.with_suffix(".json"))
     check_files(path.parent, {path.name: card["sha256"]})
-    return pd.read_parquet(path), card["sha256"]
+    return pd.read_parquet(path), {"kind": "file", "sha256": card["sha256"]}
 
 
 def _shipped(name: str) -> QuestionSet:
     """A set that ships with the book.  Raises MissingFile, HashMismatch."""
-    table, sha256 = _shipped_table(name)
-    rows = {split: part.to_dict("records") for split, part in table.groupby("split")}
-    return _question_set(name, {"kind": "file", "sha256": sha256}, rows)
+    table, source = _shipped_table(name)
+    return _question_set(name, source, {split: part.to_dict("records") for split, part in table.groupby("split")})
 
 
 def _mmlu(folder: Path | None = None) -> QuestionSet:
