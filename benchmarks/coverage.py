@@ -1,7 +1,7 @@
 """How often an interval of what is counted on density peaks holds the truth, on samples of known mixtures.
 
-    python benchmarks/coverage.py choose        # compares ways to make one, on mixtures of their own
-    python benchmarks/coverage.py judge         # tries the chosen way and others on new mixtures: measured/coverage.csv
+    python benchmarks/coverage.py choose     # compares ways, on mixtures of their own: measured/coverage-choose.csv
+    python benchmarks/coverage.py judge      # tries the chosen way and others on new mixtures: measured/coverage.csv
 
 The truth is the mean of the number over many fresh samples of the same size.  Each mixture is kept in the cache when it
 is done, and either command goes on from there.
@@ -26,6 +26,7 @@ from peaks_and_gates.landscape.density_peaks import RECIPES, counted, landscapes
 from peaks_and_gates.statistics import redrawn
 
 adp.HAS_DADAPY = False  # the same peaks, in half the time at this size
+MEASURED = Path(__file__).parent / "measured"
 RECIPE = {"figures": RECIPES["figures"]}
 N_COMPONENTS, DIMENSION, WIDTH = 12, 10, 64
 SHAPES = ("round", "unlike", "curved")
@@ -157,7 +158,7 @@ def judged(settings: dict, ways: dict, mixtures: list = ALL) -> pd.DataFrame:
 
 
 def main(command: str) -> None:
-    """Print how the ways to choose among do, or write down how the chosen one and others do."""
+    """Write down how the ways to choose among do, or how the chosen one and others do on other mixtures."""
     if command == "choose":
         ways = {
             f"step {step}, {n_repeats}, {name}": (f"step {step}", n_repeats, interval)
@@ -165,7 +166,8 @@ def main(command: str) -> None:
         }
         table = judged(CHOOSE, ways)
         table["off"] = (table["covered"] - 0.95).abs()
-        print(table.groupby("way", sort=False)[["covered", "off", "width_0"]].mean().sort_values("off").round(3))
+        best_first = table.groupby("way", sort=False)[["covered", "off", "width_0"]].mean().sort_values("off")
+        best_first.to_csv(MEASURED / "coverage-choose.csv", float_format="%.3f")
     else:
         step = f"step {neighbours.STEP}"
         ways = {name: (step, JUDGE["n_repeats"], interval) for name, interval in INTERVALS.items()}
@@ -175,7 +177,7 @@ def main(command: str) -> None:
         }
         tables = [judged(JUDGE, ways), judged(LARGE, ways, LARGE_MIXTURES)]
         table = pd.concat(tables, ignore_index=True)
-        table.to_csv(Path(__file__).parent / "measured" / "coverage.csv", index=False, float_format="%.4g")
+        table.to_csv(MEASURED / "coverage.csv", index=False, float_format="%.4g")
 
 
 if __name__ == "__main__":

@@ -88,7 +88,7 @@ def adjusted_rand_index(assignment: np.ndarray, labels: np.ndarray, n_bootstrap:
     """Agreement of a partition with labels: 1 for the same grouping, 0 on average for independent ones.
 
     The interval resamples points and keeps the partition fixed: it does not contain the change of the peaks
-    themselves from one sample of questions to another (`subsampled` does). A resampled point always agrees
+    themselves from one sample of questions to another (`redrawn` does). A resampled point always agrees
     with its own copies, which lifts the index of every replicate a little; the replicates are therefore
     centred on the value. The null redraws the contingency table with both margins fixed, which is what
     shuffled labels do.

@@ -113,11 +113,7 @@ def grow(peaks: Landscape, subjects: Sequence[str], least: int) -> Tree:
 
 
 def regrown(
-    peaks: Landscape,
-    hidden: torch.Tensor | np.ndarray,
-    tree: Tree,
-    subjects: np.ndarray,
-    measure: Callable[[Tree], Sequence[float]],
+    peaks: Landscape, hidden: torch.Tensor, tree: Tree, subjects: np.ndarray, measure: Callable[[Tree], Sequence[float]]
 ) -> list[Estimate]:
     """Numbers measured on a tree, with intervals from growing it again on new samples of the questions.
 
@@ -126,11 +122,8 @@ def regrown(
 
     Raises BookError as `redrawn_landscapes`.
     """
-
-    def of_redrawn(rng: np.random.Generator) -> Sequence[float]:
-        return measure(grow(redrawn_landscapes(hidden, {"drawn": peaks}, rng)["drawn"], subjects, tree.least))
-
-    return redrawn(of_redrawn, measure(tree), peaks.n, n_peaks=peaks.n_peaks)
+    again = lambda rng: grow(redrawn_landscapes(hidden, {"again": peaks}, rng)["again"], subjects, tree.least)
+    return redrawn(lambda rng: measure(again(rng)), measure(tree), peaks.n, n_peaks=peaks.n_peaks)
 
 
 def leaf_order(links: np.ndarray, rank: np.ndarray) -> list[int]:
