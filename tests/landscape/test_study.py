@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from page_code import page_code
-from peaks_and_gates.errors import BadParameter
+from peaks_and_gates.errors import BadParameter, TooFewPoints
 from peaks_and_gates.landscape import study as studies
 from peaks_and_gates.landscape.questions import Prompt, Question, QuestionSet
 from peaks_and_gates.landscape.study import Study, landscape_table, of_seeds
@@ -158,6 +158,20 @@ def test_models_are_read_by_group_behind_the_shots_they_need(monkeypatch):
     ]
     other = studies.geometry_of_models(replace(study, model="another"), ["answers-0"], ["tuned-0"])
     assert set(other.loc[other["group"] == "pretrained", "model"]) == {"another"}
+
+
+def test_too_few_questions_to_take_a_part_of_leave_that_part_out(monkeypatch):
+    least = 4
+
+    def geometry(study, seeds, fine_tuned):
+        if study.every >= least:
+            raise TooFewPoints("too few")
+        return one_row(study, "5-shot", 1.0)
+
+    monkeypatch.setattr(studies, "geometry_of_models", geometry)
+    assert studies.geometry_of_fewer(STUDY, [], [])["every"].tolist() == [2]
+    least = 2
+    assert studies.geometry_of_fewer(STUDY, [], []).empty
 
 
 def test_a_landscape_of_fewer_questions_is_that_of_every_so_many_th(monkeypatch, own_cache):

@@ -14,6 +14,7 @@ Every row is one number with its interval:
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -22,6 +23,7 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from ..cache import SOURCE, cached, digest, file_sha256
+from ..errors import TooFewPoints
 from ..statistics import coded, over_seeds, row
 from . import questions as question_sets
 from .density_peaks import landscapes, redrawn_intervals
@@ -166,3 +168,16 @@ def geometry_of_models(study: Study, seeds: Sequence[str], fine_tuned: Sequence[
         tables.append(of_seeds(replace(study, shots=[n_shots]), models, geometry_table).assign(group="pretrained"))
     tuned = of_seeds(replace(study, shots=[0]), fine_tuned, geometry_table, "fine-tuned")
     return pd.concat([*tables, tuned.assign(group="fine-tuned")], ignore_index=True)
+
+
+def geometry_of_fewer(study: Study, seeds: Sequence[str], fine_tuned: Sequence[str]) -> pd.DataFrame:
+    """`geometry_of_models` of every second and every fourth question, by the column `every`.
+
+    Without rows of so few questions that no recipe can be used.
+    """
+    tables = [pd.DataFrame(columns=["condition", "layer", "metric", "setting", "value", "group", "every"])]
+    for every in (2, 4):
+        with suppress(TooFewPoints):
+            table = geometry_of_models(replace(study, every=every), seeds, fine_tuned)
+            tables.append(table.assign(every=every))
+    return pd.concat(tables[1:] or tables, ignore_index=True)
