@@ -119,7 +119,8 @@ def test_a_bound_is_compared_with_the_whole_interval(at_least, at_most, outcome)
     ("widths", "says"),
     [
         ((0.4, 0.2, 0.1), r"0\.40 \(N = 25\), 0\.20 \(N = 50\), 0\.10 \(N = 100\); about 200 questions would decide"),
-        ((0.1, 0.1, 0.1), "no number in reach would decide"),
+        ((0.06, 0.06, 0.06), "no number in reach would decide"),
+        ((0.09, 0.08, 0.07), "about 640 questions would decide"),
         ((np.inf, 0.2, 0.1), r"Half-width 0\.20 \(N = 50\), 0\.10 \(N = 100\); no number in reach"),
     ],
 )

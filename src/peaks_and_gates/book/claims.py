@@ -192,7 +192,7 @@ def what_would_decide(part: Mapping[str, Any], tables: Tables, value: Estimate, 
     text = f"Half-width {', '.join(f'{width:.2f} (N = {n:,})' for n, width in sizes)}; "
     power = -np.polyfit(*np.log(sizes).T, 1)[0] if len(sizes) == 3 else 0.0
     far = max(1e-9, min(abs(value.value - bound) for bound in bounds))
-    needed = value.n * ((value.high - value.low) / 2 / far) ** (1 / max(0.05, power))
+    needed = value.n * ((value.high - value.low) / 2 / far) ** (1 / power) if power > 0.05 else np.inf
     decides = f"about {needed:,.0f} questions would decide" if needed < 1e6 else "no number in reach would decide"
     return f"{text}{decides}."
 
