@@ -30,7 +30,7 @@ def made_landscape(sizes, top, saddles):
     for (i, j), height in saddles.items():
         matrix[i, j] = matrix[j, i] = height
     n, empty = len(assignment), np.empty(0)
-    return Landscape(None, np.arange(n), empty, empty, empty, empty, density, assignment, empty, matrix, {}, {}, n)
+    return Landscape(None, np.arange(n), empty, empty, empty, density, assignment, empty, matrix, {}, {}, n)
 
 
 def chain():
