@@ -18,6 +18,9 @@ from peaks_and_gates.book import runner
 
 GOLDEN = ROOT / "tests" / "golden" / "pages"
 JOBS = {job.name: job for job in runner.plan("smoke")}
+# In float32 processors differ by enough to swap two neighbours that are almost as near.  One page tries dtypes itself.
+DTYPES = {name: {} if name == "known_stream" else {"dtype": "float64"} for name in JOBS}
+ROUNDED = "in 16-bit numbers"  # rows that are, on any processor, in numbers of three digits
 
 
 def execute(job, tables):
@@ -29,7 +32,7 @@ def execute(job, tables):
         if cell["cell_type"] == "code" and "install" not in cell["metadata"].get("tags", ()):
             exec(compile("".join(cell["source"]), f"{job.name}, cell {number}", "exec"), variables)
             if "parameters" in cell["metadata"].get("tags", ()):
-                variables |= job.parameters
+                variables |= job.parameters | DTYPES[job.name]
 
 
 @pytest.fixture(scope="session")
@@ -57,4 +60,6 @@ def test_a_page_gives_its_golden_tables(page, tables):
     computed, golden = tables(page), record.read(Path(GOLDEN / f"{page}.parquet"))
     assert list(computed) == list(golden)
     for name, table in computed.items():
-        pd.testing.assert_frame_equal(table, golden[name], rtol=1e-5, atol=1e-7, obj=f"{page}.{name}")
+        rounded = table.get("group", pd.Series("", table.index)) == ROUNDED
+        for rows, atol in ((~rounded, 1e-7), (rounded, 0.05)):
+            pd.testing.assert_frame_equal(table[rows], golden[name][rows], rtol=1e-5, atol=atol, obj=f"{page}.{name}")
