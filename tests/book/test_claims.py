@@ -121,7 +121,8 @@ def test_a_bound_is_compared_with_the_whole_interval(at_least, at_most, outcome)
         ((0.4, 0.2, 0.1), r"0\.40 \(N = 25\), 0\.20 \(N = 50\), 0\.10 \(N = 100\); about 200 questions would decide"),
         ((0.06, 0.06, 0.06), "no number in reach would decide"),
         ((0.09, 0.08, 0.07), "about 640 questions would decide"),
-        ((np.inf, 0.2, 0.1), r"Half-width 0\.20 \(N = 50\), 0\.10 \(N = 100\); no number in reach"),
+        ((np.inf, 0.2, 0.1), r"Half-width 0\.20 \(N = 50\), 0\.10 \(N = 100\); about 200 questions would decide"),
+        ((np.inf, 0.0, 0.1), "cannot be said from so few"),
     ],
 )
 def test_an_undecided_part_says_how_many_questions_would_decide_it(widths, says):

@@ -168,7 +168,7 @@ def measure(part: Mapping[str, Any], tables: Tables) -> Part:
     value = None if any(rows is None for rows in curves) else MEASURES[part["measure"]](*curves)
     if value is None or np.isnan(value.value):
         return Part(part["says"], rule, part["why"], None, "untested")
-    low, high = np.fmin(value.low, value.value), np.fmax(value.high, value.value)
+    low, high = np.minimum(value.low, value.value), np.maximum(value.high, value.value)  # NaN decides nothing
     if at_least <= low and high <= at_most:
         outcome = "met"
     else:
@@ -181,18 +181,21 @@ def measure(part: Mapping[str, Any], tables: Tables) -> Part:
 def what_would_decide(part: Mapping[str, Any], tables: Tables, value: Estimate, bounds: list[float]) -> str:
     """Half-widths of an undecided part's interval with fewer questions, and the number that would decide.
 
-    The page's table "fewer" has the landscape of every fourth and every second question.  A power of N through the
-    three half-widths is followed until it is as small as the distance to the nearest bound.
+    The page's table "fewer" has the same of every fourth and every second question.  A power of N through the
+    half-widths is followed until the interval ends at the bounds that it reaches over.
     """
     fewer = part["table"].partition(".")[0] + ".fewer"
     if fewer not in tables or "every" in part:
         return ""
     parts = [measure({**part, "table": fewer, "every": every}, tables).estimate for every in (4, 2)]
     sizes = [(e.n, (e.high - e.low) / 2) for e in (*parts, value) if e and 0 < e.high - e.low < np.inf]
-    text = f"Half-width {', '.join(f'{width:.2f} (N = {n:,})' for n, width in sizes)}; "
-    power = -np.polyfit(*np.log(sizes).T, 1)[0] if len(sizes) == 3 else 0.0
-    far = max(1e-9, min(abs(value.value - bound) for bound in bounds))
-    needed = value.n * ((value.high - value.low) / 2 / far) ** (1 / power) if power > 0.05 else np.inf
+    text = f"Half-width {', '.join(f'{width:.2f} (N = {n:,})' for n, width in sizes)}; " if sizes else ""
+    sides = [(value.value - value.low if b <= value.value else value.high - value.value, b) for b in bounds]
+    too_wide = [side / max(1e-9, abs(value.value - b)) for side, b in sides if value.low <= b <= value.high]
+    if len(sizes) < 2 or not too_wide:
+        return f"{text}how many questions would decide cannot be said from so few."
+    power = -np.polyfit(*np.log(sizes).T, 1)[0]
+    needed = value.n * max(too_wide) ** (1 / power) if power > 0.05 else np.inf
     decides = f"about {needed:,.0f} questions would decide" if needed < 1e6 else "no number in reach would decide"
     return f"{text}{decides}."
 
