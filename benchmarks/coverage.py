@@ -4,7 +4,7 @@
     python benchmarks/coverage.py judge      # tries the chosen way and others on new mixtures: measured/coverage.csv
 
 The truth is the mean of the number over many fresh samples of the same size.  Each mixture is kept in the cache when it
-is done, and either command goes on from there.
+is done, and either command resumes where it stopped.
 """
 
 from __future__ import annotations
@@ -20,9 +20,10 @@ import pandas as pd
 import torch
 from scipy.special import stdtrit
 
-from peaks_and_gates.cache import cached
+from peaks_and_gates.cache import SOURCE, cached, file_sha256
 from peaks_and_gates.landscape import adp, neighbours
 from peaks_and_gates.landscape.density_peaks import RECIPES, counted, landscapes, redrawn_landscapes
+from peaks_and_gates.landscape.study import CODE
 from peaks_and_gates.statistics import redrawn
 
 adp.HAS_DADAPY = False  # the same peaks, in half the time at this size
@@ -38,31 +39,34 @@ LARGE = JUDGE | {"n": 4800, "n_truth": 400, "n_samples": 60}
 METRICS = ["n_peaks", "core_fraction", "ari_component", "ari_blurred", "ari_letter"]
 ENDS = np.array([[1, 0, -1, -1, -1], [np.inf, 1, 1, 1, 1]])
 ALL = list(product(SHAPES, SPREADS))
+# Behind the middle layers the model's landscape has one peak or two.
+JUDGED = [*ALL, ("two", "apart")]
 LARGE_MIXTURES = [("round", "touching"), ("unlike", "apart"), ("curved", "touching")]
 
 
 def mixture(shape: str, spread: str, seed: int):
     """A function from a size and a generator to a sample: hidden states (n, WIDTH) float32, and labels by name.
 
-    round: equal round Gaussians.  unlike: of unlike sizes and extents, and skew (gamma of shape 4).  curved: the
-    same, on a surface that bends in 10 more dimensions.  Labels: the component; blurred, where four in ten are drawn
-    anew; and one of four letters that have nothing to do with the points.
+    round: equal round Gaussians.  two: the same, two of them.  unlike: of unlike sizes and extents, and skew (gamma of
+    shape 4).  curved: the same, on a surface that bends in 10 more dimensions.  Labels: the component; blurred, where
+    four in ten are drawn anew; and one of four letters that have nothing to do with the points.
     """
-    rng = np.random.default_rng([seed, ALL.index((shape, spread))])
-    centres = SPREADS[spread] * rng.standard_normal((N_COMPONENTS, DIMENSION))
-    share, extent = np.full(N_COMPONENTS, 1 / N_COMPONENTS), np.ones((N_COMPONENTS, DIMENSION))
-    if shape != "round":
-        share = rng.dirichlet(np.full(N_COMPONENTS, 3.0))
-        extent = np.exp(0.3 * rng.standard_normal((N_COMPONENTS, DIMENSION)))
+    rng = np.random.default_rng([seed, JUDGED.index((shape, spread))])
+    m, gaussian = 2 if shape == "two" else N_COMPONENTS, shape in ("round", "two")
+    centres = SPREADS[spread] * rng.standard_normal((m, DIMENSION))
+    share, extent = np.full(m, 1 / m), np.ones((m, DIMENSION))
+    if not gaussian:
+        share = rng.dirichlet(np.full(m, 3.0))
+        extent = np.exp(0.3 * rng.standard_normal((m, DIMENSION)))
     basis = np.linalg.qr(rng.standard_normal((WIDTH, WIDTH)))[0]
 
     def draw(n: int, rng: np.random.Generator) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        component = rng.choice(N_COMPONENTS, n, p=share)
-        within = rng.standard_normal((n, DIMENSION)) if shape == "round" else rng.gamma(4, size=(n, DIMENSION)) / 2 - 2
+        component = rng.choice(m, n, p=share)
+        within = rng.standard_normal((n, DIMENSION)) if gaussian else rng.gamma(4, size=(n, DIMENSION)) / 2 - 2
         points = centres[component] + extent[component] * within  # (n, DIMENSION)
         if shape == "curved":
             points = np.hstack([points, 2 * np.sin(points)])
-        blurred = np.where(rng.random(n) < 0.6, component, rng.integers(N_COMPONENTS, size=n))
+        blurred = np.where(rng.random(n) < 0.6, component, rng.integers(m, size=n))
         labels = {"component": component, "blurred": blurred, "letter": rng.integers(4, size=n)}
         return (points @ basis[: points.shape[1]]).astype(np.float32), labels
 
@@ -93,7 +97,7 @@ def trials(
 
     Beside them the deviation by "chance" (n_samples, 5), and the replicates of each way, (n_samples, n_repeats, 5).
     """
-    draw, rng = mixture(shape, spread, seed), np.random.default_rng([seed, n, ALL.index((shape, spread))])
+    draw, rng = mixture(shape, spread, seed), np.random.default_rng([seed, n, JUDGED.index((shape, spread))])
     numbers = lambda layer: [*counted(layer).values()]
     known = {"truth": [numbers(landscape_of(*draw(n, rng))) for _ in range(n_truth)], "values": [], "chance": []}
     for _ in range(n_samples):
@@ -138,9 +142,9 @@ def judged(settings: dict, ways: dict, mixtures: list = ALL) -> pd.DataFrame:
 
     ways: by name, the replicates in `trials`, how many of them, and one of INTERVALS.
     """
-    rows = []
+    rows, code = [], [file_sha256(SOURCE / name) for name in CODE if "study" not in name]
     for shape, spread in mixtures:
-        about = settings | {"shape": shape, "spread": spread, "version": 1}
+        about = settings | {"shape": shape, "spread": spread, "near": neighbours.NEAR, "code": code}
         stored = cached("coverage", about, partial(trials, shape, spread, **settings))
         known = {name: stored.get_tensor(name).numpy() for name in stored.keys()}  # noqa: SIM118
         truth, deviation = known["truth"].mean(0), known["truth"].std(0)
@@ -175,7 +179,7 @@ def main(command: str) -> None:
             "parts of 90 %": ("parts of 90 %", 8, STRETCHED),
             "halves": ("halves", 8, INTERVALS["nothing at least"]),
         }
-        tables = [judged(JUDGE, ways), judged(LARGE, ways, LARGE_MIXTURES)]
+        tables = [judged(JUDGE, ways, JUDGED), judged(LARGE, ways, LARGE_MIXTURES)]
         table = pd.concat(tables, ignore_index=True)
         table.to_csv(MEASURED / "coverage.csv", index=False, float_format="%.4g")
 
