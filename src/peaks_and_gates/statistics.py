@@ -1,4 +1,4 @@
-"""How sure a number is: bootstrap intervals, shuffled-label nulls, and intervals by leaving points out.
+"""How sure a number is: bootstrap intervals, shuffled-label nulls, and intervals from new samples.
 
 index = adjusted_rand_index(landscape.assignment, subjects)
 index.value, index.low, index.high, index.null_high

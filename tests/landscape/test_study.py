@@ -158,20 +158,20 @@ def test_models_are_read_by_group_behind_the_shots_they_need(monkeypatch):
     ]
     other = studies.geometry_of_models(replace(study, model="another"), ["answers-0"], ["tuned-0"])
     assert set(other.loc[other["group"] == "pretrained", "model"]) == {"another"}
+    assert studies.seeds_of(replace(STUDY, model="b"), ["a", "b", "c"]) == ["b", "a", "c"]
 
 
-def test_too_few_questions_to_take_a_part_of_leave_that_part_out(monkeypatch):
+def test_too_few_questions_to_take_a_part_of_leave_that_part_out():
     least = 4
 
-    def geometry(study, seeds, fine_tuned):
+    def geometry(study):
         if study.every >= least:
             raise TooFewPoints("too few")
         return one_row(study, "5-shot", 1.0)
 
-    monkeypatch.setattr(studies, "geometry_of_models", geometry)
-    assert studies.geometry_of_fewer(STUDY, [], [])["every"].tolist() == [2]
+    assert studies.of_fewer(STUDY, geometry)["every"].tolist() == [2]
     least = 2
-    assert studies.geometry_of_fewer(STUDY, [], []).empty
+    assert studies.of_fewer(STUDY, geometry).empty
 
 
 def test_a_landscape_of_fewer_questions_is_that_of_every_so_many_th(monkeypatch, own_cache):

@@ -73,13 +73,13 @@ def layer_at(
     states = study.states(study.question_set(), n_shots)
     layer = max(1, round(depth * states.n_layers))
     where = f"{study.model}, {n_shots}-shot, layer {layer}"
-    hidden = states.layer(study.point, layer)  # (N, D)
+    hidden = states.layer(study.point, layer)[:: study.every]  # (N, D)
     peaks = landscape(hidden, {}, Recipe(GRIDE_SCALE, z, K), where=where)
-    return layer, states.n_layers, hidden, peaks, np.array(states.subject)
+    return layer, states.n_layers, hidden, peaks, np.array(states.subject)[:: study.every]
 
 
 def least_points(subjects: Sequence[str]) -> int:
-    """The paper's 30 points, in proportion to the questions of the largest subject: 11 with 75 per subject.
+    """The paper's 30 points, in proportion to the questions of the largest subject: 22 with 150 per subject.
 
     Raises BadParameter unless there is one subject per question.
     """
@@ -123,7 +123,7 @@ def regrown(
     Raises BookError as `redrawn_landscapes`.
     """
     again = lambda rng: grow(redrawn_landscapes(hidden, {"again": peaks}, rng)["again"], subjects, tree.least)
-    return redrawn(lambda rng: measure(again(rng)), measure(tree), peaks.n, n_peaks=peaks.n_peaks)
+    return redrawn(lambda rng: measure(again(rng)), measure(tree), peaks.n, n_peaks=max(1, len(tree.counts)))
 
 
 def leaf_order(links: np.ndarray, rank: np.ndarray) -> list[int]:

@@ -102,7 +102,7 @@ def walk(
     for size, alike in groupby(shared, lambda node: len(node.ids)):  # unpadded: what is kept is what was read
         group, most = [*alike], max(1, room // (length + size))
         if len(group) > most:
-            say_once(f"{model.name}: of the prompts' beginnings {most} are kept at a time, no more fit into memory.")
+            say_once(f"{model.name}: only some of the prompts' beginnings are kept at a time, no more fit into memory.")
         for start in range(0, len(group), most):
             part = group[start : start + most]
             theirs = read_nodes(model, part, keys_values)
@@ -156,9 +156,9 @@ def compare(model: LanguageModel, encoded: list[Encoded]) -> None:
 
     Short ones when a model is used for the first time; whenever some prompt is longer than all before, this one and
     the shortest question behind the same shots, and behind the first piece: many a model reads otherwise beyond some
-    length.  At every layer
-    the states at both points, and at the end the letters' log-probabilities, agree to 1e-4 of their norm, in half
-    precision to 16 roundings.  It is for `require_finite` to say where the model's own are not finite.
+    length.  At every layer the states at both points, and at the end the letters' log-probabilities, agree to 1e-4 of
+    their norm, in half precision to 16 roundings.  It is for `require_finite` to say where the model's own are not
+    finite.
     Raises ModelUnavailable with the first layer that does not, and the size of the difference.
     """
     longest = max(encoded, key=lambda item: len(item.ids))

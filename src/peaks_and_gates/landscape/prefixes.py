@@ -42,7 +42,7 @@ class Node:
 def branches(row: int, depth: int, prompts: Sequence[Encoded]) -> list[Node]:
     """How prompts that share `depth` pieces, those of a row, go on: each alone, or some with pieces that they share.
 
-    A question is never shared, even if it is is_last twice.
+    A question is never shared, even if it is asked twice.
     """
     groups: dict[Any, list[Encoded]] = {}
     for prompt in prompts:

@@ -1,6 +1,6 @@
 """Paper 1 as tidy tables: the model reads the questions, and every layer's landscape becomes rows.
 
-    study = Study("smollm2-135m-instruct", "wordnet", shots=[0, 1, 2, 5])
+    study = Study("smollm2-135m-format-tuned-0", "wordnet", shots=[0, 1, 2, 5], n_orders=None)
     geometry_table(study)      # the landscape of its hidden states, layer by layer
 
 Every row is one number with its interval:
@@ -45,8 +45,8 @@ class Study:
     per subject; None for an own order per question, "paper" for the one that it has in the paper.  point: where the
     residual stream is read.  adapter: folder of a PEFT adapter to put on the model.  dtype: "bfloat16" or "float32";
     None lets the hardware decide.  with_header: begin every prompt with the line that names its subject.  split:
-    "test", or "validation" where a setting is chosen or a training is followed.  every: the landscape is that of every
-    so many-th question, for the width of intervals; all are read.
+    "test", or "validation" where a setting is chosen or a training is followed.  every: all questions are read, and
+    every second (2) or fourth (4) of them measured, to see how the width of intervals depends on their number.
     """
 
     model: str
@@ -152,8 +152,8 @@ def of_seeds(
 
 
 def seeds_of(study: Study, seeds: Sequence[str]) -> Sequence[str]:
-    """The seeds of the study's model, or the model alone if it is none of them."""
-    return seeds if study.model in seeds else [study.model]
+    """The study's model, and behind it the other seeds of its training if it is one of them."""
+    return [study.model, *(seed for seed in seeds if seed != study.model and study.model in seeds)]
 
 
 def geometry_of_models(study: Study, seeds: Sequence[str], fine_tuned: Sequence[str]) -> pd.DataFrame:
@@ -170,14 +170,13 @@ def geometry_of_models(study: Study, seeds: Sequence[str], fine_tuned: Sequence[
     return pd.concat([*tables, tuned.assign(group="fine-tuned")], ignore_index=True)
 
 
-def geometry_of_fewer(study: Study, seeds: Sequence[str], fine_tuned: Sequence[str]) -> pd.DataFrame:
-    """`geometry_of_models` of every second and every fourth question, by the column `every`.
+def of_fewer(study: Study, measure: Callable[[Study], pd.DataFrame]) -> pd.DataFrame:
+    """A study's table for every second and for every fourth question, by the column `every`.
 
     Without rows of so few questions that no recipe can be used.
     """
     tables = [pd.DataFrame(columns=["condition", "layer", "metric", "setting", "value", "group", "every"])]
     for every in (2, 4):
         with suppress(TooFewPoints):
-            table = geometry_of_models(replace(study, every=every), seeds, fine_tuned)
-            tables.append(table.assign(every=every))
+            tables.append(measure(replace(study, every=every)).assign(every=every))
     return pd.concat(tables[1:] or tables, ignore_index=True)
