@@ -2,7 +2,7 @@
 
 from peaks_and_gates.landscape.study import Study, geometry_table
 
-study = Study(model="smollm2-135m-instruct", questions="wordnet", n_subjects=32, n_per_subject=50)
+study = Study(model="smollm2-135m-format-tuned-0", questions="wordnet", n_per_subject=150, n_orders=None)
 table = geometry_table(study)
 """
 

@@ -31,7 +31,8 @@ from typing import Any, Literal
 
 from .errors import BookError, HashMismatch, MissingFile, StorageFull
 
-STATES = 3  # raise it when models, landscape.extraction or gate.vlm give other states than before: all pages are stale
+# Raise it when models, landscape.extraction, landscape.prefixes or gate.vlm give other states: all pages are stale.
+STATES = 3
 PACKAGES = ("torch", "transformers", "peft", "datasets", "dadapy", "numpy", "scikit-learn", "safetensors")
 SOURCE = Path(__file__).parent
 
