@@ -251,7 +251,7 @@ def as_html(verdict: Verdict) -> str:
 
 
 def scorecard(verdicts: list[Verdict], about: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The verdicts as plain data, for `scorecard.json`.  about: preset, model, key, seeds of the run."""
+    """The verdicts as plain data, for `scorecard.json`.  about: preset, models, seed and key of the run."""
     rows = []
     for verdict in verdicts:
         first = next((part.estimate for part in verdict.parts if part.estimate is not None), None)

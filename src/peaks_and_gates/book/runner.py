@@ -222,7 +222,7 @@ def write_scorecard(jobs: Sequence[Job]) -> str:
     folder = jobs[0].record.parent
     verdicts = claims.judge_all(folder)
     values = presets.load(jobs[0].preset) | {name: value for job in jobs for name, value in job.parameters.items()}
-    about = {key: values[key] for key in ("preset", "model", "fine_tuned")} | {"seeds": [values["seed"]]}
+    about = {key: values[key] for key in ("preset", "model", "seeds", "fine_tuned", "seed")}
     about["key"] = cache.digest([record.manifest(path)["key"] for path in record.pages(folder)])
     cache.write_json(folder / "scorecard.json", claims.scorecard(verdicts, about))
     return claims.count(verdicts)
