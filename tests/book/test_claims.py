@@ -134,6 +134,8 @@ def test_an_undecided_part_says_how_many_questions_would_decide_it(widths, says)
     asking = part("maximum", "page.geometry", at_least=0.45)
     result = measure(asking, tables)
     assert result.outcome == "undecided" and re.search(says, result.undecided)
+    against = asking | {"measure": "lift", "baseline": "5-shot", "baseline_table": "page.geometry", "at_least": 0}
+    assert "N = 100" in measure(against, tables).undecided  # its baseline is looked up in the table of fewer, too
     shown = claims.as_html(Verdict({"id": "L1", "claim": "", "paper_value": ""}, (result,)))
     assert result.undecided in shown
     assert (

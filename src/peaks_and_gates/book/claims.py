@@ -184,10 +184,10 @@ def what_would_decide(part: Mapping[str, Any], tables: Tables, value: Estimate, 
     The page's table "fewer" has the same of every fourth and every second question.  A power of N through the
     half-widths is followed until the interval ends at the bounds that it reaches over.
     """
-    fewer = part["table"].partition(".")[0] + ".fewer"
-    if fewer not in tables or "every" in part:
+    fewer = {key: part[key].partition(".")[0] + ".fewer" for key in ("table", "baseline_table") if key in part}
+    if fewer["table"] not in tables or "every" in part:
         return ""
-    parts = [measure({**part, "table": fewer, "every": every}, tables).estimate for every in (4, 2)]
+    parts = [measure({**part, **fewer, "every": every}, tables).estimate for every in (4, 2)]
     sizes = [(e.n, (e.high - e.low) / 2) for e in (*parts, value) if e and 0 < e.high - e.low < np.inf]
     text = f"Half-width {', '.join(f'{width:.2f} (N = {n:,})' for n, width in sizes)}; " if sizes else ""
     sides = [(value.value - value.low if b <= value.value else value.high - value.value, b) for b in bounds]
