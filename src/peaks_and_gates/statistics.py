@@ -61,6 +61,19 @@ def over_seeds(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
     return mean.assign(model=label)[list(together.columns)]
 
 
+def with_means(table: pd.DataFrame) -> pd.DataFrame:
+    """A table and, behind it, the means over the seeds of conditions such as "5-shot, seed 0", named "5-shot".
+
+    A number that not every seed has is left out: a tree may have too few leaves for it.
+    """
+    tables = [table]
+    for condition, together in table.groupby(table["condition"].str.extract("(.*), seed ", expand=False), sort=False):
+        in_all = together.groupby("metric")["metric"].transform("size") == together["condition"].nunique()
+        of_seed = [rows.assign(condition=condition) for _, rows in together[in_all].groupby("condition", sort=False)]
+        tables.append(over_seeds(of_seed))
+    return pd.concat(tables, ignore_index=True)
+
+
 def at_least(least: int, most: float = np.inf, /, **counts: int | None) -> None:
     """Raise BadParameter for a count, named by its keyword, that is neither None nor a whole number in these bounds."""
     for name, count in counts.items():

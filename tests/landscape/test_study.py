@@ -13,7 +13,7 @@ from peaks_and_gates.errors import BadParameter, TooFewPoints
 from peaks_and_gates.landscape import study as studies
 from peaks_and_gates.landscape.questions import Prompt, Question, QuestionSet
 from peaks_and_gates.landscape.study import Study, landscape_table, of_seeds
-from peaks_and_gates.statistics import Estimate, row
+from peaks_and_gates.statistics import Estimate, row, with_means
 
 STUDY = Study("tiny-llama", "wordnet", [0, 5])
 
@@ -137,6 +137,13 @@ def test_the_mean_of_seeds_spans_them():
         mean = table.loc[condition]
         assert (mean["value"], mean["low"], mean["high"], mean["model"]) == (3, 0, 7, "tuned (3 seeds)")
         assert table.loc[f"{condition}, seed 2", "value"] == 6 and len(table) == 4
+
+
+def test_means_stand_behind_the_seeds_and_leave_out_what_a_seed_lacks():
+    rows = [("a, seed 0", 1, "n"), ("a, seed 0", 3, "m"), ("a, seed 1", 2, "n"), ("b, seed 0", 5, "n"), ("c", 9, "n")]
+    table = pd.concat([one_row(STUDY, condition, value).assign(metric=metric) for condition, value, metric in rows])
+    means = with_means(table).iloc[len(table) :][["condition", "metric", "value", "low", "high"]]
+    assert means.to_numpy().tolist() == [["a", "n", 1.5, 0, 3], ["b", "n", 5, 4, 6]]
 
 
 def test_models_are_read_by_group_behind_the_shots_they_need(monkeypatch):
