@@ -33,9 +33,9 @@ N_COMPONENTS, DIMENSION, WIDTH = 12, 10, 64
 SHAPES = ("round", "unlike", "curved")
 SPREADS = {"merged": 1.2, "touching": 1.8, "apart": 3.0}  # of the components' centres, in their own deviations
 PARTS = {"parts of 90 %": 0.9, "halves": 0.5}
-CHOOSE = {"seed": 0, "n": 600, "n_truth": 400, "n_samples": 60, "n_repeats": 12, "steps": [0.2, 0.3, 0.4]}
-JUDGE = {"seed": 1, "n": 600, "n_truth": 1000, "n_samples": 400, "n_repeats": 8, "steps": [0.3]}
-LARGE = JUDGE | {"n": 4800, "n_truth": 400, "n_samples": 60}
+CHOOSE = {"seed": 0, "n": 600, "n_truth": 400, "n_samples": 60, "n_parts": 0, "n_repeats": 12, "steps": [0.2, 0.3, 0.4]}
+JUDGE = {"seed": 2, "n": 600, "n_truth": 1000, "n_samples": 400, "n_parts": 100, "n_repeats": 8, "steps": [0.3]}
+LARGE = JUDGE | {"n": 4800, "n_truth": 200, "n_samples": 60, "n_parts": 10}
 METRICS = ["n_peaks", "core_fraction", "ari_component", "ari_blurred", "ari_letter"]
 ENDS = np.array([[1, 0, -1, -1, -1], [np.inf, 1, 1, 1, 1]])
 ALL = list(product(SHAPES, SPREADS))
@@ -91,23 +91,25 @@ def fresh(states: np.ndarray, layer: dict, step: float, rng: np.random.Generator
 
 
 def trials(
-    shape: str, spread: str, seed: int, n: int, n_truth: int, n_samples: int, n_repeats: int, steps: list
+    shape: str, spread: str, seed: int, n: int, n_truth: int, n_samples: int, n_parts: int, n_repeats: int, steps: list
 ) -> dict:
     """What is counted on fresh samples, "truth" (n_truth, 5), and on those judged, "values" (n_samples, 5).
 
-    Beside them the deviation by "chance" (n_samples, 5), and the replicates of each way, (n_samples, n_repeats, 5).
+    Beside them the deviation by "chance" (n_samples, 5), and the replicates of each way, (n_samples, n_repeats, 5); of
+    PARTS those of the first n_parts samples.
     """
     draw, rng = mixture(shape, spread, seed), np.random.default_rng([seed, n, JUDGED.index((shape, spread))])
     numbers = lambda layer: [*counted(layer).values()]
     known = {"truth": [numbers(landscape_of(*draw(n, rng))) for _ in range(n_truth)], "values": [], "chance": []}
-    for _ in range(n_samples):
+    for i in range(n_samples):
         states, labels = draw(n, rng)
         layer = landscape_of(states, labels)
         nulls = layer["figures"].adjusted_rand_index.values()
         known["values"].append(numbers(layer))
         known["chance"].append([0, 0, *((index.null_high - index.null) / 1.96 for index in nulls)])
         ways = {f"step {step}": partial(fresh, states, layer, step, rng) for step in steps}
-        ways |= {name: partial(part_of, states, labels, fraction, rng) for name, fraction in PARTS.items()}
+        if i < n_parts:
+            ways |= {name: partial(part_of, states, labels, fraction, rng) for name, fraction in PARTS.items()}
         for name, way in ways.items():
             known.setdefault(name, []).append([numbers(way()) for _ in range(n_repeats)])
     return {name: torch.tensor(np.array(of_samples, dtype=np.float64)) for name, of_samples in known.items()}
@@ -149,7 +151,7 @@ def judged(settings: dict, ways: dict, mixtures: list = ALL) -> pd.DataFrame:
         known = {name: stored.get_tensor(name).numpy() for name in stored.keys()}  # noqa: SIM118
         truth, deviation = known["truth"].mean(0), known["truth"].std(0)
         for way, (draws, n_repeats, interval) in ways.items():
-            of_samples = zip(known["values"], known[draws][:, :n_repeats], known["chance"], strict=True)
+            of_samples = zip(known["values"], known[draws][:, :n_repeats], known["chance"], strict=False)
             low, high = np.moveaxis([interval(*sample) for sample in of_samples], 1, 0)  # (n_samples, 5) each
             covered = (low <= truth + 1e-9) & (truth - 1e-9 <= high)
             for i, metric in enumerate(METRICS):

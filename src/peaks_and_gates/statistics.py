@@ -225,7 +225,8 @@ def redrawn(
     is right on average.
 
     No interval is narrower than half a peak's share of the number to either side. A number of peaks is whole, and its
-    mean is not: what a few new samples agree on happens often, not always.
+    mean is not: what a few new samples agree on happens often, not always.  A number nearer to 0 counts as .02
+    here: the index of a single peak is 0 whatever the labels, and is not known to better than a hundredth.
 
     Labels that have nothing to do with a partition are a case of their own. There the variance of a redrawn index is
     three times that of the index, because points that are drawn more than once agree with themselves; two thirds
@@ -255,6 +256,6 @@ def redrawn(
     rng, values = np.random.default_rng(seed), np.asarray(values, dtype=np.float64)
     variance = np.var([statistic(rng) for _ in range(n_repeats)], axis=0, ddof=1)  # (numbers,)
     variance = np.maximum(variance / 3, variance - 2 * np.square(chance))
-    error = np.maximum(stdtrit(n_repeats - 1, PERCENTILES[1] / 100) * np.sqrt(variance), abs(values) / n_peaks / 2)
+    error = np.maximum(stdtrit(n_repeats - 1, 0.975) * np.sqrt(variance), abs(values).clip(0.02) / n_peaks / 2)
     low, high = np.clip([values - error, values + error], *ends)
     return [Estimate(*map(float, numbers), n) for numbers in zip(values, low, high, strict=True)]

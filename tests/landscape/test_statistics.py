@@ -123,8 +123,8 @@ def test_an_interval_ends_where_the_number_does():
     far = lambda rng: [*(9 * rng.standard_normal(2)), np.nan]
     first, second, missing = redrawn(far, [0.2, 3.0, 1.0], 9, ends=([0, 1, 0], [1, np.inf, 1]))
     assert (first.low, first.high, second.low) == (0, 1, 1) and second.high > 3 and np.isnan(missing.high)
-    for number in redrawn(lambda rng: [12, -0.9], [12, -0.9], 9, n_peaks=[12, 3]):  # half a peak, where all agree
-        assert (number.high - number.value) == pytest.approx({12: 0.5, -0.9: 0.15}[number.value])
+    for number in redrawn(lambda rng: [12, -0.9, 0], [12, -0.9, 0], 9, n_peaks=[12, 3, 1]):  # where all agree
+        assert (number.high - number.value) == pytest.approx({12: 0.5, -0.9: 0.15, 0: 0.01}[number.value])
 
 
 def test_errors():
