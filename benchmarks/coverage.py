@@ -41,7 +41,7 @@ ENDS = np.array([[1, 0, -1, -1, -1], [np.inf, 1, 1, 1, 1]])
 ALL = list(product(SHAPES, SPREADS))
 # Behind the middle layers the model's landscape has one peak or two.
 JUDGED = [*ALL, ("two", "apart")]
-LARGE_MIXTURES = [("round", "touching"), ("unlike", "apart"), ("curved", "touching")]
+LARGE_MIXTURES = [("round", "touching"), ("unlike", "apart")]
 
 
 def mixture(shape: str, spread: str, seed: int):
