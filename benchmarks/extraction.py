@@ -34,7 +34,7 @@ MEMORY = ((1000, 0), (2000, 0), (4000, 0), (600, 5))  # questions, shots
 
 @torch.inference_mode()
 def plain(model, prompts):
-    """The straightforward loop; (n, L, D) residual states."""
+    """The straightforward loop; (n, L, D) residual states, of the last layer behind the final norm."""
     states = []
     for prompt in prompts:
         ids = model.tokenizer(prompt.text, return_tensors="pt").input_ids.to(model.device)
@@ -45,18 +45,22 @@ def plain(model, prompts):
 
 
 def without_tree(model, prompts):
-    """The same code where no beginning is shared; (n, L, D) residual states."""
+    """The same code where no beginning is shared; states as of `plain`."""
     whole = [Encoded(each.index, (each.ids,)) for each in encode(model, prompts)]
-    return run(model, whole, POINTS, None)["residual"]
+    return as_plain(run(model, whole, POINTS, None))
+
+
+def as_plain(states):
+    """Our states by read point, each (n, L, D), as transformers returns them."""
+    return torch.cat([states["residual"][:, :-1], states["norm"][:, -1:]], 1)
 
 
 def speed():
     """Questions a second: ours and the plain loop's; of five shots in own orders also ours without the tree."""
     model = models.load(MODEL, dtype=torch.float32)
-    shape, peak = estimate.shape_of(model.network.config), matmul_rate(model.network.dtype)
-    print(f"{torch.get_num_threads()} threads, {model.network.dtype}, matrix product {peak / 1e9:.0f} GFLOP/s")
-    print("prompts: reference q/s, ours q/s, ratio, limit q/s, share reached, tokens/s, lowest cosine")
-    questions, rows = load("wordnet", 1, N_QUESTIONS), []
+    shape = estimate.shape_of(model.network.config)
+    print(f"{torch.get_num_threads()} threads, {model.network.dtype}; reference q/s, ours q/s, ratio, lowest cosine")
+    questions, rows, peaks = load("wordnet", 1, N_QUESTIONS), [], []
     for n_shots, n_orders in SETTINGS:
         prompts = build_prompts(questions, n_shots, n_orders)
         few = prompts[:N_PLAIN]
@@ -72,10 +76,10 @@ def speed():
             (ours_time, own), (reference_time, expected) = side_by_side(
                 lambda prompts=prompts: extract(model, prompts), reference
             )
-            alike = torch.cosine_similarity(own["residual"][: len(expected)].float(), expected.float(), dim=2).min()
+            alike = torch.cosine_similarity(as_plain(own)[: len(expected)].float(), expected.float(), dim=2).min()
             assert alike > 0.9999, f"the states differ: cosine {alike}"
             slow, fast = len(expected) / reference_time, len(prompts) / ours_time
-            limit = len(prompts) * peak / operations
+            peaks.append(matmul_rate(model.network.dtype))
             orders = "own orders" if n_orders is None else f"{n_orders} order{'s' * (n_orders > 1)}"
             rows.append(
                 {
@@ -85,18 +89,17 @@ def speed():
                     "ours": fast,
                     "reference": slow,
                     "ratio": fast / slow,
-                    "limit": limit,
+                    "flops": operations / len(prompts),
                     "agreement": f"lowest cosine {float(alike):.6f}",
                     "tokens_per_second": tokens / ours_time,
                     "gigaflops": operations / ours_time / 1e9,
                 }
             )
-            print(
-                f"{benchmark}, {rows[-1]['setting']}: {slow:.2f}, {fast:.2f}, {fast / slow:.2f}, {limit:.1f},"
-                f" {fast / limit:.0%}, {tokens / ours_time:.0f}, {alike:.6f}",
-                flush=True,
-            )
-    return rows
+            numbers = f"{slow:.2f}, {fast:.2f}, {fast / slow:.2f}, {alike:.6f}"
+            print(f"{benchmark}, {rows[-1]['setting']}: {numbers}", flush=True)
+    # The machine is shared: the fastest product of all is nearest to what it can do.
+    print(f"matrix product {max(peaks) / 1e9:.0f} GFLOP/s")
+    return [row | {"limit": max(peaks) / row["flops"]} for row in rows]
 
 
 def stored(n, n_shots):
