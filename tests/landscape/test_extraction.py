@@ -76,9 +76,9 @@ def test_what_prompts_share_is_read_once(tiny, n_orders, monkeypatch):
 def test_no_more_of_the_tree_is_kept_than_there_is_room_for(tiny, capsys, monkeypatch):
     prompts, held, original = build_prompts(make_questions(1, 40), 3, None), [], extraction.walk
 
-    def walk(model, nodes, batch_tokens, room, keys_values=None, length=0):
-        held.append((len(nodes), room))
-        yield from original(model, nodes, batch_tokens, room, keys_values, length)
+    def walk(model, level, batch_tokens, room):
+        held.append((sum(len(nodes) for _, _, nodes in level), room))
+        yield from original(model, level, batch_tokens, room)
 
     monkeypatch.setattr(extraction, "walk", walk)
     extraction.say_once.cache_clear()
@@ -88,7 +88,7 @@ def test_no_more_of_the_tree_is_kept_than_there_is_room_for(tiny, capsys, monkey
     few = len(held)
     assert_like_plain_loop(tiny, prompts, batch_tokens=500)
     assert len(held) - few > few and all(room >= 0 for n, room in held if n > 1)
-    assert capsys.readouterr().out.count("are kept at a time, no more fit into memory") == 1
+    assert capsys.readouterr().out.count("are kept at a time, to save memory") == 1
 
 
 def test_a_model_is_compared_once_for_all_prompts(own_cache, monkeypatch):

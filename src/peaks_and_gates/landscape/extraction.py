@@ -36,6 +36,7 @@ from torch.nn.modules.module import register_module_forward_hook
 from torch.nn.utils.rnn import pad_sequence
 from tqdm.auto import tqdm
 from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from .. import models
 from ..cache import STATES, cached, digest
@@ -47,10 +48,13 @@ from .questions import LETTERS, Prompt
 POINTS = ("residual", "norm")
 EMPTY_LINE = re.compile("\n\n")
 FEWEST_TOKENS, MOST_TOKENS = 4096, 65_536  # of one forward pass: on a CPU more gain nothing
+KEPT_BATCHES = 8  # of the tree, on a CPU: a subject's 150 questions in orders of their own behind five shots
 # Two prompts behind two shots, short and of unlike length, by which a model is compared with its own forward pass.
 SHOTS = "Oslo?\nAnswer: A\n\nRome?\nAnswer: B\n\n"
 SAMPLE = [Prompt("", SHOTS, question, 0) for question in ("Lima?\nAnswer:", "Accra, Cairo or Dakar?\nAnswer:")]
 ADVICE = "It cannot be read by shared prefixes: take a model of another family, or float32 if it is in half precision."
+PLAIN_LAYERS = (DynamicLayer, DynamicSlidingWindowLayer)
+Level = tuple[int, DynamicCache | None, list[Node]]  # tokens up to the nodes' ends; keys and values, a row each; they
 say_once = cache(print)
 compared: WeakKeyDictionary[LanguageModel, int] = WeakKeyDictionary()  # tokens of the longest prompt that passed
 
@@ -83,30 +87,47 @@ def encode(model: LanguageModel, prompts: Sequence[Prompt]) -> list[Encoded]:
 
 
 def walk(
-    model: LanguageModel,
-    nodes: list[Node],
-    batch_tokens: int,
-    room: int,
-    keys_values: DynamicCache | None = None,
-    length: int = 0,
+    model: LanguageModel, level: list[Level], batch_tokens: int, room: int
 ) -> Iterator[tuple[DynamicCache | None, list[Node]]]:
-    """Batches of prompts' rests, with the keys and values that each is read behind: depth first, each node read once.
+    """Batches of prompts' rests, with the keys and values that each is read behind: level by level, each node once.
 
-    nodes: of equal length, with `length` tokens up to their ends; keys_values: theirs, a row each.  batch_tokens: most
-    in a batch.  room: for so many tokens of nodes, all levels together; at least one node a level is kept.
+    Nodes with as many tokens up to their ends stand together, whatever they stand behind: the first two shots are as
+    long in either order.  So few are read alone.  batch_tokens: most in a batch.  room: for so many tokens of nodes,
+    all levels together, half of it for the next one; where that is too little, a part of a level goes on to its end
+    before the rest is read.  At least one node a level is kept.
     """
-    below = [branch for row, node in enumerate(nodes) for branch in branches(row, node.depth, node.prompts)]
-    for batch in batches([node for node in below if len(node.prompts) == 1], length, batch_tokens):
-        yield keys_values, batch
-    shared = sorted((node for node in below if len(node.prompts) > 1), key=lambda node: len(node.ids))
-    for size, alike in groupby(shared, lambda node: len(node.ids)):  # unpadded: what is kept is what was read
-        group, most = [*alike], max(1, room // (length + size))
-        if len(group) > most:
-            say_once(f"{model.name}: only some of the prompts' beginnings are kept at a time, no more fit into memory.")
-        for start in range(0, len(group), most):
-            part = group[start : start + most]
-            theirs = read_nodes(model, part, keys_values)
-            yield from walk(model, part, batch_tokens, room - len(part) * (length + size), theirs, length + size)
+    read, held = [], 0
+    for length, keys_values, nodes in level:
+        below = [branch for row, node in enumerate(nodes) for branch in branches(row, node.depth, node.prompts)]
+        for batch in batches([node for node in below if len(node.prompts) == 1], length, batch_tokens):
+            yield keys_values, batch
+        shared = sorted((node for node in below if len(node.prompts) > 1), key=lambda node: len(node.ids))
+        for size, alike in groupby(shared, lambda node: len(node.ids)):  # unpadded: what is kept is what was read
+            for part in batches([*alike], length, min(batch_tokens, room // 2)):
+                tokens = len(part) * (length + size)
+                if held and held + tokens > room // 2:
+                    say_once(f"{model.name}: only some of the prompts' beginnings are kept at a time, to save memory.")
+                    yield from walk(model, together(read), batch_tokens, room - held)
+                    read, held = [], 0
+                read.append((length + size, read_nodes(model, part, keys_values), part))
+                held += tokens
+    if read:
+        yield from walk(model, together(read), batch_tokens, room - held)
+
+
+def together(read: list[Level]) -> list[Level]:
+    """The same nodes, those of a length in one, unless a layer of their cache holds more than keys and values."""
+    level = []
+    for length, alike in groupby(sorted(read, key=lambda item: item[0]), lambda item: item[0]):
+        (_, kept, nodes), *others = alike
+        if others and all(type(layer) in PLAIN_LAYERS for layer in kept.layers):
+            kept, nodes = copied(kept), nodes + [node for _, _, theirs in others for node in theirs]
+            for n, layer in enumerate(kept.layers):  # (G, heads, length, D / heads)
+                layer.keys = torch.cat([layer.keys, *(theirs.layers[n].keys for _, theirs, _ in others)])
+                layer.values = torch.cat([layer.values, *(theirs.layers[n].values for _, theirs, _ in others)])
+            others = []
+        level += [(length, kept, nodes), *others]
+    return level
 
 
 @torch.inference_mode()
@@ -119,7 +140,8 @@ def extract(
     " A".." D" as next token, over the whole vocabulary; "top_letter" (n,) int64, the letter that the likeliest token of
     all is, whatever blanks stand around it, -1 if it is no letter; "answer" (n,) int64, the right letter.
     batch_tokens: upper bound on rows x tokens of a prompt in one forward pass, and on those of the tree that are kept
-    at a time; bounds the memory. By default 4096 on a CPU, on a GPU as many as half of its free memory has room for.
+    at a time; bounds the memory. By default 4096 on a CPU, on a GPU as many as half of its free memory has room for;
+    of the tree eight times as many on a CPU.
     Raises BadParameter (a prompt longer than the model reads), BadStates (not finite; names the model and the layer),
     ModelUnavailable (see `encode` and `compare`).
     """
@@ -140,8 +162,9 @@ def run(model: LanguageModel, encoded: list[Encoded], points: Sequence[str], lim
     """
     # Indices stay on the CPU: a split model's tensors lie on several devices.
     parts, order, letters = [], [], model.letter_tokens
+    room = limit or max_batch_tokens(model) * (KEPT_BATCHES if model.device.type == "cpu" else 1)
     limit = limit or max_batch_tokens(model)
-    for keys_values, batch in walk(model, [Node(0, (), 0, encoded)], limit, limit):
+    for keys_values, batch in walk(model, [(0, None, [Node(0, (), 0, encoded)])], limit, room):
         states, logprobs = forward(model, keys_values, batch)
         # (B, L, D) of each point, (B, 4), (B,)
         of_letters = {"letter_logprobs": logprobs[:, letters], "top_token": logprobs.argmax(-1)}
@@ -216,12 +239,18 @@ def max_batch_tokens(model: LanguageModel) -> int:
     return min(MOST_TOKENS, max(FEWEST_TOKENS, half // (model.network.dtype.itemsize * numbers)))
 
 
+def copied(keys_values: DynamicCache) -> DynamicCache:
+    """Another cache of the same tensors."""
+    keys_values = copy.copy(keys_values)
+    keys_values.layers = [copy.copy(layer) for layer in keys_values.layers]
+    return keys_values
+
+
 def rows_of(keys_values: DynamicCache | None, nodes: list[Node]) -> DynamicCache | None:
     """A copy of keys and values with the row that each node stands behind; None at the root."""
     if keys_values is None:
         return None
-    keys_values = copy.copy(keys_values)  # the original serves the next batch
-    keys_values.layers = [copy.copy(layer) for layer in keys_values.layers]
+    keys_values = copied(keys_values)  # the original serves the next batch
     keys_values.batch_select_indices(torch.tensor([node.row for node in nodes]))
     return keys_values
 
