@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from conftest import make_questions
 from peaks_and_gates import cache, models
-from peaks_and_gates.errors import BadParameter, BadStates
+from peaks_and_gates.errors import BadParameter, BadStates, ModelUnavailable
 from peaks_and_gates.landscape import extraction
 from peaks_and_gates.landscape.density_peaks import first_of_identical
 from peaks_and_gates.landscape.extraction import extract, hidden_states
@@ -123,6 +123,15 @@ def test_states_that_are_not_finite_or_not_meant_name_model_and_layer(prompts):
         extract(model, prompts)
     model.network.config.max_position_embeddings = 99
     with pytest.raises(BadParameter, match=r"prompt 0 has .* 99 fit"):
+        extract(model, prompts)
+
+
+@pytest.mark.parametrize("fault", [torch.zeros_like, lambda hidden: hidden * torch.nan])
+def test_states_lost_between_two_devices_are_seen(prompts, fault):
+    """A copy from one GPU to another that fails leaves zeros, or anything, and raises no error."""
+    model = models.load("tiny-llama", dtype=torch.float64, device="cpu")
+    model.network.model.layers[2].register_forward_pre_hook(lambda block, inputs: (fault(inputs[0]), *inputs[1:]))
+    with pytest.raises((BadStates, ModelUnavailable), match=r"layer (2 is off|3 on)"):
         extract(model, prompts)
 
 

@@ -121,11 +121,10 @@ def together(read: list[Level]) -> list[Level]:
     for length, alike in groupby(sorted(read, key=lambda item: item[0]), lambda item: item[0]):
         (_, kept, nodes), *others = alike
         if others and all(type(layer) in PLAIN_LAYERS for layer in kept.layers):
-            kept, nodes = copied(kept), nodes + [node for _, _, theirs in others for node in theirs]
-            for n, layer in enumerate(kept.layers):  # (G, heads, length, D / heads)
-                layer.keys = torch.cat([layer.keys, *(theirs.layers[n].keys for _, theirs, _ in others)])
-                layer.values = torch.cat([layer.values, *(theirs.layers[n].values for _, theirs, _ in others)])
-            others = []
+            for layer, *theirs in zip(kept.layers, *(cache.layers for _, cache, _ in others), strict=True):
+                layer.keys = torch.cat([layer.keys, *(other.keys for other in theirs)])  # (G, heads, length, D / heads)
+                layer.values = torch.cat([layer.values, *(other.values for other in theirs)])
+            nodes, others = sum((theirs for _, _, theirs in others), nodes), []
         level += [(length, kept, nodes), *others]
     return level
 
@@ -239,18 +238,12 @@ def max_batch_tokens(model: LanguageModel) -> int:
     return min(MOST_TOKENS, max(FEWEST_TOKENS, half // (model.network.dtype.itemsize * numbers)))
 
 
-def copied(keys_values: DynamicCache) -> DynamicCache:
-    """Another cache of the same tensors."""
-    keys_values = copy.copy(keys_values)
-    keys_values.layers = [copy.copy(layer) for layer in keys_values.layers]
-    return keys_values
-
-
 def rows_of(keys_values: DynamicCache | None, nodes: list[Node]) -> DynamicCache | None:
     """A copy of keys and values with the row that each node stands behind; None at the root."""
     if keys_values is None:
         return None
-    keys_values = copied(keys_values)  # the original serves the next batch
+    keys_values = copy.copy(keys_values)  # the original serves the next batch
+    keys_values.layers = [copy.copy(layer) for layer in keys_values.layers]
     keys_values.batch_select_indices(torch.tensor([node.row for node in nodes]))
     return keys_values
 
