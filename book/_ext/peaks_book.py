@@ -152,14 +152,16 @@ def run_summary(book: dict[str, Job], verdicts: list[claims.Verdict]) -> str:
     run = [job for job in book.values() if job.manifest]
     if not run:
         return "<p>No notebook has been run at this size yet.</p>"
-    kinds = [verdict.verdict for verdict in verdicts]
-    counts = " · ".join(f"{claims.badge(kind)} {kinds.count(kind)}" for kind in claims.VERDICTS)
+    kinds = [verdict.verdict for verdict in verdicts if verdict.claim["paper"] != "control"]
+    counts = " · ".join(f"{claims.badge(kind)} {kinds.count(kind)}" for kind in claims.VERDICTS if kind in kinds)
+    controls = [verdict.verdict for verdict in verdicts if verdict.claim["paper"] == "control"]
     n = max((largest_n(job) for job in run if job.source.parent.name == "landscape"), default=0)
     first, *others = dict.fromkeys(name for job in run for name in runner.models_of(job.parameters))
     models = f"{first} and {len(others)} more models" if others else first
     return (
         f'<p class="pg-summary">The figures on this site are of size <em>{run[0].preset}</em>: {models}, {n:,} '
-        f"questions, last run on {newest(run[0].preset)}. Of {len(verdicts)} claims: {counts}.</p>"
+        f"questions, last run on {newest(run[0].preset)}. Of {len(kinds)} claims of the papers: {counts}. "
+        f"Of the book's own {len(controls)} controls, {controls.count('pass')} pass.</p>"
     )
 
 
@@ -196,7 +198,7 @@ def scorecard_row(verdict: claims.Verdict, book: dict[str, Job]) -> str:
         "Page": f"{link}<br><code>pg run --preset {job.preset} --only {job.name}</code>",
     }
     body = "".join(f'<td data-label="{name}">{value}</td>' for name, value in cells.items())
-    row = f'<tr data-verdict="{verdict.verdict}" data-page="{place}">'
+    row = f'<tr id="{claim["id"]}" data-verdict="{verdict.verdict}" data-page="{place}">'
     return f'{row}<th scope="row">{claim["id"]}</th>{body}</tr>'
 
 

@@ -5,7 +5,7 @@
   if (!board) return;
   const rows = [...board.querySelectorAll("tbody tr")];
   const tables = [...board.querySelectorAll(".pg-scorecard")];
-  const verdicts = ["holds", "partly", "fails", "not tested"];
+  const verdicts = ["holds", "pass", "mixed", "undecided", "not tested", "fails", "fail"];
   const natural = (row) => rows.indexOf(row);
   const orders = {
     "as in the papers": natural,
@@ -32,6 +32,15 @@
   words.type = "search";
   const shown = document.createElement("p");
   shown.setAttribute("role", "status"); // read out when it changes
+
+  // The choice stands in the address, so that it can be sent: #verdict=fails&words=shots
+  const controls = { verdict, part, order, words };
+  for (const [name, value] of new URLSearchParams(location.hash.slice(1))) if (name in controls) controls[name].value = value;
+  const remember = () => {
+    const chosen = Object.entries(controls).filter(([, control]) => (control === words ? words.value : control.selectedIndex));
+    const address = new URLSearchParams(chosen.map(([name, control]) => [name, control.value]));
+    location.replace(`#${address}`);
+  };
 
   function update() {
     const wanted = words.value.trim().toLowerCase();
@@ -61,7 +70,7 @@
   form.setAttribute("aria-label", "Filter and sort the claims");
   form.append(labelled("Show", verdict), labelled("of", part), labelled("in the order", order), labelled("with the words", words));
   form.addEventListener("submit", (event) => event.preventDefault());
-  form.addEventListener("input", update);
+  form.addEventListener("input", () => (update(), remember()));
   board.querySelector(".pg-scorecard-filter").append(form, shown);
   update();
 })();

@@ -147,16 +147,27 @@ def test_an_undecided_part_says_how_many_questions_would_decide_it(widths, says)
 
 OUTCOMES = {
     "met met": "holds",
-    "met missed": "partly",
-    "undecided": "partly",
+    "met missed": "mixed",
+    "met undecided": "mixed",
+    "missed undecided": "undecided",
     "missed missed": "fails",
     "": "not tested",
 }
 
 
-@pytest.mark.parametrize(("outcomes", "verdict"), [*OUTCOMES.items(), ("met untested", "not tested")])
-def test_verdicts_follow_from_the_parts(outcomes, verdict):
-    assert Verdict({}, tuple(Part("", "", "", None, outcome) for outcome in outcomes.split())).verdict == verdict
+CONTROLS = {"met met": "pass", "met missed": "fail", "met undecided": "undecided", "missed": "fail"}
+
+
+@pytest.mark.parametrize(
+    "paper, outcomes, verdict",
+    [
+        *(("gate", *case) for case in [*OUTCOMES.items(), ("met untested", "not tested")]),
+        *(("control", *case) for case in CONTROLS.items()),
+    ],
+)
+def test_verdicts_follow_from_the_parts(paper, outcomes, verdict):
+    parts = tuple(Part("", "", "", None, outcome) for outcome in outcomes.split())
+    assert Verdict({"paper": paper}, parts).verdict == verdict
     assert f"</span> {verdict}</span>" in claims.badge(verdict)
 
 

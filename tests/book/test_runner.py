@@ -77,7 +77,7 @@ def test_a_failing_page_stops_no_other_and_finished_pages_stay(checkout, capsys)
     assert set(states().values()) == {"missing"}
     assert jobs.run(runner.plan("smoke")) == ["broken: There are no questions."]
     output = capsys.readouterr().out
-    assert "[2/3] broken (smoke): running" in output and "Claims: 0 holds, 0 partly" in output
+    assert "[2/3] broken (smoke): running" in output and "Claims: 0 holds, 0 mixed" in output
     assert states() == {"first": "done", "broken": "missing", "last": "done"}
     job = runner.plan("smoke", ["first"])[0]
     about = job.manifest

@@ -2,8 +2,9 @@
 
 `book/claims.yml` states the claims. A claim has one or more parts; a part names a measure of this module, the metric
 and condition it looks at, and a bound. A part is *met* if its whole interval satisfies the bound, *missed* if none of
-it does, *undecided* in between, *untested* if the table lacks what it needs. A claim holds if all its parts are met,
-fails if all are missed, is not tested if a part is untested, and holds partly otherwise.
+it does, *undecided* in between, *untested* if the table lacks what it needs. A claim is not tested if a part is
+untested, holds if all its parts are met, is mixed if some are, fails if all are missed, and is undecided otherwise. A
+control, a claim of the book about its own tools, passes or fails.
 """
 
 from collections.abc import Mapping
@@ -25,8 +26,8 @@ Tables = Mapping[str, pd.DataFrame]  # by PAGE.NAME, as recorded
 BASELINE = {"baseline": "condition", "baseline_table": "table", "baseline_group": "group"}  # what a part compares with
 LOOK = {"table", "metric", "condition", "setting", "group", "every"}  # which rows
 KEYS = {"says", "why", "measure", "at_least", "at_most", *LOOK, *BASELINE}
-VERDICTS = ("holds", "partly", "fails", "not tested")
-SYMBOLS = {"holds": "✓", "partly": "◐", "fails": "✗", "not tested": "○"}
+VERDICTS = ("holds", "mixed", "fails", "undecided", "not tested")
+SYMBOLS = {"holds": "✓", "mixed": "◐", "fails": "✗", "undecided": "~", "not tested": "○", "pass": "✓", "fail": "✗"}
 
 
 @dataclass(frozen=True)
@@ -50,11 +51,15 @@ class Verdict:
 
     @property
     def verdict(self) -> str:
-        """One of VERDICTS."""
-        outcomes = {part.outcome for part in self.parts} or {"untested"}
+        """One of VERDICTS; of a control "pass" or "fail" if its parts are decided."""
+        control, outcomes = self.claim.get("paper") == "control", {part.outcome for part in self.parts} or {"untested"}
         if "untested" in outcomes:
             return "not tested"
-        return {("met",): "holds", ("missed",): "fails"}.get(tuple(outcomes), "partly")
+        if "met" in outcomes and not (control and len(outcomes) > 1):
+            return "pass" if control else "holds" if len(outcomes) == 1 else "mixed"
+        if "missed" in outcomes and (control or len(outcomes) == 1):
+            return "fail" if control else "fails"
+        return "undecided"
 
 
 def load() -> list[dict[str, Any]]:
@@ -265,8 +270,11 @@ def scorecard(verdicts: list[Verdict], about: Mapping[str, Any]) -> list[dict[st
 
 
 def count(verdicts: list[Verdict]) -> str:
-    """How many claims hold, partly, fail, are not tested: the line a run ends with."""
-    return ", ".join(f"{sum(verdict.verdict == kind for verdict in verdicts)} {kind}" for kind in VERDICTS)
+    """How many claims hold, are mixed and so on, and how many controls pass: the line a run ends with."""
+    kinds = [verdict.verdict for verdict in verdicts if verdict.claim["paper"] != "control"]
+    controls = [verdict.verdict for verdict in verdicts if verdict.claim["paper"] == "control"]
+    counts = ", ".join(f"{kinds.count(kind)} {kind}" for kind in VERDICTS)
+    return f"{counts}; {controls.count('pass')} of {len(controls)} controls pass"
 
 
 def differences(before: Path, after: Path, tolerance: float) -> list[str]:
