@@ -38,17 +38,23 @@ def with_ink(calls):
     return figure
 
 
-def test_a_figure_is_drawn_once_and_shown_in_both_themes():
+def test_a_figure_is_drawn_once_a_width_and_shown_in_both_themes():
     calls = []
     page = figures.show(lambda: with_ink(calls), 'a "title"', "all & more").data
-    pattern = r'class="pg-(\w+)" alt="a &quot;title&quot;" src="data:image/svg\+xml;base64,([^"]+)"'
+    pattern = r'class="pg-(\w+)"><source[^>]+><img alt="a &quot;title&quot;" src="data:image/svg\+xml;base64,([^"]+)"'
     light, dark = (base64.b64decode(dict(re.findall(pattern, page))[theme]).decode() for theme in ("light", "dark"))
-    assert calls == [1] and "<figcaption>all &amp; more</figcaption>" in page
+    assert calls == [1, 1] and "<figcaption>all &amp; more</figcaption>" in page
     for picture in (light, dark):
         assert not any(mark in picture for mark in figures.MARKS)
     for own, other in zip(figures.THEMES["dark"], figures.THEMES["light"], strict=True):
         assert own in dark and own not in light and other in light
     assert dark.count(figures.THEMES["light"][0]) == 1  # the word; nothing else keeps the colours of light
+
+
+def test_panels_stand_below_each_other_on_a_phone():
+    with plt.rc_context({"figure.figsize": (figures.NARROW, 4)}):
+        figure, axes = figures.panels(4, 2, columns=2)
+    assert axes[0].get_gridspec().ncols == 1 and figure.get_size_inches()[0] == figures.NARROW
 
 
 def test_the_same_data_give_the_same_bytes():

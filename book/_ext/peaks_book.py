@@ -35,7 +35,7 @@ GLOSSARY = "book/glossary"
 ORDINARY = {"control", "core", "eyes", "null", "order", "scale", "Z"}
 PARTS = {"landscape": "Part I: the representation landscape", "gate": "Part II: the narrow gate"}
 PARTS["control"] = "Controls: models whose wiring is known"
-PICTURE = re.compile(r'src="data:image/svg\+xml;base64,([^"]+)"')
+PICTURE = re.compile(r'(src|srcset)="data:image/svg\+xml;base64,([^"]+)"')
 SIZE = re.compile(rb'<svg[^>]* width="([0-9.]+)pt" height="([0-9.]+)pt"')  # as matplotlib writes it
 
 
@@ -275,12 +275,12 @@ def lighten(app: Sphinx, pagename: str, template: str, context: dict[str, Any], 
     """
 
     def picture(match: re.Match[str]) -> str:
-        svg = base64.b64decode(match[1])
+        svg = base64.b64decode(match[2])
         name = f"_static/pictures/{hashlib.sha256(svg).hexdigest()[:16]}.svg"
         path = Path(app.outdir) / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(svg)
-        attributes = f'src="{context["pathto"](name, 1)}" loading="lazy"'
+        attributes = f'{match[1]}="{context["pathto"](name, 1)}"' + ' loading="lazy"' * (match[1] == "src")
         if size := SIZE.search(svg):  # known beforehand, so that the text does not jump when the picture comes
             width, height = (round(float(points) * 4 / 3) for points in size.groups())
             attributes += f' width="{width}" height="{height}"'

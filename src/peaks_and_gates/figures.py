@@ -31,6 +31,7 @@ PALETTE = {name: (colour, marker) for colour, marker, *names in DATA["looks"] fo
 LABELS = DATA["labels"]
 SERIES = ((RED, "D"), (BLUE, "o"), (GREEN, "^"), (YELLOW, "P"), (PURPLE, "v"))  # of models side by side, in order
 DEPTH = "relative depth (layer / number of layers)"
+WIDE, NARROW = 6.6, 4.2  # of a figure, in inches; a phone shows the narrow one
 
 THEMES = {"light": ("#1b1f24", "#d5d9de"), "dark": ("#e6e8eb", "#444b54")}  # text, grid
 MARKS = DATA["marks"]  # what stands for these two while a picture is drawn
@@ -70,21 +71,26 @@ def quoted(text: str) -> HTML:
 
 
 def pictures(draw: Callable[[], Figure], alt: str) -> str:
-    """A picture for each theme, as HTML: only the colours of text and grid differ, so it is drawn once for all."""
-    text, svg = html.escape(alt, quote=True), as_svg(draw)
+    """A picture for each theme and width, as HTML: between themes only the colours of text and grid differ."""
+    text, wide, narrow = html.escape(alt, quote=True), as_svg(draw), as_svg(draw, NARROW)
     images = []
-    for theme, colours in THEMES.items():
-        picture = svg
-        for mark, colour in zip(MARKS, colours, strict=True):
-            picture = picture.replace(mark.encode(), colour.encode())
-        data = base64.b64encode(picture).decode()
-        images.append(f'<img class="pg-{theme}" alt="{text}" src="data:image/svg+xml;base64,{data}">')
+    for theme in THEMES:
+        phone = f'<source media="(max-width: 600px)" srcset="{in_theme(narrow, theme)}">' * (narrow != wide)
+        image = f'<img alt="{text}" src="{in_theme(wide, theme)}">'
+        images.append(f'<picture class="pg-{theme}">{phone}{image}</picture>')
     return "".join(images)
 
 
-def as_svg(draw: Callable[[], Figure]) -> bytes:
-    """One picture as SVG, in no theme yet; the same data give the same bytes."""
-    with sns.axes_style(rc=DATA["style"]), matplotlib.rc_context(DATA["style"]):
+def in_theme(svg: bytes, theme: str) -> str:
+    """A picture in the colours of a theme, as an address that holds it."""
+    for mark, colour in zip(MARKS, THEMES[theme], strict=True):
+        svg = svg.replace(mark.encode(), colour.encode())
+    return f"data:image/svg+xml;base64,{base64.b64encode(svg).decode()}"
+
+
+def as_svg(draw: Callable[[], Figure], width: float = WIDE) -> bytes:
+    """One picture as SVG, in no theme yet; the same data give the same bytes.  width: of `panels`, in inches."""
+    with sns.axes_style(rc=DATA["style"]), matplotlib.rc_context(DATA["style"] | {"figure.figsize": (width, 4)}):
         figure = draw()
         buffer = io.BytesIO()
         figure.savefig(buffer, format="svg", bbox_inches="tight", metadata={"Date": None})
@@ -157,10 +163,11 @@ def look(condition: str) -> tuple[str, str]:
 
 
 def panels(n: int, height: float, columns: int | None = None, **shared: bool | str) -> tuple[Figure, list[Axes]]:
-    """n panels below each other; more than three in two columns.  height: of a row, in inches."""
-    columns = columns or (1 if n <= 3 else 2)
+    """n panels below each other; more than three in two columns, but on a phone.  height: of a row, in inches."""
+    width = plt.rcParams["figure.figsize"][0]
+    columns = 1 if width < WIDE else columns or (1 if n <= 3 else 2)
     rows = -(-n // columns)
-    size = (6.6 if columns == 1 else 9.0, 0.8 + height * rows)
+    size = (width if columns == 1 else 9.0, 0.8 + height * rows)
     figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained", **shared)
     for ax in axes.flat[n:]:
         ax.remove()
