@@ -75,7 +75,8 @@ def show_run(app: Sphinx, docname: str, source: list[str]) -> None:
 
 
 def page(job: Job) -> NotebookNode:
-    """The notebook as the site shows it: run box under the title, parameters as used, no console output."""
+    """The notebook as the site shows it: answer and hero figure under the title, parameters as used and folded, no
+    console output, how it was run at the foot."""
     run = job.state != "missing" and job.is_drawn
     notebook = nbformat.read(job.output if run else job.source, as_version=4)
     # Of the notebook's own parameters and those that papermill put in, the page shows the ones that say more: the
@@ -87,10 +88,25 @@ def page(job: Job) -> NotebookNode:
         if cell.cell_type == "code":
             cell.outputs = [output for output in cell.outputs if output.output_type != "stream"]
         cell.metadata.pop("papermill", None)
+        if not {"parameters", "injected-parameters"}.isdisjoint(cell.metadata.get("tags", [])):
+            cell.metadata["tags"].append("hide-input")
     notebook.metadata.pop("papermill", None)
-    box = run_box(job) if run else not_run(job)
-    notebook.cells.insert(1, nbformat.v4.new_markdown_cell(box, id="run-box"))
+    box = nbformat.v4.new_markdown_cell(run_box(job) if run else not_run(job), id="run-box")
+    title, *rest = notebook.cells
+    notebook.cells = [title, *first_screen(rest), *rest, box] if run else [title, box, *rest]
     return notebook
+
+
+def first_screen(cells: list[NotebookNode]) -> list[NotebookNode]:
+    """The outputs of the cells tagged `answer` and `hero`, taken from their place; their code stays there."""
+    lifted = []
+    for tag in ("answer", "hero"):
+        for cell in [cell for cell in cells if tag in cell.metadata.get("tags", [])]:
+            lifted.append(
+                nbformat.v4.new_code_cell("", outputs=cell.outputs, metadata={"tags": ["remove-input"]}, id=tag)
+            )
+            cell.outputs = []
+    return lifted
 
 
 def not_run(job: Job) -> str:

@@ -10,8 +10,8 @@ import importlib
 from typing import Any
 
 # Functions, and the modules that they stand in.
-_PLACES = {"recorded": "record", "shipped": "record", "show_claims": "book.claims"}
-__all__ = ["figures", "gate", "landscape", "recorded", "shipped", "show_claims"]
+_PLACES = {"recorded": "record", "shipped": "record", "show_answer": "book.claims", "show_claims": "book.claims"}
+__all__ = ["figures", "gate", "landscape", *_PLACES]
 
 
 def __getattr__(name: str) -> Any:

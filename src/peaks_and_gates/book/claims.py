@@ -7,7 +7,8 @@ untested, holds if all its parts are met, is mixed if some are, fails if all are
 control, a claim of the book about its own tools, passes or fails.
 """
 
-from collections.abc import Mapping
+import html
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -222,12 +223,24 @@ def judge_all(folder: Path) -> list[Verdict]:
     return [judge(claim, tables) for claim in load()]
 
 
-def show_claims(ids: list[str], tables: Tables) -> HTML:
-    """What a page's tables say about claims, as HTML.  tables: by PAGE.NAME."""
+def judged(ids: Sequence[str], tables: Tables) -> list[Verdict]:
+    """Some claims, by their names, on a page's tables by PAGE.NAME.  Raises UnknownName."""
     claims = {claim["id"]: claim for claim in load()}
     if unknown := [name for name in ids if name not in claims]:
         raise UnknownName("claim", unknown[0], claims)
-    return HTML("".join(as_html(judge(claims[name], tables)) for name in ids))
+    return [judge(claims[name], tables) for name in ids]
+
+
+def show_claims(ids: Sequence[str], tables: Tables) -> HTML:
+    """What a page's tables say about claims, as HTML.  Arguments as of `judged`."""
+    return HTML("".join(as_html(verdict) for verdict in judged(ids, tables)))
+
+
+def show_answer(text: str, ids: Sequence[str] = (), tables: Tables | None = None) -> HTML:
+    """A page's answer, which the site puts under its title, with verdicts.  ids, tables: as of `judged`."""
+    verdicts = {verdict.claim["id"]: badge(verdict.verdict) for verdict in judged(ids, tables or {})}
+    chips = [f'<a href="../../book/scorecard.html#{name}">{name} {chip}</a>' for name, chip in verdicts.items()]
+    return HTML(f'<p class="pg-answer">{html.escape(text)} {" ".join(chips)}</p>')
 
 
 def badge(verdict: str) -> str:
