@@ -206,48 +206,82 @@ def curves(
     tables: Mapping[str, pd.DataFrame],
     metric: str,
     setting: str | None = None,
-    paper_models: Iterable[str] = (),
+    paper_models: Iterable[str] | Mapping[str, str] = (),
     quantity: str | None = None,
     limits: tuple[float, float | None] = (0, 1.03),
     behind: Mapping[str, pd.DataFrame] | None = None,
 ) -> Figure:
-    """One metric against relative depth: a panel for each table by its title, then for each of the paper's models.
+    """One metric against relative depth: a panel for each table by its title, and for each of the paper's models.
 
-    A curve per condition with its 95 % band; single seeds are thin lines.  quantity: the paper's, if it is not
-    `metric`; a model that the paper has no curve of is left out.  limits: of the axis; (0, None): as the data ask.  The
-    panels share it, but for the number of peaks, which grows with N.  behind: tables of the record that ships, by the
-    same titles; their curves of the same conditions are drawn in grey.
+    A curve per condition with its 95 % band; single seeds are thin lines.  paper_models: after all tables, or by the
+    title of each table on its right.  quantity: of the paper, if it is not `metric`; a model without a curve of it
+    is left out.  limits: of the axis; (0, None): as the data ask.  The panels share it, but for the number of
+    peaks, which grows with N, and beside the paper: see `scale_alike`.  behind: tables of the record that ships, by
+    the same titles; their curves of the same conditions are drawn in grey.
     """
-    published = {model: rows for model in paper_models if len(rows := paper(quantity or metric, model))}
-    figure, axes = panels(len(tables) + len(published), 2.5, sharex=True, sharey=metric != "n_peaks")
+    beside = paper_models if isinstance(paper_models, Mapping) else {}
+    names = [*beside.values()] or paper_models
+    published = {model: rows for model in names if len(rows := paper(quantity or metric, model))}
+    places = [*tables, *published]
+    if beside:
+        places = [place for title in tables for place in (title, beside[title])]
+    together = metric != "n_peaks" and not beside
+    figure, axes = panels(len(places), 2.5, 2 if beside else None, sharex=True, sharey=together)
     handles = {}
-    for ax, (title, table) in zip(axes, tables.items(), strict=False):
-        rows = select(table, metric, setting)
-        shipped = (behind or {}).get(title, table.iloc[:0])
-        shipped = select(shipped[shipped["condition"].isin(rows["condition"])], metric, setting)
-        for condition, curve in shipped.groupby("condition"):
-            if not is_seed(condition):
-                label = f"the record, N = {curve['n'].max():,.0f}"
-                handles[label] = ax.plot(curve["depth"], curve["value"], color=GREY, lw=2.5, zorder=1)[0]
-        for condition, curve in rows.groupby("condition", sort=False):
-            if is_seed(condition):
-                ax.plot(curve["depth"], curve["value"], color=look(condition)[0], lw=0.7, alpha=0.7)
-            else:
-                handles[condition] = line(ax, curve, condition)
-        handles |= {null.get_label(): null for null in null_line(ax, rows)}
-        models = dict.fromkeys(rows.loc[~rows["condition"].map(is_seed), "model"])
-        models = (", " if len(axes) <= 3 else ",\n").join(models)  # two columns have no room for two names side by side
-        ax.set_title(f"{title}: {models}, N = {rows['n'].max():,.0f}", fontsize=10)
-    for ax, (model, rows) in zip(axes[len(tables) :], published.items(), strict=True):
-        for condition, curve in rows.groupby("condition", sort=False):
-            handles.setdefault(condition, line(ax, curve, condition))
-        ax.set_title(f"the paper: {model}", fontsize=10)
-    for ax in axes:
-        ax.set(xlim=(-0.02, 1.02), ylim=limits)
+    for ax, place in zip(axes, places, strict=True):
+        if place in published:
+            for condition, curve in published[place].groupby("condition", sort=False):
+                handles.setdefault(condition, line(ax, curve, condition))
+            ax.set_title(f"the paper: {place}", fontsize=10)
+        else:
+            rows = select(tables[place], metric, setting)
+            handles |= our_curves(ax, rows, select((behind or {}).get(place, rows[:0]), metric, setting))
+            models = dict.fromkeys(rows.loc[~rows["condition"].map(is_seed), "model"])
+            models = (", " if len(axes) <= 3 else ",\n").join(models)  # two columns have no room for two names
+            ax.set_title(f"{place}: {models}, N = {rows['n'].max():,.0f}", fontsize=10)
+        ax.set(xlim=(-0.02, 1.02))
+        if not beside:
+            ax.set(ylim=limits)
+    for left, right in zip(axes[::2], axes[1::2], strict=True) if beside else ():
+        scale_alike(left, right)
     figure.supylabel(LABELS[metric], fontsize=10)
     label_below(axes, DEPTH)
     figure.legend(handles.values(), handles, loc="outside lower center", ncols=3)
     return figure
+
+
+def our_curves(ax: Axes, rows: pd.DataFrame, shipped: pd.DataFrame) -> dict[str, Line2D]:
+    """The curves of a table, those of the record in grey behind them, and chance: what stands for each in a legend."""
+    handles = {}
+    for condition, curve in shipped[shipped["condition"].isin(rows["condition"])].groupby("condition"):
+        if not is_seed(condition):
+            label = f"the record, N = {curve['n'].max():,.0f}"
+            handles[label] = ax.plot(curve["depth"], curve["value"], color=GREY, lw=2.5, zorder=1)[0]
+    for condition, curve in rows.groupby("condition", sort=False):
+        if is_seed(condition):
+            ax.plot(curve["depth"], curve["value"], color=look(condition)[0], lw=0.7, alpha=0.7)
+        else:
+            handles[condition] = line(ax, curve, condition)
+    return handles | {null.get_label(): null for null in null_line(ax, rows)}
+
+
+def scale_alike(left: Axes, right: Axes) -> None:
+    """One y axis for two panels, ours and the paper's, if our curves fill a quarter of the paper's range.
+
+    Otherwise each has its own, and a bar in the paper's panel shows how much of it the left one is.
+    """
+    spans = []
+    for ax in (left, right):
+        values = np.concatenate([np.asarray(curve.get_ydata(), float) for curve in ax.lines])
+        spans.append((min(0, np.nanmin(values)), 1.08 * np.nanmax(values)))
+    (low, high), theirs = spans
+    if high - low >= (theirs[1] - theirs[0]) / 4:
+        spans = [(min(low, theirs[0]), max(high, theirs[1]))] * 2
+    else:
+        right.plot([1.0, 1.0], spans[0], color=plt.rcParams["text.color"], alpha=0.5, lw=5, solid_capstyle="butt")
+        right.annotate("the axis on the left", (0.98, high), ha="right", va="bottom", fontsize=9)
+    for ax, span in zip((left, right), spans, strict=True):
+        ax.set_ylim(span)
 
 
 def bars(tables: Mapping[str, pd.DataFrame], measures: Mapping[tuple[str, str], str]) -> Figure:
