@@ -185,7 +185,9 @@ def test_the_book_states_every_claim_with_source_rule_and_reason_and_measured_it
 
 
 def test_numbers_and_claims_are_shown_in_words():
-    assert claims.number(Estimate(0.5, 0.25, np.inf, 3)) == "0.50 [0.25, ∞]"
+    ends = {"0.00, 1.00": (-0.001, 1), "at least 0.25": (0.25, np.inf), "at most 0.75": (-np.inf, 0.75)}
+    assert [claims.number(Estimate(0.5, *bounds, 3)) for bounds in ends.values()] == [f"0.50 [{text}]" for text in ends]
+    assert claims.number(Estimate(np.inf, 0.25, np.inf, 3)) == "[at least 0.25]"
     assert claims.number(Estimate(0.5, np.nan, np.nan, 3)) == claims.number(Estimate(0.5, 0.5, 0.5, 3)) == "0.50"
     (row,) = claims.scorecard([judge(claims.load()[0], {})], {})
     assert (row["value"], row["parts"][0]["found"]) == (None, None)

@@ -250,12 +250,15 @@ def badge(verdict: str) -> str:
 
 
 def number(value: Estimate | None) -> str:
-    """A value with its interval, as text."""
+    """A value with its interval, as text; an end or a value without bounds is left out."""
     if value is None:
         return "not measured"
+    text, low, high = (f"{end:z.2f}" for end in (value.value, value.low, value.high))
     if np.isnan(value.low) or value.low == value.high:
-        return f"{value.value:.2f}"
-    return f"{value.value:.2f} [{value.low:.2f}, {value.high:.2f}]".replace("inf", "∞")
+        return text
+    ends = f"at least {low}" if value.high == np.inf else f"{low}, {high}"
+    ends = f"at most {high}" if value.low == -np.inf else ends
+    return f"{text} [{ends}]".removeprefix("inf ").removeprefix("-inf ")
 
 
 def as_html(verdict: Verdict) -> str:
