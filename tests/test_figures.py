@@ -215,4 +215,6 @@ def test_a_printed_table_says_nothing_where_nothing_was_measured():
     table = figures.with_intervals(measured, "condition", "metric")
     assert table.index.tolist() == ["none", "end → text"] and table.loc["none", "vqa_lost"] == "–"
     assert table.loc["none", "vqa"] == "0.00 [0.00, 0.00]"
-    assert table.loc["end → text", "vqa_lost"] == "0.62 [0.62, 0.62]"
+    assert table.loc["end → text", "vqa_lost"] == "0.62 [0.62, 0.62]" == figures.cite(measured, metric="vqa_lost")
+    assert figures.cite(measured, metric="vqa", condition="end → text", layer=0) == "0.30 [0.30, 0.30]"
+    assert figures.cite(measured, metric="vqa", condition="image → text") == "–"

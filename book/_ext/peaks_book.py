@@ -36,6 +36,7 @@ ORDINARY = {"control", "core", "eyes", "null", "order", "scale", "Z"}
 PARTS = {"landscape": "Part I: the representation landscape", "gate": "Part II: the narrow gate"}
 PARTS["control"] = "Controls: models whose wiring is known"
 PICTURE = re.compile(r'(src|srcset)="data:image/svg\+xml;base64,([^"]+)"')
+GLUED = re.compile(r"\{glue:text\}`[^`]*`")  # what myst-nb puts a text of the page's code in place of
 SIZE = re.compile(rb'<svg[^>]* width="([0-9.]+)pt" height="([0-9.]+)pt"')  # as matplotlib writes it
 
 
@@ -76,7 +77,7 @@ def show_run(app: Sphinx, docname: str, source: list[str]) -> None:
 
 def page(job: Job) -> NotebookNode:
     """The notebook as the site shows it: answer and hero figure under the title, parameters as used and folded, no
-    console output, how it was run at the foot."""
+    console output, how it was run at the foot.  Prose that takes numbers from a run has an ellipsis without one."""
     run = job.state != "missing" and job.is_drawn
     notebook = nbformat.read(job.output if run else job.source, as_version=4)
     # Of the notebook's own parameters and those that papermill put in, the page shows the ones that say more: the
@@ -87,6 +88,8 @@ def page(job: Job) -> NotebookNode:
     for cell in notebook.cells:
         if cell.cell_type == "code":
             cell.outputs = [output for output in cell.outputs if output.output_type != "stream"]
+        elif not run:
+            cell.source = GLUED.sub("…", cell.source)
         cell.metadata.pop("papermill", None)
         if not {"parameters", "injected-parameters"}.isdisjoint(cell.metadata.get("tags", [])):
             cell.metadata["tags"].append("hide-input")

@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 import yaml
-from IPython.display import HTML
+from IPython.display import HTML, display
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -37,6 +37,7 @@ THEMES = {"light": ("#1b1f24", "#d5d9de"), "dark": ("#e6e8eb", "#444b54")}  # te
 MARKS = DATA["marks"]  # what stands for these two while a picture is drawn
 # One rule hides the dark picture in light mode and the reverse, in the book and in JupyterLab alike.
 SWITCH = f"<style>{DATA['switch']}</style>"
+GLUE = "application/papermill.record/"  # in front of what the site takes from an output and does not show
 
 
 # A picture on a page
@@ -158,8 +159,7 @@ def is_seed(name: str) -> bool:
 def look(condition: str) -> tuple[str, str]:
     """Colour and marker of a condition, or of the control named behind its comma ("0-shot, no header")."""
     name, _, control = condition.partition(", ")
-    names = (condition, control, name)
-    return next((PALETTE[name] for name in names if name in PALETTE), (GREY, "X"))
+    return next((PALETTE[name] for name in (condition, control, name) if name in PALETTE), (GREY, "X"))
 
 
 def panels(n: int, height: float, columns: int | None = None, **shared: bool | str) -> tuple[Figure, list[Axes]]:
@@ -222,9 +222,7 @@ def curves(
     beside = paper_models if isinstance(paper_models, Mapping) else {}
     names = [*beside.values()] or paper_models
     published = {model: rows for model in names if len(rows := paper(quantity or metric, model))}
-    places = [*tables, *published]
-    if beside:
-        places = [place for title in tables for place in (title, beside[title])]
+    places = [place for title in tables for place in (title, beside[title])] if beside else [*tables, *published]
     together = metric != "n_peaks" and not beside
     figure, axes = panels(len(places), 2.5, 2 if beside else None, sharex=True, sharey=together)
     handles = {}
@@ -239,9 +237,7 @@ def curves(
             models = dict.fromkeys(rows.loc[~rows["condition"].map(is_seed), "model"])
             models = (", " if len(axes) <= 3 else ",\n").join(models)  # two columns have no room for two names
             ax.set_title(f"{place}: {models}, N = {rows['n'].max():,.0f}", fontsize=10)
-        ax.set(xlim=(-0.02, 1.02))
-        if not beside:
-            ax.set(ylim=limits)
+        ax.set(xlim=(-0.02, 1.02), ylim=limits)
     for left, right in zip(axes[::2], axes[1::2], strict=True) if beside else ():
         scale_alike(left, right)
     figure.supylabel(LABELS[metric], fontsize=10)
@@ -315,6 +311,19 @@ def bars(tables: Mapping[str, pd.DataFrame], measures: Mapping[tuple[str, str], 
 def interval(row: pd.Series) -> str:
     """A number with its interval, to two places; no zero is negative."""
     return f"{row['value']:z.2f} [{row['low']:z.2f}, {row['high']:z.2f}]"
+
+
+def cite(table: pd.DataFrame, **columns: str | float) -> str:
+    """The number, with its interval, of the row that has these values in these columns; a dash if none has them."""
+    rows = table[(table[list(columns)] == list(columns.values())).all(axis=1)]
+    return ", ".join(interval(row) for _, row in rows.iterrows()) or "–"
+
+
+def glue(**texts: str) -> None:
+    """Give texts to the page's prose by name: the site puts each where the prose says {glue:text}`name`."""
+    for name, text in texts.items():
+        about = {"scrapbook": {"name": name, "mime_prefix": GLUE}}
+        display({f"{GLUE}text/plain": repr(text)}, raw=True, metadata=about)
 
 
 def with_intervals(table: pd.DataFrame, index: str | list[str], columns: str | list[str]) -> pd.DataFrame:

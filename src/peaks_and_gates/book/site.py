@@ -87,9 +87,9 @@ def draw_page(job: Job) -> None:
             if error := run.error_before_exec or run.error_in_exec:
                 raise BookError(f"{type(error).__name__}: {error}")
             cell.execution_count = number
-            cell.outputs = [new_output("display_data", output.data) for output in captured.outputs]
+            cell.outputs = [new_output("display_data", o.data, metadata=o.metadata) for o in captured.outputs]
             if run.result is not None:
-                data = shell.display_formatter.format(run.result)[0]
-                cell.outputs.append(new_output("execute_result", data, execution_count=number))
+                data, about = shell.display_formatter.format(run.result)
+                cell.outputs.append(new_output("execute_result", data, metadata=about, execution_count=number))
     job.output.parent.mkdir(parents=True, exist_ok=True)
     write_ipynb(notebook, str(job.output))
