@@ -2,11 +2,17 @@
 
 import json
 import re
+import subprocess
+import sys
 from html.parser import HTMLParser
 from urllib.parse import unquote, urlsplit
 
+import nbformat
 import pytest
+from nbformat.v4 import new_markdown_cell, new_notebook
 
+from conftest import ROOT
+from peaks_and_gates import figures, record
 from peaks_and_gates.book import claims, runner, site
 from peaks_and_gates.errors import HashMismatch
 
@@ -64,6 +70,18 @@ def test_the_committed_record_is_that_of_the_code(built):
     page = (built / "book" / "scorecard.html").read_text()
     assert all(f'<th scope="row">{row["id"]}</th>' in page for row in scorecard)
     assert re.search(r"[1-9][\d,]* questions, last run", (built / "book" / "index.html").read_text())
+
+
+def test_prose_has_its_numbers_from_the_record_and_a_name_without_one_stops_the_build(built, tmp_path):
+    table = record.read(ROOT / "results" / "laptop" / "opening_the_gate.parquet")["opening"]
+    lost = figures.cite(table, group="unmasked", condition="end → text", metric="vqa_lost")
+    page = (built / "notebooks" / "gate" / "opening_the_gate.html").read_text()
+    assert f'<span class="pasted-text">{lost}</span>' in page and "papermill.record" not in page
+    (tmp_path / "conf.py").write_text('extensions = ["myst_nb"]')
+    nbformat.write(new_notebook(cells=[new_markdown_cell("# A\n\n{glue:text}`nowhere`")]), tmp_path / "index.ipynb")
+    command = [sys.executable, "-m", "sphinx", "--fail-on-warning", tmp_path, tmp_path / "site"]
+    build = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert build.returncode and "No key 'nowhere' found in glue data" in build.stderr
 
 
 def test_the_site_is_light_and_describes_itself(built):
