@@ -229,7 +229,12 @@
 
   // ---- what a reader sees
 
-  const MODELS = { gated: "gated", native: "native", reopened: "reopened", penalised: "penalised" };
+  const MODELS = {
+    gated: "A mask lets its text read the image through the end-of-image token alone.",
+    native: "Trained on images and text, without any mask.",
+    reopened: "Was gated; then went on learning without the mask, the end-of-image token hidden.",
+    penalised: "No mask; attention from text to image tokens cost something while it learned.",
+  };
   const TASKS = {
     class: ["what is the largest thing?", (scene) => scene.label],
     own: [null, (scene) => scene.answer],  // the question that the book asks about this scene
@@ -237,7 +242,7 @@
     words: [null, () => null],
   };
   const SHOWN = 5;  // words with a bar
-  const two = (number) => number.toFixed(2);
+  const two = (number) => number.toFixed(2).replace(/^0/, "");  // as on the book's pages
   const written = (words) => words.join(" ").replace(/ (?=[.,?])/g, "");
   const element = (tag, properties = {}, ...children) => {
     const made = Object.assign(document.createElement(tag), properties);
@@ -256,6 +261,7 @@
       </div>
       <div class="pg-mini-choices">
         <label>Model <select data-role="model"></select></label>
+        <p class="pg-mini-note" data-role="about"></p>
         <label>Scene <select data-role="scene"></select></label>
         <label>Question <select data-role="task">
           <option value="class">what is the largest thing?</option><option value="own"></option>
@@ -266,9 +272,9 @@
     </div>
     <fieldset><legend>The prompt: check what to hide from the text</legend><div class="pg-mini-prompt" data-role="prompt"></div></fieldset>
     <div class="pg-mini-columns">
-      <section><h4>The answer</h4><fieldset class="pg-mini-words" data-role="words"><legend>Bars for the word</legend></fieldset>
+      <section><p class="pg-mini-title">The answer</p><fieldset class="pg-mini-words" data-role="words"><legend>Bars for the word</legend></fieldset>
         <ol class="pg-mini-bars" data-role="answer" aria-label="Probabilities of words"></ol></section>
-      <section><h4>What its last token looks at</h4>
+      <section><p class="pg-mini-title" data-role="looks"></p>
         <label>Layer <select data-role="layer"></select></label>
         <ol class="pg-mini-bars" data-role="attention" aria-label="Shares of attention"></ol></section>
     </div>
@@ -320,8 +326,8 @@
     function drawPrompt() {
       const focused = [...prompt.querySelectorAll("input")].indexOf(document.activeElement);
       const image = Array.from({ length: N_IMAGE }, (_, i) => IMAGE + i);
-      const tokens = [[[START], "<s>", "the start token"], [[BEGIN], "<begin>", "the begin-of-image token"],
-        [image, "64 image tokens", "all image tokens"], [[END], "<end>", "the end-of-image token"],
+      const tokens = [[[START], "start", "the start token"], [[BEGIN], "begin of image", "the begin-of-image token"],
+        [image, "64 image tokens", "all image tokens"], [[END], "end of image", "the end-of-image token"],
         ...wordsOf(question()).map((word, i) => [[TEXT + i], word, `the word ${word}`])];
       prompt.replaceChildren(...tokens.map(([places, text, name]) =>
         element("label", { className: places[0] === END ? "pg-mini-end" : "" }, hider(places, name), ` ${text}`)));
@@ -357,10 +363,9 @@
       const text = written(spoken.map(({ word }) => word));
       const right = TASKS[task.value][1](shownScene());
       const verdict = right === null ? "" : text === right ? " That is right." : ` Wrong: it is “${right}”.`;
-      const moved = steer ? ` Its end-of-image token is moved ${two(steer.strength)} of the way to ${pgMini.scenes[steer.towards].label}.` : "";
+      const moved = steer ? ` Its end-of-image token is moved towards “${pgMini.scenes[steer.towards].label}”, strength ${two(steer.strength)}.` : "";
       status.replaceChildren(`The ${model.value} mini answers `, element("strong", {}, `“${text}”`), ` (probability ${two(probability)}).`,
         element("strong", {}, verdict), ` ${hiddenInWords()}${moved}`);
-      box.querySelector(".pg-mini-bars").dataset.right = right || "";
       chosen = Math.min(chosen, Math.max(0, spoken.length - 1));
       part("words").hidden = spoken.length < 2;
       part("words").replaceChildren(part("words").firstElementChild, ...spoken.map(({ word }, i) => {
@@ -374,17 +379,19 @@
       drawBars();
     }
 
+    // Of the chosen word: the likeliest words at its place, and the attention of the token that it was written from.
     function drawBars() {
       const { probabilities, attention } = words[chosen];
       const order = [...probabilities.keys()].sort((a, b) => probabilities[b] - probabilities[a]).slice(0, SHOWN);
       const right = (TASKS[task.value][1](shownScene()) || "").split(" ");
       bars(part("answer"), order.map((id) => [vocabulary[id] === "</s>" ? "(stop)" : vocabulary[id], probabilities[id],
         vocabulary[id] === right[chosen] && "✓ right"]));
+      part("looks").textContent = `What the token before “${words[chosen].word}” looks at`;
       const blocks = layer.value === "mean" ? attention : [attention[layer.value]];
       const sum = (kind, from, to) => blocks.reduce((total, block) =>
         total + block[kind].slice(from, to).reduce((a, b) => a + b, 0), 0) / blocks.length;
-      bars(part("attention"), [["image tokens", sum("read", BEGIN, END)], ["end-of-image token", sum("read", END, TEXT)],
-        ["text and start", sum("read", START, BEGIN) + sum("read", TEXT)], ["hidden", sum("lost", 0), "lost"]]);
+      bars(part("attention"), [["image tokens", sum("read", BEGIN, END)], ["end of image", sum("read", END, TEXT)],
+        ["text and start", sum("read", START, BEGIN) + sum("read", TEXT)], ["hidden: lost", sum("lost", 0)]]);
     }
 
     // Another scene, or another question.
@@ -406,13 +413,15 @@
       if (!pgMini.models[name]) status.textContent = `Loading the ${name} mini, 3.4 MB …`;
       try {
         await pgMini.ready(name);
+        part("about").textContent = MODELS[name];
         run();
       } catch (error) {
         status.textContent = `The ${name} mini could not be loaded: ${error.message}. Choose it again to retry.`;
       }
     }
 
-    fill(model, Object.entries(MODELS));
+    fill(model, Object.keys(MODELS).map((name) => [name, name]));
+    part("about").textContent = MODELS[model.value];
     fill(scene, pgMini.scenes.map(({ label }, i) => [i, `${i + 1}: ${label}`]));
     fill(towards, pgMini.scenes.map(({ label }, i) => [i, `${i + 1}: ${label}`]));
     towards.value = 11;
