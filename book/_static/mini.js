@@ -95,7 +95,7 @@
     const n = queries.length / width;
     const [read, lost] = [new Float32Array(first + n), new Float32Array(first + n)];
     for (let t = 0; t < n; t++) {
-      const readable = [...Array(first + t + 1).keys()].filter((key) => mayRead(model, first + t, key));
+      const readable = [...Array(first + n).keys()].filter((key) => mayRead(model, first + t, key));
       for (let head = 0; head < heads; head++) {
         const at = t * width + head * size;
         const weights = softmax(readable.map((key) => {
@@ -386,7 +386,7 @@
       const right = (TASKS[task.value][1](shownScene()) || "").split(" ");
       bars(part("answer"), order.map((id) => [vocabulary[id] === "</s>" ? "(stop)" : vocabulary[id], probabilities[id],
         vocabulary[id] === right[chosen] && "✓ right"]));
-      part("looks").textContent = `What the token before “${words[chosen].word}” looks at`;
+      part("looks").textContent = `Attention of the token before “${words[chosen].word}”`;
       const blocks = layer.value === "mean" ? attention : [attention[layer.value]];
       const sum = (kind, from, to) => blocks.reduce((total, block) =>
         total + block[kind].slice(from, to).reduce((a, b) => a + b, 0), 0) / blocks.length;
