@@ -10,7 +10,6 @@ import ast
 import base64
 import hashlib
 import html
-import json
 import os
 import re
 import shutil
@@ -20,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
-import pandas as pd
 from docutils import nodes
 from nbformat import NotebookNode
 from sphinx import addnodes
@@ -31,7 +29,6 @@ from sphinx.util.docutils import SphinxDirective
 from peaks_and_gates import record
 from peaks_and_gates.book import claims, runner, site
 from peaks_and_gates.book.runner import Job
-from peaks_and_gates.cache import project_folder
 
 GLOSSARY = "book/glossary"
 # Words of the glossary that mean something else in running text as often as not.
@@ -39,7 +36,6 @@ ORDINARY = {"control", "core", "eyes", "null", "order", "scale", "Z"}
 PARTS = {"landscape": "Part I: the representation landscape", "gate": "Part II: the narrow gate"}
 PARTS["control"] = "Controls: models whose wiring is known"
 PICTURE = re.compile(r'src="data:image/svg\+xml;base64,([^"]+)"')
-MINIS = ["gated", "native", "reopened", "penalised"]  # those that run in a page, see _static/mini.js
 SIZE = re.compile(rb'<svg[^>]* width="([0-9.]+)pt" height="([0-9.]+)pt"')  # as matplotlib writes it
 
 
@@ -304,57 +300,6 @@ def add_data(app: Sphinx, error: Exception | None) -> None:
         shutil.copy2(scorecard, Path(app.outdir) / "scorecard.json")
 
 
-# ---- a model in the page
-
-
-def mini_script(name: str) -> str:
-    """A mini as a script: settings, where each tensor of its language model is, and all of them, bfloat16 in base64."""
-    folder = project_folder() / "weights" / "minis" / f"{name}-0"
-    config, stored = json.loads((folder / "config.json").read_text()), (folder / "model.safetensors").read_bytes()
-    start = 8 + int.from_bytes(stored[:8], "little")  # of the tensors, behind a header in JSON and its length
-    places, parts, end = {}, [], 0
-    for tensor, about in json.loads(stored[8:start]).items():
-        if tensor.startswith(("model.embed_tokens.", "model.layers.", "model.norm.")) and about["dtype"] == "BF16":
-            low, high = about["data_offsets"]
-            parts.append(stored[start + low : start + high])
-            places[tensor.removeprefix("model.")] = [end, end := end + (high - low) // 2]
-    keys = {"width": "hidden_size", "layers": "num_hidden_layers", "heads": "num_attention_heads"}
-    settings = {ours: config[theirs] for ours, theirs in (keys | {"eps": "rms_norm_eps", "wiring": "wiring"}).items()}
-    settings["theta"] = config["rope_parameters"]["rope_theta"]
-    weights = base64.b64encode(b"".join(parts)).decode()
-    return f"pgMini.addModel({', '.join(json.dumps(part) for part in (name, settings, places, weights))});\n"
-
-
-def scenes_script() -> str:
-    """The words of the minis, and the scenes: image tokens, class, question and answer, a caption, and the picture."""
-    folder = project_folder()
-    ids = json.loads((folder / f"weights/minis/{MINIS[0]}-0/config.json").read_text())["vocabulary_map"]
-    words = [word for word in sorted(ids, key=ids.get) if not word.startswith("IMGIMG")]
-    scenes = pd.read_parquet(folder / "data" / "page-scenes.parquet")
-    about = pd.read_parquet(folder / "data" / "scenes.parquet", filters=[("split", "==", "test"), ("seed", "==", 0)])
-    scenes = scenes.merge(about, on=["i", "key"]).assign(
-        codes=scenes["codes"].map(list),
-        caption=lambda rows: rows["captions"].str[0],
-        png=lambda rows: [base64.b64encode(png).decode() for png in rows["png"]],
-    )
-    rows = scenes[["label", "question", "answer", "caption", "codes", "png"]].to_json(orient="records")
-    return f"pgMini.addScenes({json.dumps(words)}, {rows});\n"
-
-
-def write_minis(folder: Path) -> None:
-    """Write the scripts that a page loads when a reader asks for a mini."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "scenes.js").write_text(scenes_script())
-    for name in MINIS:
-        (folder / f"{name}.js").write_text(mini_script(name))
-
-
-def add_minis(app: Sphinx, error: Exception | None) -> None:
-    """Write the minis beside mini.js."""
-    if error is None:
-        write_minis(Path(app.outdir) / "_static" / "mini")
-
-
 def setup(app: Sphinx) -> dict[str, Any]:
     """Register all of it with Sphinx."""
     app.add_config_value("pg_preset", lambda config: os.environ.get("PG_PRESET", "laptop"), "env", str)
@@ -366,5 +311,4 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.connect("autodoc-process-docstring", plain_docstring, priority=400)  # before napoleon's
     app.connect("html-page-context", lighten, priority=900)  # behind MathJax's own
     app.connect("build-finished", add_data)
-    app.connect("build-finished", add_minis)
     return {"version": version("peaks-and-gates"), "parallel_read_safe": True, "parallel_write_safe": True}

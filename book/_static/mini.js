@@ -281,7 +281,7 @@
     <fieldset class="pg-mini-steer"><legend>Steer the end-of-image token</legend>
       <div><img alt="" data-role="goal"><label>towards scene <select data-role="towards"></select></label>
       <label>at layer <select data-role="at"></select></label></div>
-      <label>Strength <input type="range" min="0" max="2" step="0.05" value="0" data-role="strength"> <output data-role="amount"></output></label>
+      <label><span>Strength</span> <input type="range" aria-label="Strength" min="0" max="2" step="0.05" value="0" data-role="strength"> <span class="pg-mini-amount" data-role="amount"></span></label>
       <p class="pg-mini-note" data-role="hint"></p>
     </fieldset>`;
 
@@ -374,6 +374,7 @@
         return element("label", {}, input, ` ${word}`);
       }));
       part("amount").textContent = strength.value === "0" ? "0: left alone" : two(Number(strength.value)) + (strength.value === "1" ? ": replaced" : "");
+      strength.setAttribute("aria-valuetext", part("amount").textContent);
       part("hint").textContent = steer && hidden.has(END) ? "The token is hidden, so the text cannot notice that it was moved." : "";
       check();
       drawBars();
