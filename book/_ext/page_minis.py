@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import base64
 import json
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -24,17 +23,17 @@ def mini_script(name: str) -> str:
     folder = project_folder() / "weights" / "minis" / f"{name}-0"
     config, stored = json.loads((folder / "config.json").read_text()), (folder / "model.safetensors").read_bytes()
     start = 8 + int.from_bytes(stored[:8], "little")  # of the tensors, behind a header in JSON and its length
-    places, parts, end = {}, [], 0
+    places, weights = {}, b""
     for tensor, about in json.loads(stored[8:start]).items():
         if tensor.startswith(("model.embed_tokens.", "model.layers.", "model.norm.")) and about["dtype"] == "BF16":
-            low, high = about["data_offsets"]
-            parts.append(stored[start + low : start + high])
-            places[tensor.removeprefix("model.")] = [end, end := end + (high - low) // 2]
-    keys = {"width": "hidden_size", "layers": "num_hidden_layers", "heads": "num_attention_heads"}
-    settings = {ours: config[theirs] for ours, theirs in (keys | {"eps": "rms_norm_eps", "wiring": "wiring"}).items()}
+            first, (low, high) = len(weights) // 2, about["data_offsets"]
+            weights += stored[start + low : start + high]
+            places[tensor.removeprefix("model.")] = [first, len(weights) // 2]
+    settings = {"width": config["hidden_size"], "layers": config["num_hidden_layers"], "wiring": config["wiring"]}
+    settings |= {"heads": config["num_attention_heads"], "eps": config["rms_norm_eps"]}
     settings["theta"] = config["rope_parameters"]["rope_theta"]
-    weights = base64.b64encode(b"".join(parts)).decode()
-    return f"pgMini.addModel({', '.join(json.dumps(part) for part in (name, settings, places, weights))});\n"
+    parts = (name, settings, places, base64.b64encode(weights).decode())
+    return f"pgMini.addModel({', '.join(json.dumps(part) for part in parts)});\n"
 
 
 def scenes_script() -> str:
@@ -42,13 +41,10 @@ def scenes_script() -> str:
     folder = project_folder()
     ids = json.loads((folder / f"weights/minis/{MINIS[0]}-0/config.json").read_text())["vocabulary_map"]
     words = [word for word in sorted(ids, key=ids.get) if not word.startswith("IMGIMG")]
-    scenes = pd.read_parquet(folder / "data" / "page-scenes.parquet")
     about = pd.read_parquet(folder / "data" / "scenes.parquet", filters=[("split", "==", "test"), ("seed", "==", 0)])
-    scenes = scenes.merge(about, on=["i", "key"]).assign(
-        codes=scenes["codes"].map(list),
-        caption=lambda rows: rows["captions"].str[0],
-        png=lambda rows: [base64.b64encode(png).decode() for png in rows["png"]],
-    )
+    scenes = pd.read_parquet(folder / "data" / "page-scenes.parquet").merge(about, on=["i", "key"])
+    scenes["caption"], scenes["codes"] = scenes["captions"].str[0], scenes["codes"].map(list)
+    scenes["png"] = [base64.b64encode(png).decode() for png in scenes["png"]]
     rows = scenes[["label", "question", "answer", "caption", "codes", "png"]].to_json(orient="records")
     return f"pgMini.addScenes({json.dumps(words)}, {rows});\n"
 
@@ -70,4 +66,4 @@ def add_minis(app: Sphinx, error: Exception | None) -> None:
 def setup(app: Sphinx) -> dict[str, Any]:
     """Register it with Sphinx."""
     app.connect("build-finished", add_minis)
-    return {"version": version("peaks-and-gates"), "parallel_read_safe": True, "parallel_write_safe": True}
+    return {"parallel_read_safe": True, "parallel_write_safe": True}

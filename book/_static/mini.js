@@ -19,15 +19,20 @@
 
   // ---- the forward pass; a matrix is a Float32Array of rows, T of them, one per token
 
-  // x (T, in) times the transpose of w (out, in): (T, out).
+  // x (T, in) times the transpose of w (out, in): (T, out).  Four sums side by side, nearly twice as fast as one.
   function linear(x, w, nIn) {
     const nOut = w.length / nIn;
     const y = new Float32Array(x.length / nIn * nOut);
     for (let t = 0; t * nIn < x.length; t++) {
       for (let o = 0; o < nOut; o++) {
-        let sum = 0;
-        for (let i = 0, a = t * nIn, b = o * nIn; i < nIn; i++) sum += x[a + i] * w[b + i];
-        y[t * nOut + o] = sum;
+        let p = 0, q = 0, r = 0, s = 0;
+        for (let a = t * nIn, b = o * nIn; a < (t + 1) * nIn; a += 4, b += 4) {
+          p += x[a] * w[b];
+          q += x[a + 1] * w[b + 1];
+          r += x[a + 2] * w[b + 2];
+          s += x[a + 3] * w[b + 3];
+        }
+        y[t * nOut + o] = p + q + r + s;
       }
     }
     return y;
@@ -205,8 +210,10 @@
 
   // Base64 of bfloat16, which is the upper half of a float32.
   function floats(text) {
-    const bytes = Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
-    return new Float32Array(Uint32Array.from(new Uint16Array(bytes.buffer), (half) => half << 16).buffer);
+    const bytes = atob(text);
+    const halves = new Uint16Array(bytes.length);  // a 0 and a bfloat16 in turn
+    for (let i = 0; i < bytes.length; i += 2) halves[i + 1] = bytes.charCodeAt(i) | bytes.charCodeAt(i + 1) << 8;
+    return new Float32Array(halves.buffer);
   }
 
   const loading = {};
@@ -243,6 +250,7 @@
   };
   const SHOWN = 5;  // words with a bar
   const two = (number) => number.toFixed(2).replace(/^0/, "");  // as on the book's pages
+  const nameOf = (word) => (word === "</s>" ? "(stop)" : word);
   const written = (words) => words.join(" ").replace(/ (?=[.,?])/g, "");
   const element = (tag, properties = {}, ...children) => {
     const made = Object.assign(document.createElement(tag), properties);
@@ -375,7 +383,8 @@
       }));
       part("amount").textContent = strength.value === "0" ? "0: left alone" : two(Number(strength.value)) + (strength.value === "1" ? ": replaced" : "");
       strength.setAttribute("aria-valuetext", part("amount").textContent);
-      part("hint").textContent = steer && hidden.has(END) ? "The token is hidden, so the text cannot notice that it was moved." : "";
+      const hint = hidden.has(END) ? "The token is hidden, so the text cannot notice that it was moved." : `The answer: “${text}”`;
+      part("hint").textContent = steer ? hint : "";
       check();
       drawBars();
     }
@@ -385,9 +394,9 @@
       const { probabilities, attention } = words[chosen];
       const order = [...probabilities.keys()].sort((a, b) => probabilities[b] - probabilities[a]).slice(0, SHOWN);
       const right = (TASKS[task.value][1](shownScene()) || "").split(" ");
-      bars(part("answer"), order.map((id) => [vocabulary[id] === "</s>" ? "(stop)" : vocabulary[id], probabilities[id],
+      bars(part("answer"), order.map((id) => [nameOf(vocabulary[id]), probabilities[id],
         vocabulary[id] === right[chosen] && "✓ right"]));
-      part("looks").textContent = `Attention of the token before “${words[chosen].word}”`;
+      part("looks").textContent = `Attention of the token before “${nameOf(words[chosen].word)}”`;
       const blocks = layer.value === "mean" ? attention : [attention[layer.value]];
       const sum = (kind, from, to) => blocks.reduce((total, block) =>
         total + block[kind].slice(from, to).reduce((a, b) => a + b, 0), 0) / blocks.length;
@@ -470,6 +479,6 @@
         status.textContent = `It could not be loaded: ${error.message}.`;
       }
     });
-    box.replaceChildren(button, status);
+    box.prepend(button, status);
   }
 })();

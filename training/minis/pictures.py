@@ -1,21 +1,19 @@
 """Pictures through the image tokenizer of a native mini, and from the mini itself: `data/mini-pictures.parquet`.
 
-Also what the page that runs minis in the browser reads, and is tested with: `data/page-scenes.parquet`,
-`data/page-answers.parquet`.
+And the scenes of the page that runs minis in the browser: `data/page-scenes.parquet`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
 import pandas as pd
 import torch
 from PIL import Image
 from torch import Tensor
 
 from peaks_and_gates.gate import vlm
-from peaks_and_gates.gate.experiment import KNOCKOUTS, Experiment, apply_knockout, generate_answers
+from peaks_and_gates.gate.experiment import Experiment
 from training.common import load_or_train
 from training.scenes.build import png
 from training.scenes.drawing import draw
@@ -23,8 +21,6 @@ from training.scenes.scene import sample
 from training.scenes.words import caption
 
 from . import image_tokenizer, models
-
-PAGE_MODELS = ("native-0", "gated-0", "reopened-0", "penalised-0")
 
 
 def pictures(name: str = "mini-native-0", n: int = 7, seed: int = 0) -> pd.DataFrame:
@@ -91,29 +87,3 @@ def page_scenes(n: int = 50) -> pd.DataFrame:
         for pixels in batch.inputs["pixel_values"]:  # one at a time, as the model encodes them
             codes.append(model.network.model.get_image_tokens(pixels[None]).flatten().tolist())  # (64,)
     return pd.DataFrame({"i": range(n), "key": [scene.key for scene in scenes], "codes": codes})
-
-
-@torch.inference_mode()
-def page_answers(n: int = 50) -> pd.DataFrame:
-    """What the minis of the page answer about its scenes, in float32: the numbers that the browser must repeat.
-
-    Rows: model, knockout, task ("questions": the scene's own; "classes"), i, answer (greedy), probabilities (of every
-    word to be its first, float32).
-    """
-    rows = []
-    for name in PAGE_MODELS:
-        experiment = Experiment(str(models.minis_folder("laptop") / name), n_questions=n, dtype="float32")
-        scenes = experiment.pictures("questions")
-        for task in ("questions", "classes"):
-            answers = generate_answers(experiment, task, scenes, [KNOCKOUTS["none"], KNOCKOUTS["end → text"]])
-            for knockout, texts in answers.items():
-                probabilities = []
-                for model, batch, seeds in experiment.batches(task, scenes):
-                    with apply_knockout(model, batch.tokens, seeds, knockout, experiment.how):
-                        logits = model.network(**batch.inputs, logits_to_keep=1).logits[:, -1]  # (B, V)
-                    n_words = len(model.tokenizer) - model.network.config.vq_config.num_embeddings
-                    probabilities += [*logits.float().softmax(-1)[:, :n_words].numpy().astype(np.float32)]
-                title = next(title for title, known in KNOCKOUTS.items() if known == knockout)
-                table = pd.DataFrame({"i": range(n), "answer": texts, "probabilities": probabilities})
-                rows.append(table.assign(model=name, knockout=title, task=task))
-    return pd.concat(rows, ignore_index=True)
