@@ -13,12 +13,14 @@ import html
 import os
 import re
 import shutil
+from collections.abc import Sequence
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import nbformat
+import yaml
 from docutils import nodes
 from nbformat import NotebookNode
 from sphinx import addnodes
@@ -127,8 +129,9 @@ def run_box(job: Job) -> str:
     hardware = machine["gpu"] or f"{machine['cores']} cores, {machine['memory_gib']} GiB"
     pictures = job.source.parent.name == "gate" or not parameters.keys().isdisjoint({"cards", "wired"})
     packages = {"dadapy": "none (the book's own lines)"} | machine["packages"]
-    kind = "pictures" if pictures else "questions" if models else "points"
-    count = f"up to {largest_n(job):,}" if models else "drawn scenes" if pictures else "synthetic"
+    asks = models or "second" in parameters  # the card of the question sets has no model
+    kind = "pictures" if pictures else "questions" if asks else "points"
+    count = f"up to {largest_n(job):,}" if asks else "drawn scenes" if pictures else "synthetic"
     facts = {
         "size": manifest["preset"],
         "models": ", ".join(models),
@@ -151,19 +154,26 @@ def largest_n(job: Job) -> int:
     return max((int(table["n"].max()) for table in tables if "n" in table and table["n"].notna().any()), default=0)
 
 
-# ---- verdicts
+# ---- verdicts and numbers
 
 
-class Verdicts(SphinxDirective):
-    """`{run-summary}` and `{scorecard}`: what the record says of the claims, as HTML."""
+class FromRecord(SphinxDirective):
+    """`{run-summary}` and `{scorecard}`: the verdicts, as HTML.  `{reproduce}`: the numbers that it lists in YAML."""
+
+    has_content = True
 
     def run(self) -> list[nodes.Node]:
         """What stands in the directive's place."""
         book = jobs(self.config.pg_preset)
-        verdicts = claims.judge_all(next(iter(book.values())).record.parent)
         for job in book.values():
             self.env.note_dependency(str(job.record.with_suffix(".json")))
-        return [nodes.raw("", DIRECTIVES[self.name](book, verdicts), format="html")]
+        listed = yaml.safe_load("\n".join(self.content))
+        return [nodes.raw("", DIRECTIVES[self.name](book, listed or verdicts(book)), format="html")]
+
+
+def verdicts(book: dict[str, Job]) -> list[claims.Verdict]:
+    """Every claim, judged on the record behind the site."""
+    return claims.judge_all(next(iter(book.values())).record.parent)
 
 
 def run_summary(book: dict[str, Job], verdicts: list[claims.Verdict]) -> str:
@@ -186,16 +196,33 @@ def run_summary(book: dict[str, Job], verdicts: list[claims.Verdict]) -> str:
 
 def scorecard(book: dict[str, Job], verdicts: list[claims.Verdict]) -> str:
     """One table per paper, with claim, the paper's value, ours, verdict, and where to look."""
-    head = "".join(f'<th scope="col">{name}</th>' for name in ("", "Claim", "The paper", "Here", "Verdict", "Page"))
-    tables = []
-    for paper, title in PARTS.items():
-        rows = "".join(scorecard_row(v, book) for v in verdicts if v.claim["paper"] == paper)
-        table = f"<table><caption>{title}</caption><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
-        tables.append(f'<div class="pg-scorecard" data-title="{title}">{table}</div>')
+    rows = {title: [scorecard_row(v, book) for v in verdicts if v.claim["paper"] == p] for p, title in PARTS.items()}
+    tables = [cards(title, ("Claim", "The paper", "Here", "Verdict", "Page"), rows[title]) for title in rows]
     return f'<div class="pg-scorecards"><div class="pg-scorecard-filter"></div>{"".join(tables)}</div>'
 
 
-DIRECTIVES = {"run-summary": run_summary, "scorecard": scorecard}
+def cards(title: str, columns: Sequence[str], rows: Sequence[str]) -> str:
+    """A table whose rows are cards on a phone."""
+    head = "".join(f'<th scope="col">{name}</th>' for name in ("", *columns))
+    table = f"<table><caption>{title}</caption><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
+    return f'<div class="pg-scorecard" data-title="{title}">{table}</div>'
+
+
+def card(name: str, cells: dict[str, str], attributes: str = "") -> str:
+    """One row of such a table.  cells: by the titles of the columns."""
+    body = "".join(f'<td data-label="{label}">{value}</td>' for label, value in cells.items())
+    return f'<tr id="{name}"{attributes}><th scope="row">{name}</th>{body}</tr>'
+
+
+def page_link(docname: str, job: Job) -> str:
+    """A link to a page by its title."""
+    title = nbformat.read(job.source, as_version=4).cells[0].source.splitlines()[0].lstrip("# ")
+    return f'<a href="../{docname}.html">{html.escape(title)}</a>'
+
+
+def command(job: Job) -> str:
+    """The command that runs a page again."""
+    return f"<code>pg run --preset {job.preset} --only {job.name}</code>"
 
 
 def scorecard_row(verdict: claims.Verdict, book: dict[str, Job]) -> str:
@@ -203,8 +230,6 @@ def scorecard_row(verdict: claims.Verdict, book: dict[str, Job]) -> str:
     claim = verdict.claim
     place = [job.name for job in book.values()].index(claim["page"])
     docname, job = list(book.items())[place]
-    title = nbformat.read(job.source, as_version=4).cells[0].source.splitlines()[0].lstrip("# ")
-    link = f'<a href="../{docname}.html">{html.escape(title)}</a>'
     lines = [f"{html.escape(part.says)}: {claims.number(part.estimate)} ({part.outcome})" for part in verdict.parts]
     if sizes := [part.estimate.n for part in verdict.parts if part.estimate]:
         n = " to ".join(f"{size:,}" for size in dict.fromkeys([min(sizes), max(sizes)]))
@@ -214,11 +239,32 @@ def scorecard_row(verdict: claims.Verdict, book: dict[str, Job]) -> str:
         "The paper": html.escape(f"{claim['paper_value']} ({claim['figure']})"),
         "Here": "<br>".join(lines) or "not measured yet",
         "Verdict": claims.badge(verdict.verdict),
-        "Page": f"{link}<br><code>pg run --preset {job.preset} --only {job.name}</code>",
+        "Page": f"{page_link(docname, job)}<br>{command(job)}",
     }
-    body = "".join(f'<td data-label="{name}">{value}</td>' for name, value in cells.items())
-    row = f'<tr id="{claim["id"]}" data-verdict="{verdict.verdict}" data-page="{place}">'
-    return f'{row}<th scope="row">{claim["id"]}</th>{body}</tr>'
+    return card(claim["id"], cells, f' data-verdict="{verdict.verdict}" data-page="{place}"')
+
+
+def reproduce(book: dict[str, Job], numbers: list[dict[str, Any]]) -> str:
+    """Numbers that another run should give again: where each stands, its value in the record, how far it may be off."""
+    pages, rows = {job.name: (docname, job) for docname, job in book.items()}, []
+    for place, number in enumerate(numbers, 1):
+        (docname, job), where, matches = pages[number["page"]], number["where"], ()
+        if job.manifest:
+            table = record.read(job.record)[number["table"]]
+            matches = table[(table[[*where]] == [*where.values()]).all(axis=1)].itertuples()
+        look = [f"<code>{number['table']}</code>", *(html.escape(f"{key}: {value}") for key, value in where.items())]
+        cells = {
+            "Number": html.escape(number["says"]),
+            "Table and row": "<br>".join(look),
+            "In the record": ", ".join(f"{row.value:z.4f} (N = {row.n:,.0f})" for row in matches) or "not run",
+            "Tolerance": f"± {number['tolerance']}",
+            "Page": f"{page_link(docname, job)}<br>{command(job)}",
+        }
+        rows.append(card(str(place), cells))
+    return cards("The numbers", [*cells], rows)
+
+
+DIRECTIVES = {"run-summary": run_summary, "scorecard": scorecard, "reproduce": reproduce}
 
 
 # ---- the glossary
@@ -325,7 +371,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     """Register all of it with Sphinx."""
     app.add_config_value("pg_preset", lambda config: os.environ.get("PG_PRESET", "laptop"), "env", str)
     for name in DIRECTIVES:
-        app.add_directive(name, Verdicts)
+        app.add_directive(name, FromRecord)
     app.connect("config-inited", configure)
     app.connect("source-read", show_run)
     app.connect("doctree-read", link_terms)
