@@ -70,7 +70,9 @@ def test_what_prompts_share_is_read_once(tiny, n_orders, monkeypatch):
     rows_of = extraction.rows_of  # of every node and every rest that is read
     monkeypatch.setattr(extraction, "rows_of", lambda kept, nodes: read.extend(nodes) or rows_of(kept, nodes))
     assert_like_plain_loop(tiny, prompts)
-    assert sum(len(node.ids) for node in read) == once + alone + sum(len(item.pieces[-1]) for item in encoded)
+    least, most = once + alone + sum(len(item.pieces[-1]) for item in encoded), sum(len(item.ids) for item in encoded)
+    total = sum(len(node.ids) for node in read)
+    assert least <= total < least + (most - least) / 10  # what is cut off so that nodes are alike is read again
 
 
 def test_no_more_of_the_tree_is_kept_than_there_is_room_for(tiny, capsys, monkeypatch):

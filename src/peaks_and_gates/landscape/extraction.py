@@ -24,7 +24,7 @@ import copy
 import math
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from itertools import groupby, pairwise
 from typing import Any
@@ -42,7 +42,7 @@ from .. import models
 from ..cache import STATES, cached, digest
 from ..errors import BadParameter, BadStates, ModelUnavailable, one_line
 from ..models import LanguageModel, residual_stream
-from .prefixes import Encoded, Node, batches, branches
+from .prefixes import Encoded, Node, batches, branches, grouped
 from .questions import LETTERS, Prompt
 
 POINTS = ("residual", "norm")
@@ -53,7 +53,6 @@ KEPT_BATCHES = 8  # of the tree, on a CPU: a subject's 150 questions in orders o
 SHOTS = "Oslo?\nAnswer: A\n\nRome?\nAnswer: B\n\n"
 SAMPLE = [Prompt("", SHOTS, question, 0) for question in ("Lima?\nAnswer:", "Accra, Cairo or Dakar?\nAnswer:")]
 ADVICE = "It cannot be read by shared prefixes: take a model of another family, or float32 if it is in half precision."
-PLAIN_LAYERS = (DynamicLayer, DynamicSlidingWindowLayer)
 Level = tuple[int, Any, list[Node]]  # tokens up to the nodes' ends; keys and values, a row each; they
 say_once = cache(print)
 compared: WeakKeyDictionary[LanguageModel, int] = WeakKeyDictionary()  # tokens of the longest prompt that passed
@@ -91,25 +90,27 @@ def walk(
 ) -> Iterator[tuple[DynamicCache | None, list[Node]]]:
     """Batches of prompts' rests, with the keys and values that each is read behind: level by level, each node once.
 
-    Nodes with as many tokens up to their ends stand together, whatever they stand behind: the first two shots are as
-    long in either order.  So few are read alone.  batch_tokens: most in a batch.  room: for so many tokens of nodes,
-    all levels together, half of it for the next one; where that is too little, a part of a level goes on to its end
-    before the rest is read.  At least one node a level is kept.
+    Nodes of nearly one length are cut to the shortest, and what is left of the others is read with what follows. So
+    the nodes of a level stand together, as do the questions behind them: few are read alone.  batch_tokens: most in a
+    batch.  room: for so many tokens of nodes, all levels together, half of it for the next one; where that is too
+    little, a part of a level goes on to its end before the rest is read.  At least one node a level is kept.
     """
     read, held = [], 0
     for length, keys_values, nodes in level:
-        below = [branch for row, node in enumerate(nodes) for branch in branches(row, node.depth, node.prompts)]
+        below = [branch for row, node in enumerate(nodes) for branch in branches(row, node)]
         for batch in batches([node for node in below if len(node.prompts) == 1], length, batch_tokens):
             yield keys_values, batch
-        shared = sorted((node for node in below if len(node.prompts) > 1), key=lambda node: len(node.ids))
-        for size, alike in groupby(shared, lambda node: len(node.ids)):  # unpadded: what is kept is what was read
-            for part in batches([*alike], length, min(batch_tokens, room // 2)):
+        shared = [node for node in below if len(node.prompts) > 1]
+        for alike in grouped(shared, lambda group, node: len(node.ids) <= 1.25 * len(group[0].ids)):
+            size = len(alike[0].ids)
+            for part in batches(alike, length, min(batch_tokens, room // 2)):
                 tokens = len(part) * (length + size)
                 if held and held + tokens > room // 2:
                     say_once(f"{model.name}: only some of the prompts' beginnings are kept at a time, to save memory.")
                     yield from walk(model, together(read), batch_tokens, room - held)
                     read, held = [], 0
-                read.append((length + size, read_nodes(model, part, keys_values), part))
+                kept = read_nodes(model, [replace(node, ids=node.ids[:size]) for node in part], keys_values)
+                read.append((length + size, kept, [replace(node, ids=node.ids[size:]) for node in part]))
                 held += tokens
     if read:
         yield from walk(model, together(read), batch_tokens, room - held)
@@ -120,7 +121,7 @@ def together(read: list[Level]) -> list[Level]:
     level = []
     for length, alike in groupby(sorted(read, key=lambda item: item[0]), lambda item: item[0]):
         (_, kept, nodes), *others = alike
-        if others and all(type(layer) in PLAIN_LAYERS for layer in kept.layers):
+        if others and all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in kept.layers):
             for layer, *theirs in zip(kept.layers, *(cache.layers for _, cache, _ in others), strict=True):
                 layer.keys = torch.cat([layer.keys, *(other.keys for other in theirs)])  # (G, heads, length, D / heads)
                 layer.values = torch.cat([layer.values, *(other.values for other in theirs)])
@@ -191,11 +192,10 @@ def compare(model: LanguageModel, encoded: list[Encoded]) -> None:
         *before, question = pair[0].pieces
         other, letters = pair[1].pieces[-1], model.letter_tokens
         prompts = [(*before, question), (*before, other), (*before[:1], other)]  # two behind all, one behind the first
-        texts = [sum(pieces, ()) for pieces in prompts]
-        both = [*prompts, *((text,) for text in texts)]
+        both = [*prompts, *((sum(pieces, ()),) for pieces in prompts)]
         try:
             ours = by_layer(run(model, [Encoded(index, pieces) for index, pieces in enumerate(both)], POINTS, None))
-            own = by_layer(own_forward(model, texts, letters))
+            own = by_layer(own_forward(model, [text for (text,) in both[3:]], letters))
         except Exception as error:  # an architecture that cannot be read so leads to errors of many kinds
             raise ModelUnavailable(f"{model.name} fails on three prompts: {one_line(error)}. {ADVICE}") from error
         for name, expected in own.items():  # (3, D) of a point and layer, (3, 4) of the letters
