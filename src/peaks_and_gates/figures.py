@@ -319,6 +319,13 @@ def cite(table: pd.DataFrame, **columns: str | float) -> str:
     return ", ".join(interval(row) for _, row in rows.iterrows()) or "–"
 
 
+def top(table: pd.DataFrame, **columns: str | float) -> str:
+    """The highest number of the rows that have these values in these columns, its interval and layer; or a dash."""
+    rows = table[(table[list(columns)] == list(columns.values())).all(axis=1)].dropna(subset=["value"])
+    best = rows.nlargest(1, "value")
+    return next((f"{interval(row)} (layer {row['layer']:.0f})" for _, row in best.iterrows()), "–")
+
+
 def glue(**texts: str) -> None:
     """Give texts to the page's prose by name: the site puts each where the prose says {glue:text}`name`."""
     for name, text in texts.items():
