@@ -23,10 +23,8 @@ def rows(metric, values, **more):
 def layers(metric, values, **more):
     """A table of as many layers as a condition has values."""
     n = len(next(iter(values.values())))
-    parts = [
-        rows(metric, {k: v[i] for k, v in values.items()}, layer=i + 1, depth=(i + 1) / n, **more) for i in range(n)
-    ]
-    return pd.concat(parts, ignore_index=True)
+    layer = lambda i: rows(metric, {k: v[i - 1] for k, v in values.items()}, layer=i, depth=i / n, **more)
+    return pd.concat([layer(i) for i in range(1, n + 1)], ignore_index=True)
 
 
 def with_ink(calls):
@@ -100,20 +98,15 @@ def test_the_papers_numbers_are_those_that_the_claims_quote():
     lowest = figures.paper("signed_cosine", "chameleon-7b")["value"].min()
     assert (lowest, highest("signed_cosine", "chameleon-7b").item()) == (-0.007, 0.076)
     assert highest("sign_changes", "chameleon-7b")["residual"] == pytest.approx(0.887)
-    for model, end, mean in (
-        ("chameleon-7b", 0.475, 0.2),
-        ("chameleon-34b", 0.58, 0.239),
-        ("pixtral-12b", 0.339, 0.445),
-    ):
-        tops = highest("class_overlap", model)
-        assert tops[["end", "mean image"]].tolist() == pytest.approx([end, mean], abs=0.006)
+    quoted = {"chameleon-7b": [0.475, 0.2], "chameleon-34b": [0.58, 0.239], "pixtral-12b": [0.339, 0.445]}
+    for model, tops in quoted.items():  # of the end-of-image token and of the image's mean
+        assert highest("class_overlap", model)[["end", "mean image"]].tolist() == pytest.approx(tops, abs=0.006)
 
 
 def test_the_record_is_drawn_in_grey_behind_the_same_conditions():
     own = layers("ari_subject", {"5-shot": [0.2, 0.3, 0.4]})
-    record = layers(
-        "ari_subject", {"5-shot": [0.5, 0.6, 0.7], "5-shot, seed 0": [0.0] * 3, "1-shot": [0.9] * 3}, n=4800
-    )
+    values = {"5-shot": [0.5, 0.6, 0.7], "5-shot, seed 0": [0.0] * 3, "1-shot": [0.9] * 3}
+    record = layers("ari_subject", values, n=4800)
     figure = figures.curves({"a": own, "b": own}, "ari_subject", behind={"a": record})
     with_record, without = figure.axes
     grey = [line for line in with_record.lines if line.get_color() == figures.GREY]

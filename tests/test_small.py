@@ -83,6 +83,13 @@ def test_pages_are_short():
         assert len(cells) <= CELLS and max(sizes) <= CELL and sum(sizes) <= PAGE, path.stem
 
 
+def test_what_is_seen_types_no_number():
+    for path in (ROOT / "notebooks" / "gate").glob("*.ipynb"):
+        prose = ["".join(c["source"]) for c in json.loads(path.read_text())["cells"] if c["cell_type"] == "markdown"]
+        typed = [re.findall(r"\.\d+", text) for text in prose if text.startswith("## What is seen")]
+        assert not any(typed), f"{path.stem}: take it from the table, by `figures.glue`"
+
+
 def test_our_scripts_are_short():
     scripts = [path for path in (ROOT / "book" / "_static").glob("*.js")]
     assert sum(len(path.read_text().splitlines()) for path in scripts) <= 400

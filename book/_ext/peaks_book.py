@@ -6,7 +6,6 @@ drawn the pages that are recorded and were not run here.
 
 from __future__ import annotations
 
-import ast
 import base64
 import hashlib
 import html
@@ -258,32 +257,6 @@ def link_terms(app: Sphinx, doctree: nodes.document) -> None:
             node.parent.replace(node, [*parts, nodes.Text(text[end:])])
 
 
-# ---- the reference
-
-
-def is_code(paragraph: str) -> bool:
-    """Whether it is indented, or Python at the margin: an example that ends its docstring."""
-    try:
-        ast.parse(paragraph)
-    except SyntaxError:
-        return paragraph.startswith(" ")
-    return True
-
-
-def plain_docstring(app: Sphinx, what: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:
-    """Make reStructuredText of a docstring: see `is_code`; other indented lines go on with the line before them."""
-    paragraphs = []
-    for paragraph in re.split(r"\n\s*\n", "\n".join(lines)):
-        if paragraph.strip() and is_code(paragraph):
-            paragraph = "::\n\n" + re.sub("^(?=.)", " ", paragraph, flags=re.MULTILINE)
-        else:
-            paragraph = re.sub(r"\*\*|\||(?<=\w)_(?!\w)", r"\\\g<0>", paragraph)
-            if not re.match(r"(Args|Attributes|Returns|Raises|Yields):\n", paragraph):
-                paragraph = re.sub(r"\n +", "\n", paragraph)
-        paragraphs.append(paragraph)
-    lines[:] = [*"\n\n".join(paragraphs).splitlines(), ""]
-
-
 # ---- what is written
 
 
@@ -329,7 +302,6 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.connect("config-inited", configure)
     app.connect("source-read", show_run)
     app.connect("doctree-read", link_terms)
-    app.connect("autodoc-process-docstring", plain_docstring, priority=400)  # before napoleon's
     app.connect("html-page-context", lighten, priority=900)  # behind MathJax's own
     app.connect("build-finished", add_data)
     return {"version": version("peaks-and-gates"), "parallel_read_safe": True, "parallel_write_safe": True}

@@ -327,10 +327,13 @@ def top(table: pd.DataFrame, **columns: str | float) -> str:
 
 
 def glue(**texts: str) -> None:
-    """Give texts to the page's prose by name: the site puts each where the prose says {glue:text}`name`."""
+    """Give texts to the page's prose by name: the site puts each where the prose says {glue:text}`name`.
+
+    A notebook shows them below the cell; the site, by what myst-nb reads, in the prose alone.
+    """
     for name, text in texts.items():
         about = {"scrapbook": {"name": name, "mime_prefix": GLUE}}
-        display({f"{GLUE}text/plain": repr(text)}, raw=True, metadata=about)
+        display({f"{GLUE}text/plain": repr(text), "text/plain": f"{name}: {text}"}, raw=True, metadata=about)
 
 
 def with_intervals(table: pd.DataFrame, index: str | list[str], columns: str | list[str]) -> pd.DataFrame:
@@ -346,8 +349,7 @@ def summary(tables: Mapping[str, pd.DataFrame], metric: str, setting: str | None
     digits = {"n_peaks": 0, "intrinsic_dimension": 1}.get(metric, 2)
     sentences = []
     for title, table in tables.items():
-        rows = select(table, metric, setting)
-        rows = rows[~rows["condition"].map(is_seed)]
+        rows = select(table[~table["condition"].map(is_seed)], metric, setting)
         tops = rows.loc[rows.groupby("condition", sort=False)["value"].idxmax()]
         parts = [f"{top.condition} {top.value:z.{digits}f} (layer {top.layer:.0f})" for top in tops.itertuples()]
         sentences.append(f"{title}: {', '.join(parts)}.")

@@ -22,9 +22,10 @@ def test_no_code_of_a_repository_is_run_and_every_download_is_pinned():
     assert all(pinned.fullmatch(line.rstrip()) for lock in locks for line in lock.splitlines())
 
 
-@pytest.mark.parametrize(
-    "value", ["!!python/object/apply:os.system ['touch out']", "!!python/name:os.system", "&a [*a]", "2020-01-01"]
-)
+NO_DATA = ["!!python/object/apply:os.system ['touch out']", "!!python/name:os.system", "&a [*a]", "2020-01-01"]
+
+
+@pytest.mark.parametrize("value", NO_DATA)
 def test_a_yaml_tag_makes_nothing(value, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(BookError, match="no YAML"):

@@ -75,9 +75,8 @@ def hub(own_cache, tmp_path, monkeypatch):
             path = tmp_path / "data" / f"{SOURCES[name]['split']}-{file:05}-of-{len(files):05}.parquet"
             made = datasets.Dataset.from_list([change(row(int(number))) for number in rows], features=features)
             made.to_parquet(path, batch_size=25)  # several row groups
-        ask = lambda path, name, revision, **options: (
-            places.append((path, revision)) or real(str(tmp_path), name, **options)
-        )
+        local = str(tmp_path)
+        ask = lambda path, name, revision, **more: places.append((path, revision)) or real(local, name, **more)
         monkeypatch.setattr(datasets, "load_dataset", ask)
         return places
 

@@ -204,9 +204,8 @@ def test_what_does_not_belong_together_is_refused(model, family):
     with pytest.raises(ModelUnavailable, match="not of the same model"):
         token_map(model.family, model.processor, moved, torch.ones(1, 4).long(), torch.ones(1, 4).long())
     assert FAMILIES[family] is model.family
-    assert model.family.native == (
-        family in {"chameleon", "emu3"}
-    )  # Janus makes images, too, but began as a language model
+    # Janus makes images, too, but began as a language model.
+    assert model.family.native == (family in {"chameleon", "emu3"})
     for kind in ("blip-2", "mistral3"):  # the second a relative of Pixtral, laid out in another way
         with pytest.raises(ModelUnavailable, match=f"type '{kind}' need a row in gate/families"):
             family_of(SimpleNamespace(model_type=kind, vision_config=SimpleNamespace(model_type="pixtral")))

@@ -35,9 +35,8 @@ def made_landscape(sizes, top, saddles):
 
 def chain():
     """Four peaks in a row, the saddles between them lower and lower; a fifth, small one beside the last."""
-    found = made_landscape(
-        [20, 15, 30, 12, 5], [3.0, 2.0, 1.0, 2.5, 2.9], {(0, 1): 1, (1, 2): -1, (2, 3): -6, (3, 4): 2}
-    )
+    saddles = {(0, 1): 1, (1, 2): -1, (2, 3): -6, (3, 4): 2}
+    found = made_landscape([20, 15, 30, 12, 5], [3.0, 2.0, 1.0, 2.5, 2.9], saddles)
     subjects = ["birds"] * 20 + ["mammals"] * 15 + ["law"] * 25 + ["music"] * 5 + ["music"] * 12 + ["drugs"] * 5
     return found, np.array(subjects)
 

@@ -61,11 +61,10 @@ def test_what_prompts_share_is_read_once(tiny, n_orders, monkeypatch):
     encoded = extraction.encode(tiny, prompts)
     extraction.compare(tiny, encoded)
     assert {len(item.pieces) for item in encoded} == {7}  # a header, five shots, a question
-    beginnings = Counter(item.pieces[:end] for item in encoded for end in range(1, 7))
+    starts = [item.pieces[:end] for item in encoded for end in range(1, 7)]
+    beginnings = Counter(starts)
     once = sum(len(pieces[-1]) for pieces, n in beginnings.items() if n > 1)
-    alone = sum(
-        len(item.pieces[end - 1]) for item in encoded for end in range(1, 7) if beginnings[item.pieces[:end]] < 2
-    )
+    alone = sum(len(start[-1]) for start in starts if beginnings[start] < 2)
     read = []
     rows_of = extraction.rows_of  # of every node and every rest that is read
     monkeypatch.setattr(extraction, "rows_of", lambda kept, nodes: read.extend(nodes) or rows_of(kept, nodes))

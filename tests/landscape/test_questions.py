@@ -16,15 +16,7 @@ import pytest
 from page_code import page_code
 from peaks_and_gates import cache
 from peaks_and_gates.errors import BadParameter, BadQuestions, MissingFile, UnknownName
-from peaks_and_gates.landscape.questions import (
-    Question,
-    QuestionSet,
-    block,
-    build_prompts,
-    check,
-    header,
-    load,
-)
+from peaks_and_gates.landscape.questions import Question, QuestionSet, block, build_prompts, check, header, load
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 FINGERPRINT = "96da0877aa46dbbeaaedc0525418b391073f5fb7dceb98fef5a86bacd33af641"  # of the WordNet questions
@@ -73,9 +65,8 @@ def test_golden_prompts(words, n_shots):
 
 def test_the_wordnet_questions_are_the_ones_of_the_record(words):
     assert words.fingerprint == FINGERPRINT
-    sizes = {
-        split: {len(items) for items in getattr(words, split).values()} for split in ("dev", "validation", "train")
-    }
+    lengths = lambda split: {len(items) for items in getattr(words, split).values()}
+    sizes = {split: lengths(split) for split in ("dev", "validation", "train")}
     assert len(words.subjects) == 32 and sizes == {"dev": {5}, "validation": {15}, "train": {40}}
     assert min(len(items) for items in words.test.values()) >= 150
     first, *rest = words.test["birds"]
@@ -124,9 +115,8 @@ def test_selection(words, tmp_path, monkeypatch):
     for bad in ({"n_per_subject": 0}, {"n_subjects": 33}, {"n_per_subject": True}, {"n_subjects": 2.0}):
         with pytest.raises(BadParameter, match=r"32|whole number"):
             load("wordnet", **bad)
-    with pytest.raises(
-        BadQuestions, match=r"'crime_and_wrongdoing' has 158 test questions, n_per_subject=159 asks for more"
-    ):
+    too_few = "'crime_and_wrongdoing' has 158 test questions, n_per_subject=159 asks for more"
+    with pytest.raises(BadQuestions, match=too_few):
         load("wordnet", n_per_subject=159)
 
 
