@@ -95,7 +95,7 @@ def walk(
     batch.  room: for so many tokens of nodes, all levels together, half of it for the next one; where that is too
     little, a part of a level goes on to its end before the rest is read.  At least one node a level is kept.
     """
-    read, held = [], 0
+    read, total = [], 0
     for length, keys_values, nodes in level:
         below = [branch for row, node in enumerate(nodes) for branch in branches(row, node)]
         for batch in batches([node for node in below if len(node.prompts) == 1], length, batch_tokens):
@@ -105,28 +105,28 @@ def walk(
             size = len(alike[0].ids)
             for part in batches(alike, length, min(batch_tokens, room // 2)):
                 tokens = len(part) * (length + size)
-                if held and held + tokens > room // 2:
+                if total and total + tokens > room // 2:
                     say_once(f"{model.name}: only some of the prompts' beginnings are kept at a time, to save memory.")
-                    yield from walk(model, together(read), batch_tokens, room - held)
-                    read, held = [], 0
-                kept = read_nodes(model, [replace(node, ids=node.ids[:size]) for node in part], keys_values)
-                read.append((length + size, kept, [replace(node, ids=node.ids[size:]) for node in part]))
-                held += tokens
+                    yield from walk(model, together(read), batch_tokens, room - total)
+                    read, total = [], 0
+                behind = read_nodes(model, [replace(node, ids=node.ids[:size]) for node in part], keys_values)
+                read.append((length + size, behind, [replace(node, ids=node.ids[size:]) for node in part]))
+                total += tokens
     if read:
-        yield from walk(model, together(read), batch_tokens, room - held)
+        yield from walk(model, together(read), batch_tokens, room - total)
 
 
 def together(read: list[Level]) -> list[Level]:
     """The same nodes, those of a length in one, unless a layer of their cache holds more than keys and values."""
     level = []
     for length, alike in groupby(sorted(read, key=lambda item: item[0]), lambda item: item[0]):
-        (_, kept, nodes), *others = alike
-        if others and all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in kept.layers):
-            for layer, *theirs in zip(kept.layers, *(cache.layers for _, cache, _ in others), strict=True):
+        (_, keys_values, nodes), *others = alike
+        if others and all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in keys_values.layers):
+            for layer, *theirs in zip(keys_values.layers, *(cache.layers for _, cache, _ in others), strict=True):
                 layer.keys = torch.cat([layer.keys, *(other.keys for other in theirs)])  # (G, heads, length, D / heads)
                 layer.values = torch.cat([layer.values, *(other.values for other in theirs)])
             nodes, others = sum((theirs for _, _, theirs in others), nodes), []
-        level += [(length, kept, nodes), *others]
+        level += [(length, keys_values, nodes), *others]
     return level
 
 
