@@ -54,7 +54,7 @@ SHOTS = "Oslo?\nAnswer: A\n\nRome?\nAnswer: B\n\n"
 SAMPLE = [Prompt("", SHOTS, question, 0) for question in ("Lima?\nAnswer:", "Accra, Cairo or Dakar?\nAnswer:")]
 ADVICE = "It cannot be read by shared prefixes: take a model of another family, or float32 if it is in half precision."
 PLAIN_LAYERS = (DynamicLayer, DynamicSlidingWindowLayer)
-Level = tuple[int, "DynamicCache | None", list[Node]]  # tokens up to the nodes' ends; keys and values, a row each; they
+Level = tuple[int, Any, list[Node]]  # tokens up to the nodes' ends; keys and values, a row each; they
 say_once = cache(print)
 compared: WeakKeyDictionary[LanguageModel, int] = WeakKeyDictionary()  # tokens of the longest prompt that passed
 
