@@ -91,8 +91,9 @@ def test_what_is_seen_types_no_number():
 
 
 def test_our_scripts_are_short():
-    scripts = [path for path in (ROOT / "book" / "_static").glob("*.js")]
-    assert sum(len(path.read_text().splitlines()) for path in scripts) <= 400
+    sizes = {path.stem: len(path.read_text().splitlines()) for path in (ROOT / "book" / "_static").glob("*.js")}
+    assert sizes.pop("mini") <= 600  # a model, and what a reader does with it
+    assert sum(sizes.values()) <= 400
 
 
 def imports(path):

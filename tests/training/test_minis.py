@@ -141,4 +141,5 @@ def test_the_shipped_minis_are_those_of_the_recipes_and_can_answer():
             assert card["made_from"]["recipe"] == models.recipe("laptop", name, seed)
             scores = card["scores"].get("questions", {})
             assert name == "text-only" or min(scores[kind]["value"] for kind in ("colour", "shape")) > 0.9
-    assert read_json(ROOT / "data/mini-pictures.json")["sha256"] == file_sha256(ROOT / "data/mini-pictures.parquet")
+    for name in ("mini-pictures", "page-scenes"):
+        assert read_json(ROOT / f"data/{name}.json")["sha256"] == file_sha256(ROOT / f"data/{name}.parquet")

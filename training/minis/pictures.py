@@ -1,4 +1,7 @@
-"""Pictures through the image tokenizer of a native mini, and from the mini itself: `data/mini-pictures.parquet`."""
+"""Pictures through the image tokenizer of a native mini, and from the mini itself: `data/mini-pictures.parquet`.
+
+And the scenes of the page that runs minis in the browser: `data/page-scenes.parquet`.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from peaks_and_gates.gate import vlm
+from peaks_and_gates.gate.experiment import Experiment
 from training.common import load_or_train
 from training.scenes.build import png
 from training.scenes.drawing import draw
@@ -69,3 +73,17 @@ def from_codes(codes: Tensor) -> list[Image.Image]:
     settings = models.recipes("laptop")["codebook"]
     weights = load_or_train(settings, models.minis_folder("laptop") / "codebook.safetensors", image_tokenizer.train)
     return image_tokenizer.decoded(weights, settings, codes)
+
+
+@torch.inference_mode()
+def page_scenes(n: int = 50) -> pd.DataFrame:
+    """The first n test scenes as the minis read them.
+
+    Rows: i, key (of the scene), codes (64 ids of image tokens, row by row).  The minis share one image tokenizer.
+    """
+    experiment = Experiment("mini-native-0", n_questions=n, dtype="float32")
+    scenes, codes = experiment.pictures("questions"), []
+    for model, batch, _ in experiment.batches("questions", scenes):
+        for pixels in batch.inputs["pixel_values"]:  # one at a time, as the model encodes them
+            codes.append(model.network.model.get_image_tokens(pixels[None]).flatten().tolist())  # (64,)
+    return pd.DataFrame({"i": range(n), "key": [scene.key for scene in scenes], "codes": codes})
