@@ -8,17 +8,13 @@ import multiprocessing
 import os
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import pytest
 from IPython.display import display
-from sklearn.metrics import adjusted_rand_score
 
 from conftest import ROOT
-from page_code import page_code
 from peaks_and_gates import record
 from peaks_and_gates.book import runner
-from peaks_and_gates.landscape.questions import build_prompts, load
 
 GOLDEN = ROOT / "tests" / "golden" / "pages"
 JOBS = {job.name: job for job in runner.plan("smoke")}
@@ -66,15 +62,3 @@ def test_a_page_gives_its_golden_tables(page, tables):
         rounded = table.get("group", pd.Series("", table.index)) == ROUNDED
         for rows, atol in ((~rounded, 1e-7), (rounded, 0.05)):
             pd.testing.assert_frame_equal(table[rows], golden[name][rows], rtol=1e-5, atol=atol, obj=f"{page}.{name}")
-
-
-def test_the_tokens_of_the_followed_prompt_are_its_text(tables):
-    text = "".join(tables("one_prompt")["prompt_tokens"]["text"])
-    assert text == build_prompts(load("wordnet", 4, 20), 5, None)[0].text
-
-
-def test_the_followed_pairs_add_up_to_the_index_of_sklearn():
-    page, labels = page_code("landscape/one_prompt"), np.random.default_rng(0).integers(0, 4, (50, 2))
-    labels[:, 1] = np.where(labels[:, 1] > 1, labels[:, 0], labels[:, 1])  # some of the peaks follow the subject
-    counts = page["pair_counts"](pd.DataFrame(labels, columns=["subject", "peak"]))
-    assert page["adjusted"](*counts.sum(0) / 2, 50 * 49 / 2)[0] == pytest.approx(adjusted_rand_score(*labels.T))
