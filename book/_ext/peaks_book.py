@@ -12,6 +12,7 @@ import html
 import os
 import re
 import shutil
+from collections.abc import Sequence
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -101,22 +102,19 @@ def page(job: Job) -> NotebookNode:
 
 def first_screen(cells: list[NotebookNode]) -> list[NotebookNode]:
     """The outputs of the cells tagged `answer` and `hero`, taken from their place; their code stays there."""
-    lifted = []
+    lifted, about = [], {"tags": ["remove-input"]}
     for tag in ("answer", "hero"):
         for cell in [cell for cell in cells if tag in cell.metadata.get("tags", [])]:
-            lifted.append(
-                nbformat.v4.new_code_cell("", outputs=cell.outputs, metadata={"tags": ["remove-input"]}, id=tag)
-            )
+            lifted.append(nbformat.v4.new_code_cell("", outputs=cell.outputs, metadata=about, id=tag))
             cell.outputs = []
     return lifted
 
 
 def not_run(job: Job) -> str:
     """What a page without results says instead."""
-    command = f"<code>pg run --preset {job.preset} --only {job.name}</code>"
-    if not job.runnable:
-        command = f"<code>pg run --preset paper --model chameleon-7b --only {job.name}</code>, on a GPU"
-    return f'<aside class="pg-run-box"><p>Not run at this size. Run it with {command}.</p></aside>'
+    on_gpu = f"<code>pg run --preset paper --model chameleon-7b --only {job.name}</code>, on a GPU"
+    again = command(job) if job.runnable else on_gpu
+    return f'<aside class="pg-run-box"><p>Not run at this size. Run it with {again}.</p></aside>'
 
 
 def run_box(job: Job) -> str:
@@ -126,8 +124,9 @@ def run_box(job: Job) -> str:
     hardware = machine["gpu"] or f"{machine['cores']} cores, {machine['memory_gib']} GiB"
     pictures = job.source.parent.name == "gate" or not parameters.keys().isdisjoint({"cards", "wired"})
     packages = {"dadapy": "none (the book's own lines)"} | machine["packages"]
-    kind = "pictures" if pictures else "questions" if models else "points"
-    count = f"up to {largest_n(job):,}" if models else "drawn scenes" if pictures else "synthetic"
+    kind = "pictures" if pictures else "questions" if models or "second" in parameters else "points"
+    count = "drawn scenes" if pictures else "synthetic"
+    count = f"up to {largest_n(job):,}" if models or kind == "questions" else count
     facts = {
         "size": manifest["preset"],
         "models": ", ".join(models),
@@ -136,7 +135,7 @@ def run_box(job: Job) -> str:
         "run": f"{manifest['created'][:10]}, {hardware}, {manifest['dtype']}",
         "with": f"torch {packages['torch']}, numpy {packages['numpy']}, DADApy: {packages['dadapy']}",
         "took": f"{manifest['seconds'] / 60:.1f} min, without what other pages had stored",
-        "repeat": f"<code>pg run --preset {manifest['preset']} --only {job.name}</code>",
+        "repeat": command(job),
         "key": f"<code>{manifest['key']}</code>",
     }
     items = [f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in facts.items() if value not in (None, "")]
@@ -185,16 +184,33 @@ def run_summary(book: dict[str, Job], verdicts: list[claims.Verdict]) -> str:
 
 def scorecard(book: dict[str, Job], verdicts: list[claims.Verdict]) -> str:
     """One table per paper, with claim, the paper's value, ours, verdict, and where to look."""
-    head = "".join(f'<th scope="col">{name}</th>' for name in ("", "Claim", "The paper", "Here", "Verdict", "Page"))
-    tables = []
-    for paper, title in PARTS.items():
-        rows = "".join(scorecard_row(v, book) for v in verdicts if v.claim["paper"] == paper)
-        table = f"<table><caption>{title}</caption><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
-        tables.append(f'<div class="pg-scorecard" data-title="{title}">{table}</div>')
+    rows = {title: [scorecard_row(v, book) for v in verdicts if v.claim["paper"] == p] for p, title in PARTS.items()}
+    tables = [cards(title, ("Claim", "The paper", "Here", "Verdict", "Page"), rows[title]) for title in rows]
     return f'<div class="pg-scorecards"><div class="pg-scorecard-filter"></div>{"".join(tables)}</div>'
 
 
-DIRECTIVES = {"run-summary": run_summary, "scorecard": scorecard}
+def cards(title: str, columns: Sequence[str], rows: Sequence[str]) -> str:
+    """A table whose rows are cards on a phone."""
+    head = "".join(f'<th scope="col">{name}</th>' for name in ("", *columns))
+    table = f"<table><caption>{title}</caption><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
+    return f'<div class="pg-scorecard" data-title="{title}">{table}</div>'
+
+
+def card(name: str, cells: dict[str, str], attributes: str = "") -> str:
+    """One row of such a table.  cells: by the titles of the columns."""
+    body = "".join(f'<td data-label="{label}">{value}</td>' for label, value in cells.items())
+    return f'<tr id="{name}"{attributes}><th scope="row">{name}</th>{body}</tr>'
+
+
+def page_link(docname: str, job: Job) -> str:
+    """A link to a page by its title."""
+    title = nbformat.read(job.source, as_version=4).cells[0].source.splitlines()[0].lstrip("# ")
+    return f'<a href="../{docname}.html">{html.escape(title)}</a>'
+
+
+def command(job: Job) -> str:
+    """The command that runs a page again."""
+    return f"<code>pg run --preset {job.preset} --only {job.name}</code>"
 
 
 def scorecard_row(verdict: claims.Verdict, book: dict[str, Job]) -> str:
@@ -202,8 +218,6 @@ def scorecard_row(verdict: claims.Verdict, book: dict[str, Job]) -> str:
     claim = verdict.claim
     place = [job.name for job in book.values()].index(claim["page"])
     docname, job = list(book.items())[place]
-    title = nbformat.read(job.source, as_version=4).cells[0].source.splitlines()[0].lstrip("# ")
-    link = f'<a href="../{docname}.html">{html.escape(title)}</a>'
     lines = [f"{html.escape(part.says)}: {claims.number(part.estimate)} ({part.outcome})" for part in verdict.parts]
     if sizes := [part.estimate.n for part in verdict.parts if part.estimate]:
         n = " to ".join(f"{size:,}" for size in dict.fromkeys([min(sizes), max(sizes)]))
@@ -213,11 +227,12 @@ def scorecard_row(verdict: claims.Verdict, book: dict[str, Job]) -> str:
         "The paper": html.escape(f"{claim['paper_value']} ({claim['figure']})"),
         "Here": "<br>".join(lines) or "not measured yet",
         "Verdict": claims.badge(verdict.verdict),
-        "Page": f"{link}<br><code>pg run --preset {job.preset} --only {job.name}</code>",
+        "Page": f"{page_link(docname, job)}<br>{command(job)}",
     }
-    body = "".join(f'<td data-label="{name}">{value}</td>' for name, value in cells.items())
-    row = f'<tr id="{claim["id"]}" data-verdict="{verdict.verdict}" data-page="{place}">'
-    return f'{row}<th scope="row">{claim["id"]}</th>{body}</tr>'
+    return card(claim["id"], cells, f' data-verdict="{verdict.verdict}" data-page="{place}"')
+
+
+DIRECTIVES = {"run-summary": run_summary, "scorecard": scorecard}
 
 
 # ---- the glossary

@@ -67,7 +67,8 @@ def test_the_committed_record_is_that_of_the_code(built):
         assert f"pg run --preset laptop --only {name}" in text
     scorecard = json.loads((built / "scorecard.json").read_text())
     assert [row["id"] for row in scorecard] == [claim["id"] for claim in claims.load()]
-    page = (built / "book" / "scorecard.html").read_text()
+    page, numbers = ((built / "book" / name).read_text() for name in ("scorecard.html", "reproduce.html"))
+    assert len(re.findall(r'"In the record">[\d.-]+ \(N = [\d,]+\)</td>', numbers)) == 10  # each is one row of a table
     assert all(f'<th scope="row">{row["id"]}</th>' in page for row in scorecard)
     assert re.search(r"[1-9][\d,]* questions, last run", (built / "book" / "index.html").read_text())
 

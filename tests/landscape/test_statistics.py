@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import adjusted_rand_score
 
+from page_code import page_code
 from peaks_and_gates import statistics
 from peaks_and_gates.errors import BadParameter
 from peaks_and_gates.statistics import adjusted_rand_index, bootstrap_mean, coded, redrawn
@@ -26,8 +27,9 @@ def test_the_index_of_many_tables_is_scikit_learns():
     pairs = [(rng.integers(4, size=90), rng.integers(6, size=90)) for _ in range(20)]
     pairs += [(a, noisy_copy(a, 0.3, rng)) for a, _ in pairs]
     tables = np.array([np.histogram2d(a, b, [np.arange(5), np.arange(7)])[0] for a, b in pairs])
-    expected = [adjusted_rand_score(a, b) for a, b in pairs]
-    np.testing.assert_allclose(statistics.rand_of_tables(tables), expected, atol=1e-12)
+    counts, index = map(page_code("landscape/one_prompt").get, ("pair_counts", "adjusted"))  # the page counts pairs
+    expected = [(adjusted_rand_score(a, b), index(*counts(a, b).sum(0) / 2, 90 * 89 / 2)[0]) for a, b in pairs]
+    np.testing.assert_allclose([statistics.rand_of_tables(tables)] * 2, np.transpose(expected), atol=1e-12)
 
 
 def test_independent_labels_lie_at_the_null():
