@@ -48,8 +48,7 @@ def show(draw: Callable[[], Figure], alt: str, caption: str) -> HTML:
 
     alt: what the figure shows, for those who cannot see it.  caption: what it says.
     """
-    caption = html.escape(caption)
-    return HTML(f'{SWITCH}<figure class="pg-figure">{pictures(draw, alt)}<figcaption>{caption}</figcaption></figure>')
+    return framed(pictures(draw, alt), caption)
 
 
 def steps(frames: Mapping[str, tuple[Callable[[], Figure], str]], caption: str) -> HTML:
@@ -62,8 +61,12 @@ def steps(frames: Mapping[str, tuple[Callable[[], Figure], str]], caption: str) 
     for label, (draw, alt) in frames.items():
         label, text = html.escape(label, quote=True), html.escape(alt)
         parts.append(f'<div class="pg-step" data-label="{label}">{pictures(draw, alt)}<p>{label}: {text}</p></div>')
-    inside = f"{''.join(parts)}<figcaption>{html.escape(caption)}</figcaption>"
-    return HTML(f'{SWITCH}<figure class="pg-figure pg-steps">{inside}</figure>')
+    return framed("".join(parts), caption, "pg-figure pg-steps")
+
+
+def framed(inside: str, caption: str, kind: str = "pg-figure") -> HTML:
+    """Pictures above their caption.  kind: the class of the figure."""
+    return HTML(f'{SWITCH}<figure class="{kind}">{inside}<figcaption>{html.escape(caption)}</figcaption></figure>')
 
 
 def quoted(text: str) -> HTML:
@@ -77,8 +80,7 @@ def pictures(draw: Callable[[], Figure], alt: str) -> str:
     images = []
     for theme in THEMES:
         phone = f'<source media="(max-width: 600px)" srcset="{in_theme(narrow, theme)}">' * (narrow != wide)
-        image = f'<img alt="{text}" src="{in_theme(wide, theme)}">'
-        images.append(f'<picture class="pg-{theme}">{phone}{image}</picture>')
+        images.append(f'<picture class="pg-{theme}">{phone}<img alt="{text}" src="{in_theme(wide, theme)}"></picture>')
     return "".join(images)
 
 
