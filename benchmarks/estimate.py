@@ -1,11 +1,12 @@
 """What reading a question set costs, from a model's shape: memory and floating-point operations; nothing is loaded.
 
 Two operations for every weight of the blocks and token, and four for every pair of positions that attend to each
-other, width and block.  A prefix that prompts share counts once.
+other, width and block.  A beginning that prompts share counts once.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 
@@ -49,12 +50,19 @@ def shape_of(config) -> Shape:
                  config.num_key_value_heads, config.vocab_size, config.tie_word_embeddings)  # fmt: skip
 
 
-def work(prompts: list[tuple[object, int, int]]) -> tuple[int, int]:
-    """Tokens and attending pairs of prompts, each given by its prefix and the lengths of prefix and rest."""
-    prefixes = {prefix: length for prefix, length, _ in prompts}
-    tokens = sum(prefixes.values()) + sum(rest for _, _, rest in prompts)
-    pairs = sum(n * (n + 1) // 2 for n in prefixes.values())
-    return tokens, pairs + sum(rest * before + rest * (rest + 1) // 2 for _, before, rest in prompts)
+def work(prompts: Iterable[Sequence[tuple[object, int]]]) -> tuple[int, int]:
+    """Tokens and attending pairs of prompts in pieces, each a name and a length; the last one is never shared."""
+    nodes, tokens, pairs = set(), 0, 0
+    for number, pieces in enumerate(prompts):
+        before, path = 0, ()
+        for place, (name, length) in enumerate(pieces, 1):
+            path += (name if place < len(pieces) else number,)
+            if path not in nodes:
+                nodes.add(path)
+                tokens += length
+                pairs += length * before + length * (length + 1) // 2
+            before += length
+    return tokens, pairs
 
 
 def flops(shape: Shape, tokens: int, pairs: int, n_prompts: int) -> int:
@@ -73,7 +81,8 @@ def memory(shape: Shape) -> int:
 
 def table(shots: int = 5, orders: int = 8) -> list[dict[str, str]]:
     """A row per model: memory, and for each GPU how many hold the model and minutes to read MMLU on a node of eight."""
-    lengths = [((i % SUBJECTS, i % orders), shots * QUESTION_TOKENS, QUESTION_TOKENS) for i in range(QUESTIONS)]
+    prefix = lambda i: ((i % SUBJECTS, i % orders), shots * QUESTION_TOKENS)
+    lengths = [(prefix(i), ("question", QUESTION_TOKENS)) for i in range(QUESTIONS)]
     rows = []
     for name, shape in SHAPES.items():
         operations = flops(shape, *work(lengths), QUESTIONS)

@@ -55,14 +55,13 @@ def dadapy(states: np.ndarray) -> tuple[np.ndarray, float]:
 
 def after_neighbours(states: np.ndarray) -> float:
     """Seconds of DADApy's share of ours: what is left to do once the neighbours are known, wherever they were found."""
-    from peaks_and_gates.landscape.density_peaks import K_MAX, RECIPES, by_recipes
+    from peaks_and_gates.landscape.density_peaks import K_MAX, RECIPES, density_and_peaks, dimensions
     from peaks_and_gates.landscape.neighbours import nearest_neighbours
 
-    known = nearest_neighbours(states, K_MAX)
-    about = {"unique_rows": np.arange(len(states)), "labels": {}, "label_overlap": {}, "n_rows": len(states)}
+    known, recipe = nearest_neighbours(states, K_MAX), RECIPES["released"]
 
     def share() -> None:
-        by_recipes(*known, {"released": RECIPES["released"]}, "made points", **about)
+        density_and_peaks(*known, dimensions(*known)[0][recipe.gride_scale], recipe, "made points")
 
     share()  # what is imported and compiled only once
     return seconds(share, REPEATS)[0]

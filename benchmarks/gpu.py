@@ -88,7 +88,7 @@ def main() -> None:
     took = time.perf_counter() - start
     memory = torch.cuda.max_memory_allocated() / 1e9
     encoded = [each for group in by_subject.values() for each in encode(model, group)]
-    tokens, pairs = estimate.work([(each.prefix, len(each.prefix), len(each.rest)) for each in encoded])
+    tokens, pairs = estimate.work([[(piece, len(piece)) for piece in each.pieces] for each in encoded])
     shape = estimate.SHAPES[MODEL]
     operations = estimate.flops(shape, tokens, pairs, len(encoded))
     row = {"benchmark": "GPU, extraction", "setting": f"{MODEL}, 5-shot, 1 order"}

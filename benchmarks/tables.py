@@ -1,4 +1,4 @@
-"""Write what the benchmarks measured, and the estimates, into the tables of book/scale.md.
+"""Write what the benchmarks measured, and the estimates, into the tables of book/scale.md and of the page on intervals.
 
     python benchmarks/tables.py
 
@@ -12,9 +12,11 @@ import re
 from pathlib import Path
 
 import estimate
+import pandas as pd
 
 HERE = Path(__file__).parent
-PAGE = HERE.parent / "book" / "scale.md"
+PAGES = [HERE.parent / "book" / page for page in ("scale.md", "methods/comparing-partitions.md")]
+MIXTURE = ["n", "shape", "spread", "metric", "truth"]
 N_PAGES = 5  # the longest pages of the book
 
 
@@ -74,7 +76,38 @@ def tables() -> dict[str, list[dict[str, str]]]:
         for name, machine in files.items()
     ]
     longest = sorted(measured(load(), ["pages, cold"]), key=lambda row: -float(row["the book"]))[:N_PAGES]
-    return {"machines": machines, "longest pages": longest, "estimates": estimate.table()}
+    return {"machines": machines, "longest pages": longest, "estimates": estimate.table()} | coverage()
+
+
+def coverage() -> dict[str, list[dict[str, str]]]:
+    """How often intervals of what is counted on peaks hold the truth: way by way, and mixture by mixture."""
+    table = pd.read_csv(HERE / "measured" / "coverage.csv")
+    level = pd.cut(table["truth"], [-1, 0.1, 0.6, 1], labels=["index near 0", "index near .3", "index near .9"])
+    table["number"] = table["metric"].map({"n_peaks": "number of peaks", "core_fraction": "core fraction"})
+    table["number"] = table["number"].fillna(level.astype(str))
+    table["widths"] = table["median_width"] / table["deviation"]
+    percent = lambda shares: f"{shares.mean():.0%} ({shares.min():.0%} to {shares.max():.0%})"
+    ways, small = [], table[table["n"] == table["n"].min()]
+    for way, of_way in small.groupby("way", sort=False):
+        row = {"way": way} | of_way.groupby("number", sort=False)["covered"].agg(percent).to_dict()
+        within = of_way["covered"].between(0.93, 0.97).mean()
+        ways.append(row | {"within 93 to 97 %": f"{within:.0%}", "width 0": f"{of_way['width_0'].mean():.1%}"})
+        ways[-1]["width in deviations"] = f"{of_way['widths'].median():.1f}"
+    return {"ways to make an interval": ways, "mixtures": by_mixture(table)}
+
+
+def by_mixture(table: pd.DataFrame) -> list[dict[str, str]]:
+    """The chosen way beside the jackknife, a row per mixture and number."""
+    beside = table.pivot_table(["covered", "width_0", "median_width"], MIXTURE, "way", sort=False)
+    rows = []
+    for (n, shape, spread, metric, truth), row in beside.iterrows():
+        about = {"N": f"{n:,}", "mixture": f"{shape}, {spread}", "number": metric, "truth": f"{truth:.3g}"}
+        for name, way in (("", "redrawn"), (", jackknife", "parts of 90 %")):
+            about[f"covered{name}"] = f"{row['covered', way]:.0%}"
+            about[f"width 0{name}"] = f"{row['width_0', way]:.0%}"
+            about[f"median width{name}"] = f"{row['median_width', way]:.2g}"
+        rows.append(about)
+    return rows
 
 
 def load() -> list[dict]:
@@ -95,4 +128,5 @@ def filled(page: str) -> str:
 
 
 if __name__ == "__main__":
-    PAGE.write_text(filled(PAGE.read_text()))
+    for page in PAGES:
+        page.write_text(filled(page.read_text()))

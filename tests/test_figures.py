@@ -103,6 +103,19 @@ def test_the_papers_numbers_are_those_that_the_claims_quote():
         assert tops[["end", "mean image"]].tolist() == pytest.approx([end, mean], abs=0.006)
 
 
+def test_the_record_is_drawn_in_grey_behind_the_same_conditions():
+    own = layers("ari_subject", {"5-shot": [0.2, 0.3, 0.4]})
+    record = layers(
+        "ari_subject", {"5-shot": [0.5, 0.6, 0.7], "5-shot, seed 0": [0.0] * 3, "1-shot": [0.9] * 3}, n=4800
+    )
+    figure = figures.curves({"a": own, "b": own}, "ari_subject", behind={"a": record})
+    with_record, without = figure.axes
+    grey = [line for line in with_record.lines if line.get_color() == figures.GREY]
+    assert [line.get_ydata().tolist() for line in grey] == [[0.5, 0.6, 0.7]]
+    assert [text.get_text() for text in figure.legends[0].get_texts()].count("the record, N = 4,800") == 1
+    assert len(without.lines) == len(with_record.lines) - 1
+
+
 def test_chance_is_called_what_it_is():
     for metric, label in (("cosine", "random directions"), ("class_overlap", "shuffled labels")):
         table = layers(metric, {"end": [0.2, 0.3, 0.4]}, null=0.06, null_high=0.07, setting="")

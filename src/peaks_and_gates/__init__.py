@@ -2,15 +2,16 @@
 
 from peaks_and_gates.landscape.study import Study, geometry_table
 
-study = Study(model="smollm2-135m-instruct", questions="wordnet", n_subjects=32, n_per_subject=50)
+study = Study(model="smollm2-135m-format-tuned-0", questions="wordnet", n_per_subject=150, n_orders=None)
 table = geometry_table(study)
 """
 
 import importlib
 from typing import Any
 
-_PLACES = {"recorded": "record", "show_claims": "book.claims"}  # functions, and the modules that they stand in
-__all__ = ["figures", "gate", "landscape", "recorded", "show_claims"]
+# Functions, and the modules that they stand in.
+_PLACES = {"recorded": "record", "shipped": "record", "show_claims": "book.claims"}
+__all__ = ["figures", "gate", "landscape", "recorded", "shipped", "show_claims"]
 
 
 def __getattr__(name: str) -> Any:

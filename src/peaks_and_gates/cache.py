@@ -26,12 +26,14 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.client import HTTPException
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
 
 from .errors import BookError, HashMismatch, MissingFile, StorageFull
 
-STATES = 2  # raise it when models, landscape.extraction or gate.vlm give other states than before: all pages are stale
+# Raise it when models, landscape.extraction, landscape.prefixes or gate.vlm give other states: all pages are stale.
+STATES = 3
 PACKAGES = ("torch", "transformers", "peft", "datasets", "dadapy", "numpy", "scikit-learn", "safetensors")
 SOURCE = Path(__file__).parent
 
@@ -111,23 +113,10 @@ def write_tensors(tensors: dict[str, Any], path: Path) -> None:
     save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, path)
 
 
-def read_tensors(path: Path) -> Any:
-    """Open a safetensors file, whose tensors are read when they are asked for."""
-    from safetensors import safe_open
-
-    return safe_open(path, framework="pt")
-
-
-def read_table(path: Path) -> Any:
-    """Read a DataFrame from Parquet."""
-    import pandas as pd
-
-    return pd.read_parquet(path)
-
-
+write_table = lambda frame, path: frame.to_parquet(path, index=False)
 FORMATS: dict[str, tuple[str, Callable[[Any, Path], Any], Callable[[Path], Any]]] = {
-    "tensors": (".safetensors", write_tensors, read_tensors),
-    "table": (".parquet", lambda frame, path: frame.to_parquet(path, index=False), read_table),
+    "tensors": (".safetensors", write_tensors, lambda path: import_module("safetensors").safe_open(path, "pt")),
+    "table": (".parquet", write_table, lambda path: import_module("pandas").read_parquet(path)),
 }
 
 

@@ -202,18 +202,26 @@ def curves(
     paper_models: Iterable[str] = (),
     quantity: str | None = None,
     limits: tuple[float, float | None] = (0, 1.03),
+    behind: Mapping[str, pd.DataFrame] | None = None,
 ) -> Figure:
     """One metric against relative depth: a panel for each table by its title, then for each of the paper's models.
 
     A curve per condition with its 95 % band; single seeds are thin lines.  quantity: the paper's, if it is not
     `metric`; a model that the paper has no curve of is left out.  limits: of the axis; (0, None): as the data ask.  The
-    panels share it, but for the number of peaks, which grows with N.
+    panels share it, but for the number of peaks, which grows with N.  behind: tables of the record that ships, by the
+    same titles; their curves of the same conditions are drawn in grey.
     """
     published = {model: rows for model in paper_models if len(rows := paper(quantity or metric, model))}
     figure, axes = panels(len(tables) + len(published), 2.5, sharex=True, sharey=metric != "n_peaks")
     handles = {}
     for ax, (title, table) in zip(axes, tables.items(), strict=False):
         rows = select(table, metric, setting)
+        shipped = (behind or {}).get(title, table.iloc[:0])
+        shipped = select(shipped[shipped["condition"].isin(rows["condition"])], metric, setting)
+        for condition, curve in shipped.groupby("condition"):
+            if not is_seed(condition):
+                label = f"the record, N = {curve['n'].max():,.0f}"
+                handles[label] = ax.plot(curve["depth"], curve["value"], color=GREY, lw=2.5, zorder=1)[0]
         for condition, curve in rows.groupby("condition", sort=False):
             if is_seed(condition):
                 ax.plot(curve["depth"], curve["value"], color=look(condition)[0], lw=0.7, alpha=0.7)

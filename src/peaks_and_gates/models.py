@@ -185,7 +185,7 @@ def hub_advice(repo: str, error: Exception) -> str:
 def load(
     name: str, adapter: str | None = None, dtype: torch.dtype | None = None, device: torch.device | str | None = None
 ) -> LanguageModel:
-    """Load a model by name (see `describe`), with an optional PEFT adapter merged into it, and check it.
+    """Load a model by name (see `describe`), with an optional PEFT adapter merged into it; its weights are checked.
 
     dtype, device: chosen by hardware if None; a model that one GPU cannot hold is split over all of them.
     Raises UnknownName, MissingFile, HashMismatch, ModelUnavailable.
@@ -216,7 +216,6 @@ def load(
     network = placed(network, name, device, dtype)
     require_complete(network, info, name)
     model = LanguageModel(name, network, tokenizer, read_points(network, name))
-    check(model)
     print(f"{name}: {network.num_parameters() / 1e6:.0f} M parameters, {model.n_layers} layers, {dtype}, {device}")
     return model
 
@@ -339,23 +338,3 @@ def residual_stream(model: LanguageModel, ids: torch.Tensor, **settings: Any) ->
     with model.norms[-1].register_forward_pre_hook(lambda _, inputs: last.append(inputs[0])):
         output = model.network.get_decoder()(ids, output_hidden_states=True, **settings)
     return (*output.hidden_states[:-1], *last), output
-
-
-@torch.inference_mode()
-def check(model: LanguageModel) -> None:
-    """One short forward pass: states that are finite and not zero, and logits that are the head's, as they are.
-
-    A copy between two GPUs that fails leaves zeros and raises nothing: it stops here.  What is read of the states is
-    compared in `landscape.extraction` with the model's own forward pass.  Raises ModelUnavailable.
-    """
-    ids, heads = torch.tensor([model.tokenizer.encode("Answer: A")], device=model.device), []  # (1, T); head's output
-    try:
-        with model.network.get_output_embeddings().register_forward_hook(lambda *parts: heads.append(parts[-1])):
-            output = model.network(ids, output_hidden_states=True, use_cache=False)
-    except Exception as error:
-        raise ModelUnavailable(f"{model.name} cannot be run: {one_line(error)}. Does config.json fit it?") from error
-    if wrong := [n for n, h in enumerate(output.hidden_states) if not (h.isfinite().all() and h.any(-1).all())]:
-        advice = "Try float32; if it is split over GPUs, set NCCL_P2P_DISABLE=1 or take others (CUDA_VISIBLE_DEVICES)."
-        raise ModelUnavailable(f"{model.name}: states of layer {wrong[0]} are zero, or not finite. {advice}")
-    if not (heads and torch.equal(heads[-1].float().cpu(), output.logits.float().cpu())):
-        raise ModelUnavailable(f"{model.name} scales or caps its logits, which is not read here: take another model.")

@@ -25,6 +25,8 @@ import pyarrow.parquet as pq
 from . import cache
 from .errors import BadParameter, MissingFile
 
+SHIPPED, SMALLER = "full", ("quick", "laptop")  # the size of the record that ships; the same with fewer questions
+
 
 def recorded(function: Callable[..., pd.DataFrame]) -> Callable[..., pd.DataFrame]:
     """Record what a function of a page returns, under the function's name.
@@ -111,6 +113,16 @@ def read(path: Path) -> dict[str, pd.DataFrame]:
 def read_all(folder: Path) -> dict[str, pd.DataFrame]:
     """Every table of a record, as PAGE.NAME.  Raises what `manifest` raises."""
     return {f"{path.stem}.{name}": frame for path in pages(folder) for name, frame in read(path).items()}
+
+
+def shipped(name: str, preset: str) -> pd.DataFrame:
+    """The table PAGE.NAME of the book's own record, to draw it behind that of a smaller run; no rows for any other run.
+
+    Raises what `manifest` raises.
+    """
+    page, _, name = name.partition(".")
+    path = cache.project_folder() / "results" / SHIPPED / f"{page}.parquet"
+    return read(path)[name] if path.is_file() and preset in SMALLER else pd.DataFrame({"group": []})
 
 
 def pages(folder: Path) -> list[Path]:

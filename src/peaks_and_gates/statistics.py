@@ -1,4 +1,4 @@
-"""How sure a number is: bootstrap intervals, shuffled-label nulls, and intervals by leaving points out.
+"""How sure a number is: bootstrap intervals, shuffled-label nulls, and intervals from new samples.
 
 index = adjusted_rand_index(landscape.assignment, subjects)
 index.value, index.low, index.high, index.null_high
@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 import pandas as pd
 
-from peaks_and_gates.errors import BadParameter, TooFewPoints
+from peaks_and_gates.errors import BadParameter
 
 PERCENTILES = (2.5, 97.5)
 
@@ -61,6 +61,19 @@ def over_seeds(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
     return mean.assign(model=label)[list(together.columns)]
 
 
+def with_means(table: pd.DataFrame) -> pd.DataFrame:
+    """A table and, behind it, the means over the seeds of conditions such as "5-shot, seed 0", named "5-shot".
+
+    A number that not every seed has is left out: a tree may have too few leaves for it.
+    """
+    tables = [table]
+    for condition, together in table.groupby(table["condition"].str.extract("(.*), seed ", expand=False), sort=False):
+        in_all = together.groupby("metric")["metric"].transform("size") == together["condition"].nunique()
+        of_seed = [rows.assign(condition=condition) for _, rows in together[in_all].groupby("condition", sort=False)]
+        tables.append(over_seeds(of_seed))
+    return pd.concat(tables, ignore_index=True)
+
+
 def at_least(least: int, most: float = np.inf, /, **counts: int | None) -> None:
     """Raise BadParameter for a count, named by its keyword, that is neither None nor a whole number in these bounds."""
     for name, count in counts.items():
@@ -88,7 +101,7 @@ def adjusted_rand_index(assignment: np.ndarray, labels: np.ndarray, n_bootstrap:
     """Agreement of a partition with labels: 1 for the same grouping, 0 on average for independent ones.
 
     The interval resamples points and keeps the partition fixed: it does not contain the change of the peaks
-    themselves from one sample of questions to another (`subsampled` does). A resampled point always agrees
+    themselves from one sample of questions to another (`redrawn` does). A resampled point always agrees
     with its own copies, which lifts the index of every replicate a little; the replicates are therefore
     centred on the value. The null redraws the contingency table with both margins fixed, which is what
     shuffled labels do.
@@ -195,47 +208,54 @@ def normal_estimate(value: float, standard_error: float, n: int) -> Estimate:
     return Estimate(value, value - 1.96 * standard_error, value + 1.96 * standard_error, n)
 
 
-def subsampled(
-    statistic: Callable[[np.ndarray], Sequence[float]],
+def redrawn(
+    statistic: Callable[[np.random.Generator], Sequence[float]],
+    values: Sequence[float],
     n: int,
     n_repeats: int = 8,
-    fraction: float = 0.9,
     seed: int = 0,
-    values: Sequence[float] | None = None,
+    chance: Sequence[float] | float = 0.0,
+    n_peaks: Sequence[int] | float = np.inf,
+    ends: tuple = (-np.inf, np.inf),
 ) -> list[Estimate]:
-    """Intervals of numbers that must not see a point twice, such as a number of density peaks.
+    """Intervals of numbers from the same numbers of new samples, such as a number of density peaks.
 
-    A bootstrap would plant duplicates, and each of them a peak. Here the numbers are computed again on random
-    subsets without replacement, clustering and all. Subsets that share most of their points differ too little:
-    their deviation is stretched by sqrt(fraction / (1 - fraction)), and the interval is 1.96 of that to both
-    sides. The deviation is that from the number of all points, not from the subsets' own mean: where every
-    subset says 0 and all points say .1, the .1 is not certain.
+    The interval is the value and, to both sides, the replicates' deviation from their own mean times Student's t, for
+    so few of them. Only their deviation is used: their mean is off where drawing smooths the points, while the value
+    is right on average.
+
+    No interval is narrower than half a peak's share of the number to either side. A number of peaks is whole, and its
+    mean is not: what a few new samples agree on happens often, not always.  A number nearer to 0 counts as .02
+    here: the index of a single peak is 0 whatever the labels, and is not known to better than a hundredth.
+
+    Labels that have nothing to do with a partition are a case of their own. There the variance of a redrawn index is
+    three times that of the index, because points that are drawn more than once agree with themselves; two thirds
+    are taken off, and never more than the two variances by chance that are too much.
 
     Args:
-        statistic: from (m,) ascending indices to some numbers, such as
-            lambda rows: [landscape(states[rows], {}).n_peaks].
-        n: number of points.
-        n_repeats: subsets; each costs one call.
-        fraction: share of the points in a subset.
-        seed: of the subsets.
-        values: the numbers of all points, if they are known; else one more call.
+        statistic: from a random generator to the numbers of one new sample.
+        values: the numbers of the sample at hand.
+        n: its points.
+        n_repeats: new samples; each costs one call.
+        seed: of the generator.
+        chance: standard deviation of each number if the labels were shuffled; 0 for one without labels.
+        n_peaks: peaks that the numbers are counted on.
+        ends: the least and the greatest that each number can be; the interval ends there.
 
     Returns:
-        One Estimate a number, without a null; its interval is NaN if the number is NaN for some subset.
+        One Estimate a number, without a null; its interval is NaN if the number is NaN for some sample.
 
     Raises:
         BadParameter: fewer than two repeats.
-        TooFewPoints: a subset would hold no points, or all of them.
 
-    Source: delete-d jackknife, Shao and Wu 1989; subsampling, Politis and Romano 1994.
+    Source: smoothed bootstrap, Silverman and Young 1987; that of degenerate statistics, Bretagnolle 1983.
     """
+    from scipy.special import stdtrit  # Student's quantile
+
     at_least(2, n_repeats=n_repeats)
-    rng = np.random.default_rng(seed)
-    size = np.round(fraction * n)
-    if not 0 < size < n:
-        raise TooFewPoints(f"A share of {fraction} of {n} points is {size:g}: neither none nor all can be drawn.")
-    subsets = [np.sort(rng.choice(n, int(size), replace=False)) for _ in range(n_repeats)]
-    values = np.asarray(statistic(np.arange(n)) if values is None else values, dtype=np.float64)
-    replicates = np.array([statistic(rows) for rows in subsets], dtype=np.float64)  # (repeats, numbers)
-    errors = np.sqrt(np.square(replicates - values).mean(0) * size / (n - size))
-    return [normal_estimate(float(v), float(e), n) for v, e in zip(values, errors, strict=True)]
+    rng, values = np.random.default_rng(seed), np.asarray(values, dtype=np.float64)
+    variance = np.var([statistic(rng) for _ in range(n_repeats)], axis=0, ddof=1)  # (numbers,)
+    variance = np.maximum(variance / 3, variance - 2 * np.square(chance))
+    error = np.maximum(stdtrit(n_repeats - 1, 0.975) * np.sqrt(variance), abs(values).clip(0.02) / n_peaks / 2)
+    low, high = np.clip([values - error, values + error], *ends)
+    return [Estimate(*map(float, numbers), n) for numbers in zip(values, low, high, strict=True)]

@@ -1,6 +1,7 @@
 """Claims: the measures on curves whose answer is known, the rules, and what the book states."""
 
 import json
+import re
 
 import numpy as np
 import pandas as pd
@@ -40,6 +41,7 @@ TABLES = {
     "other": table({"2-shot": [0.6] * 10}),
     "empty": table({"5-shot": [np.nan] * 10}),
     "gap": table({"5-shot": [np.nan, *EARLY[1:]]}),
+    "seeds": table({"5-shot": EARLY, "5-shot, seed 0": np.array(EARLY) - 0.2, "10-shot, seed 0": FLAT}),
     "groups": pd.concat([table({"none": [v]}, group=name) for name, v in (("native", 0.2), ("open", 0.8))]),
 }
 
@@ -70,6 +72,7 @@ OPEN = {"table": "groups", "condition": "none", "group": "open"}
         (part("last over first", "falling"), (0.1, 0.08 / 1.02, 0.12 / 0.98)),
         (part("last over first", "zero"), (1, -0.015 / 0.025, np.inf)),
         (part("above chance"), (0.05, 0.04, 0.06)),
+        (part("maximum", "seeds", condition="most shots, seed 0"), (0.7, 0.69, 0.71)),
         (part("first layer", **OPEN), (0.8, 0.79, 0.81)),
         (part("lift", **OPEN, baseline="none", baseline_group="native"), (0.6, 0.6 - 2**0.5 / 100, 0.6 + 2**0.5 / 100)),
     ],
@@ -103,7 +106,7 @@ def test_a_part_that_is_written_wrongly_is_refused_with_its_claim():
 
 @pytest.mark.parametrize(
     ("at_least", "at_most", "outcome"),
-    [(0.5, 1, "met"), (0.895, 1, "unclear"), (0.5, 0.905, "unclear"), (0.95, 1, "missed"), (0.2, 0.5, "missed")],
+    [(0.5, 1, "met"), (0.895, 1, "undecided"), (0.5, 0.905, "undecided"), (0.95, 1, "missed"), (0.2, 0.5, "missed")],
 )
 def test_a_bound_is_compared_with_the_whole_interval(at_least, at_most, outcome):
     result = measure(part("maximum", at_least=at_least, at_most=at_most), TABLES)
@@ -112,7 +115,43 @@ def test_a_bound_is_compared_with_the_whole_interval(at_least, at_most, outcome)
     assert measure(part("maximum", at_least=at_least), TABLES).rule == rule.partition(" and")[0]
 
 
-OUTCOMES = {"met met": "holds", "met missed": "partly", "unclear": "partly", "missed missed": "fails", "": "not tested"}
+@pytest.mark.parametrize(
+    ("widths", "says"),
+    [
+        ((0.4, 0.2, 0.1), r"0\.40 \(N = 25\), 0\.20 \(N = 50\), 0\.10 \(N = 100\); about 200 questions would decide"),
+        ((0.06, 0.06, 0.06), "no number in reach would decide"),
+        ((0.09, 0.08, 0.07), "about 640 questions would decide"),
+        ((np.inf, 0.2, 0.1), r"Half-width 0\.20 \(N = 50\), 0\.10 \(N = 100\); about 200 questions would decide"),
+        ((np.inf, 0.0, 0.1), "cannot be said from so few"),
+    ],
+)
+def test_an_undecided_part_says_how_many_questions_would_decide_it(widths, says):
+    """The value is .05 from the bound: an interval that halves with twice the questions needs twice as many again."""
+    geometry = table({"5-shot": [0.5]}, widths[2])
+    fewer = [table({"5-shot": [0.45]}, width, every=every) for width, every in zip(widths, (4, 2), strict=False)]
+    tables = {"page.geometry": geometry, "page.fewer": pd.concat(fewer)}
+    tables["page.fewer"]["n"] //= tables["page.fewer"]["every"]
+    asking = part("maximum", "page.geometry", at_least=0.45)
+    result = measure(asking, tables)
+    assert result.outcome == "undecided" and re.search(says, result.undecided)
+    against = asking | {"measure": "lift", "baseline": "5-shot", "baseline_table": "page.geometry", "at_least": 0}
+    assert "N = 100" in measure(against, tables).undecided  # its baseline is looked up in the table of fewer, too
+    shown = claims.as_html(Verdict({"id": "L1", "claim": "", "paper_value": ""}, (result,)))
+    assert result.undecided in shown
+    assert (
+        measure(asking | {"at_least": 0}, tables).undecided
+        == ""
+        == measure(asking, {"page.geometry": geometry}).undecided
+    )
+
+
+OUTCOMES = {
+    "met met": "holds",
+    "met missed": "partly",
+    "undecided": "partly",
+    "missed missed": "fails",
+    "": "not tested",
+}
 
 
 @pytest.mark.parametrize(("outcomes", "verdict"), [*OUTCOMES.items(), ("met untested", "not tested")])
@@ -130,7 +169,7 @@ def test_the_book_states_every_claim_with_source_rule_and_reason_and_measured_it
         # A table, group or condition that a claim names and the record lacks would leave it untested.
         assert [part.rule for part in verdict.parts if part.outcome == "untested"] == []
     recorded = json.loads((ROOT / "results" / "laptop" / "scorecard.json").read_text())
-    about = {key: recorded[0][key] for key in ("preset", "model", "pretrained", "fine_tuned", "seeds", "key")}
+    about = {key: recorded[0][key] for key in ("preset", "model", "seeds", "fine_tuned", "seed", "key")}
     assert json.loads(json.dumps(claims.scorecard(verdicts, about))) == recorded
 
 
@@ -149,7 +188,7 @@ def test_numbers_and_claims_are_shown_in_words():
 def test_two_records_are_compared_by_values_and_verdicts(tmp_path):
     for name, top, n in (("old", 0.9, 2), ("same", 0.9 + 1e-6, 2), ("moved", 0.2, 2), ("shorter", 0.9, 1)):
         curves = {"0-shot": [0.1] * n, "5-shot": [0.1, top][:n]}
-        frame = table(curves, metric="ari_subject", setting="figures", group="raw model", model=[None] * 2 * n)
+        frame = table(curves, metric="ari_subject", setting="figures", group="pretrained", model=[None] * 2 * n)
         frame["text"] = [name[:1] if name == "moved" else "o"] * 2 * n
         record.write(tmp_path / "parts" / name / "geometry.parquet", frame, {})
         record.publish(tmp_path / "parts" / name, tmp_path / name / "subjects.parquet", {})
@@ -157,7 +196,7 @@ def test_two_records_are_compared_by_values_and_verdicts(tmp_path):
     assert compare("same") == []
     names = [*(f"subjects.geometry, {column}" for column in ("value", "low", "high", "text")), "L1"]
     assert [line.partition(":")[0] for line in compare("moved")] == names
-    assert "1 of 4 differ; 5-shot, ari_subject, figures, raw model, o: 0.9 -> 0.2" in compare("moved")[0]
+    assert "1 of 4 differ; 5-shot, ari_subject, figures, pretrained, o: 0.9 -> 0.2" in compare("moved")[0]
     assert "4 of 4 differ" in compare("moved")[3] and compare("moved")[4] == "L1: holds -> fails"
     assert compare("shorter")[0].startswith("subjects.geometry: 4 rows of")
     far = claims.distance(pd.Series([1.0, np.nan, np.nan]), pd.Series([1.5, np.nan, 2.0]), 0.1)

@@ -55,16 +55,17 @@ def test_the_paper_preset_draws_what_the_paper_drew():
 def test_the_landscape_of_the_paper_preset_runs(folders, checkout):
     changes = dict.fromkeys(("n_subjects", "n_dynamics_subjects"), len(SUBJECTS))
     changes |= dict.fromkeys(("n_per_subject", "n_controls", "n_between"), SIZES["test"])
-    changes |= {"model": folders["model"], "pretrained": folders["model"], "fine_tuned": [folders["adapter"]]}
+    changes |= {"model": folders["model"], "raw": folders["model"], "fine_tuned": [folders["adapter"]]}
     changes |= {"checkpoints": folders["adapter"], "questions": folders["questions"], "dtype": "float32"}
     pages = ["accuracy", "subjects", "fine_tuning_dynamics", "probes", "landscape_map"]
     planned = runner.plan("paper", pages, changes)
     assert jobs.run(planned) == []
     table = record.read(next(job.record for job in planned if job.name == "subjects"))["geometry"]
-    raw, tuned = (table[table["group"] == group] for group in ("raw model", "models that answer"))
-    assert set(raw["condition"]) == {"0-shot", "1-shot", "2-shot", "5-shot"}
+    pretrained = table[table["group"] == "pretrained"]
+    conditions = {f"{k}-shot{seed}" for k in (0, 1, 2, 5) for seed in ("", ", seed 0")}
+    assert set(pretrained["condition"]) == conditions
     assert set(table["n"]) == {len(SUBJECTS) * SIZES["test"]}
     dynamics = record.read(next(job.record for job in planned if job.name == "fine_tuning_dynamics"))["dynamics"]
     assert set(dynamics["n"]) == {len(SUBJECTS) * 20}  # those that were trained on
-    overlap = tuned[tuned["metric"] == "overlap_answer"].set_index("condition")["value"]
+    overlap = table[table["metric"] == "overlap_answer"].set_index("condition")["value"]
     assert (overlap["fine-tuned"].to_numpy() != overlap["0-shot"].to_numpy()).any()  # the adapter is in the model

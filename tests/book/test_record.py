@@ -55,6 +55,17 @@ def test_tables_of_one_page_come_back_as_they_were_written(page):
     assert (about["page"], about["key"], about["tables"]["numbers"]["rows"]) == ("page", "k", 3)
 
 
+def test_the_record_that_ships_is_drawn_behind_smaller_runs_of_the_same_alone(page, tmp_path, monkeypatch):
+    monkeypatch.setattr(record.cache, "project_folder", lambda: tmp_path)
+    assert record.shipped("page.numbers", "laptop").empty  # not there yet
+    page.parent.rename(tmp_path / "full")
+    (tmp_path / "results").mkdir()
+    (tmp_path / "full").rename(tmp_path / "results" / "full")
+    pd.testing.assert_frame_equal(record.shipped("page.numbers", "laptop"), NUMBERS)
+    for preset in ("full", "smoke", "paper"):
+        assert record.shipped("page.numbers", preset).empty and "group" in record.shipped("page.numbers", preset)
+
+
 def test_a_page_is_redrawn_from_the_record_for_the_same_inputs_only(page):
     compute = lambda: pytest.fail("computed")
     pd.testing.assert_frame_equal(record.table("numbers", {"shots": [0, 5], "seed": 0}, compute), NUMBERS)

@@ -118,7 +118,7 @@ def test_homogeneity_equals_that_of_the_published_scripts(dadapy):
 def test_apart_and_mixed():
     apart, mixed = modality_homogeneity(*clouds(shift=3)), modality_homogeneity(*clouds())
     for setting in ("clean", "main"):
-        assert apart[setting].value == pytest.approx(1) and apart[setting].low > 0.99 > apart[setting].null_high
+        assert apart[setting].value == pytest.approx(1) and apart[setting].low > 0.9 > apart[setting].null_high
         assert mixed[setting].value < 0.1 and mixed[setting].value < mixed[setting].null_high + 0.05
         assert 0 <= mixed[setting].low <= mixed[setting].high <= apart[setting].high <= 1 and mixed[setting].n == 300
 
@@ -131,7 +131,7 @@ def test_copies_count_once_and_length_is_no_matter(dadapy):
     text, image = clouds(16)
     assert set(modality_homogeneity(text, image)) == {"clean", "main"}
     with pytest.raises(TooFewPoints):
-        modality_homogeneity(text[:9], image[:9])
+        modality_homogeneity(text[:8], image[:8])
     image[4] = 3 * text[9]
     with pytest.raises(BadStates, match="share a direction"):
         modality_homogeneity(text, image)

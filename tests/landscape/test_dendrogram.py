@@ -30,7 +30,7 @@ def made_landscape(sizes, top, saddles):
     for (i, j), height in saddles.items():
         matrix[i, j] = matrix[j, i] = height
     n, empty = len(assignment), np.empty(0)
-    return Landscape(None, np.arange(n), empty, empty, empty, empty, density, assignment, empty, matrix, {}, {}, n)
+    return Landscape(None, np.arange(n), empty, empty, empty, density, assignment, empty, matrix, {}, {}, n)
 
 
 def chain():
@@ -103,7 +103,7 @@ def grouped_points(size=60, seed=1):
 @pytest.fixture(scope="module")
 def grouped():
     points, subjects = grouped_points()
-    return landscape(points, {}, Recipe(dendrogram.GRIDE_SCALE, dendrogram.Z, dendrogram.K)), subjects
+    return points, landscape(points, {}, Recipe(dendrogram.GRIDE_SCALE, dendrogram.Z, dendrogram.K)), subjects
 
 
 STEPS = np.where(np.arange(8)[:, None] // 2 == np.arange(8) // 2, 2.0, 8.0) - 2 * np.eye(8)
@@ -111,7 +111,7 @@ GROUPS = np.array(list("aabbccdd"))
 
 
 def test_pairs_that_are_close_join_first(grouped):
-    found, subjects = grouped
+    _, found, subjects = grouped
     tree = grow(found, subjects, least_points(subjects))
     assert len(tree.counts) == 8 and sorted(tree.home) == list(range(8))
     where = {leaf: subject for subject, leaf in enumerate(tree.home)}
@@ -126,10 +126,10 @@ class Panel:
     study = Study("m", "wordnet")
 
 
-def estimates(name, peaks, subjects, least, patch, steps=STEPS):
+def estimates(name, points, peaks, subjects, least, patch, steps=STEPS):
     """What a page measures on a tree."""
     tree = grow(peaks, subjects, least)
-    patch.setitem(page(name), "grown", lambda panel: (9, 30, peaks, subjects, tree))
+    patch.setitem(page(name), "grown", lambda panel: (9, 30, points, peaks, subjects, tree))
     patch.setitem(page(name), "wordnet_distances", lambda questions, of: steps)
     patch.setitem(page(name), "subject_groups", lambda questions, of: GROUPS)
     return page(name)["estimates"](Panel)
@@ -159,8 +159,9 @@ def test_without_leaves_shares_are_left_out(grouped, monkeypatch):
 
 def test_a_layer_is_taken_by_its_depth(own_cache):
     study = Study("tiny-llama", "wordnet", n_subjects=2, n_per_subject=30, point="residual")
-    layer, n_layers, peaks, subjects = layer_at(study, 0, 0.6)
+    layer, n_layers, hidden, peaks, subjects = layer_at(study, 0, 0.6)
     assert (layer, n_layers) == (2, 4) and len(subjects) == 60 and peaks.recipe == Recipe(3, 1.6, 16)
+    np.testing.assert_array_equal(landscape(hidden, {}, peaks.recipe).neighbours, peaks.neighbours)
     with pytest.raises(BadParameter, match="depth"):
         layer_at(study, 0, 1.2)
 

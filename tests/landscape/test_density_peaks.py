@@ -7,8 +7,8 @@ from sklearn.preprocessing import normalize
 from page_code import page_code
 from peaks_and_gates.errors import BadParameter, BadStates, BookError, TooFewPoints, UnknownName
 from peaks_and_gates.landscape import adp, density_peaks
-from peaks_and_gates.landscape.density_peaks import RECIPES, Recipe, landscape, landscapes, subsample_intervals
-from peaks_and_gates.landscape.neighbours import nearest_neighbours, neighbour_overlap
+from peaks_and_gates.landscape.density_peaks import RECIPES, Recipe, counted, landscape, landscapes
+from peaks_and_gates.landscape.neighbours import nearest_neighbours, neighbour_overlap, redraw
 
 
 def rotated(points, d, seed=0):
@@ -187,7 +187,7 @@ def test_our_lines_equal_dadapy_on_random_clouds(part, dadapy):
 def test_without_dadapy_a_landscape_is_the_same(dadapy, monkeypatch):
     points, labels = overlapping()
     expected = landscapes(points, {"subject": labels})
-    intervals = subsample_intervals(expected)
+    intervals = density_peaks.redrawn_intervals(points, expected)
     monkeypatch.setattr(adp, "HAS_DADAPY", False)
     monkeypatch.setattr(adp, "dadapy_data", None)
     alone = landscapes(points, {"subject": labels})
@@ -195,7 +195,7 @@ def test_without_dadapy_a_landscape_is_the_same(dadapy, monkeypatch):
         for field in ("intrinsic_dimension", "assignment", "core"):
             np.testing.assert_array_equal(getattr(alone[name], field), getattr(layer, field))
         np.testing.assert_allclose(alone[name].saddle_log_density, layer.saddle_log_density, rtol=1e-12)
-    assert subsample_intervals(alone) == intervals
+    assert density_peaks.redrawn_intervals(points, alone) == intervals
 
 
 def test_planted_bad_labels_are_caught(dadapy, monkeypatch):
@@ -212,30 +212,34 @@ def test_planted_bad_labels_are_caught(dadapy, monkeypatch):
         landscape(points, {}, where="layer 7")
 
 
-def test_reclustering_is_certain_of_far_clusters_and_not_of_noise():
+def test_redrawing_is_certain_of_far_clusters_and_not_of_noise():
     points, labels = clusters(6)
-    sure = subsample_intervals(landscapes(points, {"subject": labels}))
-    for recipe in RECIPES:
-        peaks, index = sure["n_peaks", recipe], sure["ari_subject", recipe]
-        assert (peaks.value, peaks.low, peaks.high) == (6, 6, 6)
-        assert (index.value, index.low, index.high) == (1, 1, 1)
-        assert abs(index.null) < 0.02 < index.null_high + 0.02
+    sure = density_peaks.redrawn_intervals(points, landscapes(points, {"subject": labels}))
+    for (metric, _), number in sure.items():
+        expected = (6, 5.5, 6.5) if metric == "n_peaks" else (1, 11 / 12, 1)
+        assert (number.value, number.low, number.high) == pytest.approx(expected)  # half a peak of six to either side
+        assert metric != "ari_subject" or abs(number.null) < 0.02 < number.null_high + 0.02
     points, labels = overlapping()
-    unsure = subsample_intervals(landscapes(points, {"subject": labels}))
-    assert unsure["core_fraction", "released"].low < unsure["core_fraction", "released"].high
+    layer = landscapes(points, {"subject": labels, "letter": np.random.default_rng(0).integers(4, size=700)})
+    unsure = density_peaks.redrawn_intervals(points, layer)
+    for key, number in unsure.items():
+        assert number.low <= number.value == counted(layer)[key] <= number.high and number.low < number.high
+    assert density_peaks.redrawn_intervals(points, layer) == unsure
 
 
-def test_reclustering_a_part_equals_the_landscape_of_that_part(monkeypatch):
+def test_everything_is_done_again_on_a_new_sample_and_labels_go_with_their_points():
     points, labels = overlapping()
-    found, statistics = landscapes(points, {"subject": labels}), []
-    subsampled = density_peaks.subsampled
-    monkeypatch.setattr(density_peaks, "subsampled", lambda *a, **k: statistics.append(a[0]) or subsampled(*a, **k))
-    subsample_intervals(found)
-    rows, expected = np.sort(np.random.default_rng(5).choice(len(points), 630, replace=False)), []
-    for part in landscapes(points[rows], {"subject": labels[rows]}).values():
-        expected += [part.n_peaks, part.core_fraction, part.adjusted_rand_index["subject"].value]
-    np.testing.assert_allclose(statistics[0](rows), expected, atol=1e-9)
-    assert (density_peaks.clustered(found["figures"], RECIPES, rows)["released"].unique_rows == rows).all()
+    points, labels = np.vstack([points[:5], points]), np.append(labels[:5], labels)  # of two copies one counts
+    layer = landscapes(points, {"subject": labels})
+    again = density_peaks.redrawn_landscapes(points, layer, np.random.default_rng(3))
+    unique = layer["figures"].unique_rows
+    sample, source = redraw(points[unique], layer["figures"].neighbours, np.random.default_rng(3))
+    expected = landscapes(sample, {"subject": labels[unique[source]]})
+    for name, peaks in expected.items():
+        assert (again[name].recipe, again[name].n_rows) == (RECIPES[name], 705)
+        assert (again[name].unique_rows == unique[source]).all()
+        np.testing.assert_array_equal(again[name].neighbours, peaks.neighbours)
+    assert counted(again) == counted(expected)
 
 
 def test_errors_say_what_where_and_how():

@@ -1,6 +1,7 @@
 """Extraction against the plain loop (one prompt at a time), and planted faults that it must not survive."""
 
 import dataclasses
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -10,10 +11,11 @@ from safetensors.torch import load_file, save_file
 
 from conftest import make_questions
 from peaks_and_gates import cache, models
-from peaks_and_gates.errors import BadParameter, BadStates
+from peaks_and_gates.errors import BadParameter, BadStates, ModelUnavailable
 from peaks_and_gates.landscape import extraction
 from peaks_and_gates.landscape.density_peaks import first_of_identical
 from peaks_and_gates.landscape.extraction import extract, hidden_states
+from peaks_and_gates.landscape.prefixes import Encoded, Node, batches
 from peaks_and_gates.landscape.questions import build_prompts, load
 from tiny_models import joining_tokenizer, plain_loop
 
@@ -46,21 +48,59 @@ def test_batch_size_does_not_matter(tiny, prompts, batch_tokens):
 
 
 def test_batches_keep_to_the_token_bound_and_lose_no_prompt():
-    prefix = tuple(range(60))
-    group = [extraction.Encoded(i, prefix, tuple(range(n))) for i, n in enumerate([4, 9, 30, 2, 17, 11, 5])]
-    batches = extraction.batches(group, 60, 200)
-    assert sorted(item.index for batch in batches for item in batch) == list(range(7)) and len(batches) < 7
-    assert all(len(batch) * (60 + max(len(item.rest) for item in batch)) <= 200 for batch in batches)
+    sizes = [4, 9, 30, 2, 17, 11, 5]
+    group = [Node(0, tuple(range(n)), 1, [Encoded(i, ())]) for i, n in enumerate(sizes)]
+    batched = batches(group, 60, 200)
+    assert sorted(node.prompts[0].index for batch in batched for node in batch) == list(range(7)) and len(batched) < 7
+    assert all(len(batch) * (60 + max(len(node.ids) for node in batch)) <= 200 for batch in batched)
 
 
-def test_prefixes_are_computed_once(tiny, prompts, monkeypatch):
-    extract(tiny, prompts[:1])  # compares the model first
-    calls = []
-    original = extraction.prefix_cache
-    monkeypatch.setattr(extraction, "prefix_cache", lambda m, prefixes: calls.append(prefixes) or original(m, prefixes))
-    extract(tiny, prompts)
-    computed = [prefix for prefixes in calls for prefix in prefixes]
-    assert len(computed) == len(set(computed)) == len({p.prefix for p in prompts}) < len(prompts)
+@pytest.mark.parametrize("n_orders", [1, 3, None])
+def test_what_prompts_share_is_read_once(tiny, n_orders, monkeypatch):
+    prompts = build_prompts(make_questions(2, 9), 5, n_orders)
+    encoded = extraction.encode(tiny, prompts)
+    extraction.compare(tiny, encoded)
+    assert {len(item.pieces) for item in encoded} == {7}  # a header, five shots, a question
+    beginnings = Counter(item.pieces[:end] for item in encoded for end in range(1, 7))
+    once = sum(len(pieces[-1]) for pieces, n in beginnings.items() if n > 1)
+    alone = sum(
+        len(item.pieces[end - 1]) for item in encoded for end in range(1, 7) if beginnings[item.pieces[:end]] < 2
+    )
+    read = []
+    rows_of = extraction.rows_of  # of every node and every rest that is read
+    monkeypatch.setattr(extraction, "rows_of", lambda kept, nodes: read.extend(nodes) or rows_of(kept, nodes))
+    assert_like_plain_loop(tiny, prompts)
+    least, most = once + alone + sum(len(item.pieces[-1]) for item in encoded), sum(len(item.ids) for item in encoded)
+    total = sum(len(node.ids) for node in read)
+    assert least <= total < least + (most - least) / 10  # what is cut off so that nodes are alike is read again
+
+
+def test_no_more_of_the_tree_is_kept_than_there_is_room_for(tiny, capsys, monkeypatch):
+    prompts, held, original = build_prompts(make_questions(1, 40), 3, None), [], extraction.walk
+
+    def walk(model, level, batch_tokens, room):
+        held.append((sum(len(nodes) for _, _, nodes in level), room))
+        yield from original(model, level, batch_tokens, room)
+
+    monkeypatch.setattr(extraction, "walk", walk)
+    extraction.say_once.cache_clear()
+    assert_like_plain_loop(tiny, prompts, batch_tokens=20_000)
+    assert max(n for n, _ in held) > 1 and all(room >= 0 for n, room in held if n > 1)
+    assert "kept at a time" not in capsys.readouterr().out
+    few = len(held)
+    assert_like_plain_loop(tiny, prompts, batch_tokens=500)
+    assert len(held) - few > few and all(room >= 0 for n, room in held if n > 1)
+    assert capsys.readouterr().out.count("are kept at a time, to save memory") == 1
+
+
+def test_a_model_is_compared_once_for_all_prompts(own_cache, monkeypatch):
+    texts, original = [], extraction.own_forward
+    monkeypatch.setattr(extraction, "own_forward", lambda m, t, x: texts.append(max(map(len, t))) or original(m, t, x))
+    prompts = build_prompts(make_questions(4, 3), 2)
+    longer = [dataclasses.replace(p, prefix=p.prefix * (1 + int(p.subject[-1]))) for p in prompts]  # by subject
+    hidden_states("tiny-llama", longer, dtype="float64")
+    encoded = extraction.encode(models.load("tiny-llama"), longer)
+    assert len(texts) == 2 and texts[1] == max(len(item.ids) for item in encoded)
 
 
 def test_a_token_across_the_cut_is_not_split(tiny, prompts):
@@ -85,6 +125,15 @@ def test_states_that_are_not_finite_or_not_meant_name_model_and_layer(prompts):
         extract(model, prompts)
     model.network.config.max_position_embeddings = 99
     with pytest.raises(BadParameter, match=r"prompt 0 has .* 99 fit"):
+        extract(model, prompts)
+
+
+@pytest.mark.parametrize("fault", [torch.zeros_like, lambda hidden: hidden * torch.nan])
+def test_states_lost_between_two_devices_are_seen(prompts, fault):
+    """A copy from one GPU to another that fails leaves zeros, or anything, and raises no error."""
+    model = models.load("tiny-llama", dtype=torch.float64, device="cpu")
+    model.network.model.layers[2].register_forward_pre_hook(lambda block, inputs: (fault(inputs[0]), *inputs[1:]))
+    with pytest.raises((BadStates, ModelUnavailable), match=r"layer (2 is off|3 on)"):
         extract(model, prompts)
 
 

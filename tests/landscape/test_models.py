@@ -175,22 +175,12 @@ def test_the_last_state_is_what_the_last_block_wrote(tiny, monkeypatch, normed):
     assert torch.equal(states[-1], written[0]) and not torch.equal(states[-1], output.last_hidden_state)
 
 
-@pytest.mark.parametrize("fault", [torch.zeros_like, lambda hidden: hidden * torch.nan])
-def test_the_check_sees_states_lost_between_two_devices(fault):
-    """A copy from one GPU to another that fails leaves zeros, or anything, and raises no error."""
-    model = models.load("tiny-llama", dtype=torch.float64)
-    model.network.model.layers[2].register_forward_pre_hook(lambda block, inputs: (fault(inputs[0]), *inputs[1:]))
-    with pytest.raises(ModelUnavailable, match="states of layer 3 are zero, or not finite"):
-        models.check(model)
-
-
 def test_a_model_over_two_devices_computes_the_same(tiny, folder, tmp_path):
     """On one machine without GPUs the second device is the disk, from which weights are read when they are needed."""
     places = {"model.embed_tokens": "cpu", "model.norm": "cpu", "model.rotary_emb": "cpu", "lm_head": "cpu"}
     places |= {f"model.layers.{i}": "disk" if i == 3 else "cpu" for i in range(4)}
     options = {"device_map": places, "offload_folder": tmp_path, "dtype": torch.float64}
     split = LlamaForCausalLM.from_pretrained(folder, **options).eval()
-    models.check(dataclasses.replace(tiny, network=split, norms=models.read_points(split, "split")))
     torch.testing.assert_close(logits(dataclasses.replace(tiny, network=split)), logits(tiny))
 
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 from scipy.spatial.distance import cdist
 
-from peaks_and_gates.errors import BadParameter, BadStates, TooFewPoints
-from peaks_and_gates.landscape.neighbours import nearest_neighbours, restrict_to
+from peaks_and_gates.errors import BadStates, TooFewPoints
+from peaks_and_gates.landscape.neighbours import NEAR, nearest_neighbours, redraw
 
 
 def by_differences(points, k):
@@ -83,16 +83,26 @@ def test_messages_say_where():
         nearest_neighbours(gaussian(10), 10, where="layer 3")
 
 
-def test_the_neighbours_of_a_part_are_those_a_search_would_find():
-    points = gaussian()
-    rows = np.sort(np.random.default_rng(1).choice(len(points), 400, replace=False))
-    distances, found = restrict_to(*nearest_neighbours(points, 60), rows)
-    expected_distances, expected = nearest_neighbours(points[rows], found.shape[1])
-    assert 35 < found.shape[1] < 60
-    np.testing.assert_array_equal(found, expected)
-    np.testing.assert_allclose(distances, expected_distances)
-    with pytest.raises(TooFewPoints, match="2 of 500"):
-        restrict_to(*nearest_neighbours(points, 3), np.array([0, 499]))
-    for rows in ([], [-1, 7], [7, 500], [7, 7]):
-        with pytest.raises(BadParameter, match="from 0 to 499"):
-            restrict_to(*nearest_neighbours(points, 3), rows)
+def test_a_new_sample_lies_where_the_old_one_does_and_has_no_duplicates():
+    flat = gaussian(d=6) @ np.linalg.qr(gaussian(48, 6, seed=1))[0].T  # (500, 48), in six dimensions
+    distances, neighbours = nearest_neighbours(flat, 10)
+    sample, source = redraw(torch.tensor(flat), neighbours, np.random.default_rng(2))
+    moved = np.linalg.norm(sample.numpy() - flat[source], axis=1) / distances[source, NEAR - 1]
+    assert 0.2 < np.median(moved) < 0.8 and moved.max() < 3  # near its source
+    assert len(np.unique(np.vstack([flat, sample]), axis=0)) == 1000  # yet on none of the points
+    assert np.linalg.matrix_rank(sample - flat[0], tol=1e-6) == 6  # on the same surface
+    assert len(np.unique(source)) == pytest.approx(500 * (1 - 1 / np.e), rel=0.06)  # drawn with replacement
+    np.testing.assert_allclose(np.cov(sample.numpy().T), np.cov(flat.T), atol=0.25 * np.cov(flat.T).max())
+    again = redraw(torch.tensor(flat), neighbours, np.random.default_rng(2))
+    assert (again[0] == sample).all() and (again[1] == source).all()
+    assert redraw(torch.tensor(flat).bfloat16(), neighbours, np.random.default_rng(2))[0].dtype == torch.float64
+
+
+def test_a_new_sample_moves_along_its_own_neighbours():
+    """Points on two far lines: every new one lies on the line of its source."""
+    line = np.arange(40.0)[:, None] * [[1.0, 1.0, 0.0]]
+    points = np.vstack([line, line + np.array([0.0, 0.0, 1e6])])
+    sample, source = redraw(points, nearest_neighbours(points, 8)[1], np.random.default_rng(0))
+    np.testing.assert_allclose(sample[:, 0], sample[:, 1], atol=1e-9)
+    np.testing.assert_array_equal(sample[:, 2], points[source, 2])
+    assert (np.abs(sample[:, 0].numpy() - points[source, 0]) < 10).all()

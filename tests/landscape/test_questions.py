@@ -16,11 +16,19 @@ import pytest
 from page_code import page_code
 from peaks_and_gates import cache
 from peaks_and_gates.errors import BadParameter, BadQuestions, MissingFile, UnknownName
-from peaks_and_gates.landscape.questions import Question, QuestionSet, block, build_prompts, check, header, load
+from peaks_and_gates.landscape.questions import (
+    Question,
+    QuestionSet,
+    block,
+    build_prompts,
+    check,
+    header,
+    load,
+)
 
 GOLDEN = Path(__file__).parents[1] / "golden"
-FINGERPRINT = "fd1aa6df678bc8213c432ff51538750d91cff614e9802310a09f3a50ac76e698"  # of the WordNet questions
-PROMPTS = {0: "8b13a146cc93de33", 5: "afb0cdfa18b27ef3"}  # digest of all prompts' texts by number of shots
+FINGERPRINT = "96da0877aa46dbbeaaedc0525418b391073f5fb7dceb98fef5a86bacd33af641"  # of the WordNet questions
+PROMPTS = {0: "04b79f6794f68a7e", 5: "bb77ae7124a89e50"}  # digest of all prompts' texts by number of shots
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +73,11 @@ def test_golden_prompts(words, n_shots):
 
 def test_the_wordnet_questions_are_the_ones_of_the_record(words):
     assert words.fingerprint == FINGERPRINT
-    assert len(words.subjects) == 64 and words.source["sizes"]["test"] == 75 * 64
+    sizes = {
+        split: {len(items) for items in getattr(words, split).values()} for split in ("dev", "validation", "train")
+    }
+    assert len(words.subjects) == 32 and sizes == {"dev": {5}, "validation": {15}, "train": {40}}
+    assert min(len(items) for items in words.test.values()) >= 150
     first, *rest = words.test["birds"]
     changed = replace(words, test=words.test | {"birds": (replace(first, text=first.text + "."), *rest)})
     assert changed.fingerprint != words.fingerprint == replace(words, source={}).fingerprint
@@ -79,7 +91,7 @@ def test_number_of_orders(words, n_orders, n_shots, distinct):
 
 def test_an_order_of_its_own_for_every_question(words):
     prefixes = [p.prefix for p in build_prompts(words, 5, None) if p.subject == "birds"]
-    assert 25 < len(set(prefixes)) <= 75  # 75 draws of 120 orders: 56 distinct on average
+    assert 75 < len(set(prefixes)) <= 120 < len(prefixes)  # 180 draws of 120 orders: 93 distinct on average
     shots = [block(q, with_answer=True) for q in words.dev["birds"]]
     assert set(prefixes) <= {header("birds") + "".join(order) for order in permutations(shots)}
 
@@ -109,9 +121,22 @@ def test_selection(words, tmp_path, monkeypatch):
     assert {len(items) for items in few.test.values()} == {12}
     assert set(few.test["birds"]) < set(words.test["birds"])
     assert load("wordnet", 8, 12) == few
-    for bad in ({"n_per_subject": 76}, {"n_subjects": 65}, {"n_per_subject": True}, {"n_subjects": 2.0}):
-        with pytest.raises(BadParameter, match=r"75|64|whole number"):
+    for bad in ({"n_per_subject": 0}, {"n_subjects": 33}, {"n_per_subject": True}, {"n_subjects": 2.0}):
+        with pytest.raises(BadParameter, match=r"32|whole number"):
             load("wordnet", **bad)
+    with pytest.raises(
+        BadQuestions, match=r"'crime_and_wrongdoing' has 158 test questions, n_per_subject=159 asks for more"
+    ):
+        load("wordnet", n_per_subject=159)
+
+
+def test_names_are_a_set_to_test_with():
+    names = load("wordnet-instances", 8, 50)
+    assert len(build_prompts(names, 5)) == 8 * 50 and "painters" in names.subjects
+    with pytest.raises(BadQuestions, match="'wordnet-instances' has no train questions"):
+        build_prompts(names, 0, split="train")
+    with pytest.raises(UnknownName, match="Known: mmlu, wordnet, wordnet-instances"):
+        load("names of stars")
 
 
 BAD = {"options": [("a", "b", "c"), (*"abc", 1)], "answer": [4, "B", True, 2.0], "text": [None]}

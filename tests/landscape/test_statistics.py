@@ -3,8 +3,8 @@ import pytest
 from sklearn.metrics import adjusted_rand_score
 
 from peaks_and_gates import statistics
-from peaks_and_gates.errors import BadParameter, TooFewPoints
-from peaks_and_gates.statistics import adjusted_rand_index, bootstrap_mean, coded, subsampled
+from peaks_and_gates.errors import BadParameter
+from peaks_and_gates.statistics import adjusted_rand_index, bootstrap_mean, coded, redrawn
 
 
 def noisy_copy(labels, share, rng):
@@ -85,18 +85,51 @@ def test_mean():
     assert 0.88 <= np.mean([c.low <= 0.3 <= c.high for c in covers]) <= 0.99
 
 
-def test_subsampling_finds_the_standard_error_of_a_mean():
+def test_redrawing_finds_the_standard_error_of_a_mean():
     values = np.random.default_rng(0).standard_normal(1000)
-    (found,) = subsampled(lambda rows: [values[rows].mean()], 1000, n_repeats=400)
+    resampled = lambda rng: [rng.choice(values, 1000).mean()]
+    (found,) = redrawn(resampled, [values.mean()], 1000, n_repeats=400)
     assert found.value == pytest.approx(values.mean())
-    assert found.high - found.low == pytest.approx(2 * 1.96 / np.sqrt(1000), rel=0.15)
+    assert found.high - found.low == pytest.approx(2 * 1.966 / np.sqrt(1000), rel=0.15)
     assert found.high + found.low == pytest.approx(2 * found.value) and found.n == 1000
+    assert redrawn(resampled, [0.0], 9, seed=1) == redrawn(resampled, [0.0], 9, seed=1)
+    assert redrawn(resampled, [0.0], 9, seed=1) != redrawn(resampled, [0.0], 9, seed=2)
+
+
+@pytest.mark.parametrize("n_repeats", [3, 8])
+def test_few_samples_that_are_off_as_a_whole_still_cover(n_repeats):
+    """The value lies around 0, its replicates around 5: nineteen of twenty intervals hold the 0."""
+    rng, covered = np.random.default_rng(0), []
+    for seed in range(1000):
+        (found,) = redrawn(lambda rng: [5 + rng.standard_normal()], [rng.standard_normal()], 1, n_repeats, seed)
+        covered.append(found.low <= 0 <= found.high)
+    assert 0.93 <= np.mean(covered) <= 0.97
+
+
+def test_an_index_by_chance_gets_the_deviation_that_it_has():
+    """Drawn points agree with their copies: without what is taken off the interval would be 1.7 times too wide."""
+    rng, indices = np.random.default_rng(0), []
+    for _ in range(400):
+        groups, labels = rng.integers(12, size=300), rng.integers(4, size=300)
+        indices.append(adjusted_rand_score(groups, labels))
+    resampled = lambda rng: [adjusted_rand_score(*np.stack([groups, labels])[:, rng.integers(300, size=300)])]
+    (found,) = redrawn(resampled, indices[-1:], 300, n_repeats=400, chance=[np.std(indices)])
+    assert (found.high - found.low) / 2 == pytest.approx(1.966 * np.std(indices), rel=0.2)
+    (sure,) = redrawn(lambda rng: [rng.standard_normal()], [0.0], 300, n_repeats=400, chance=[0.3])
+    assert sure.high == pytest.approx(1.966 * np.sqrt(1 - 2 * 0.3**2), rel=0.1)  # never more than is too much
+
+
+def test_an_interval_ends_where_the_number_does():
+    far = lambda rng: [*(9 * rng.standard_normal(2)), np.nan]
+    first, second, missing = redrawn(far, [0.2, 3.0, 1.0], 9, ends=([0, 1, 0], [1, np.inf, 1]))
+    assert (first.low, first.high, second.low) == (0, 1, 1) and second.high > 3 and np.isnan(missing.high)
+    for number in redrawn(lambda rng: [12, -0.9, 0], [12, -0.9, 0], 9, n_peaks=[12, 3, 1]):  # where all agree
+        assert (number.high - number.value) == pytest.approx({12: 0.5, -0.9: 0.15, 0: 0.01}[number.value])
 
 
 def test_errors():
-    for fraction in (1.0, np.nan):
-        with pytest.raises(TooFewPoints, match="share"):
-            subsampled(lambda rows: [len(rows)], 10, fraction=fraction)
+    with pytest.raises(BadParameter, match="n_repeats=1"):
+        redrawn(lambda rng: [rng.random()], [0.5], 10, n_repeats=1)
     for labels in (None, ["a", None], ["a", np.nan], np.array(["a", np.nan], dtype=object), [0, np.nan]):
         with pytest.raises(BadParameter, match="NaN or None"):
             coded(labels)

@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from page_code import page_code
-from peaks_and_gates.errors import BadParameter
+from peaks_and_gates.errors import BadParameter, TooFewPoints
 from peaks_and_gates.landscape import study as studies
 from peaks_and_gates.landscape.questions import Prompt, Question, QuestionSet
 from peaks_and_gates.landscape.study import Study, landscape_table, of_seeds
-from peaks_and_gates.statistics import Estimate, row
+from peaks_and_gates.statistics import Estimate, row, with_means
 
 STUDY = Study("tiny-llama", "wordnet", [0, 5])
 
@@ -130,21 +130,62 @@ def one_row(study, condition, value):
     return pd.DataFrame([row(condition, study.model, 1, 1.0, "n_peaks", "figures", estimate)])
 
 
-def test_seeds_are_asked_without_shots_and_their_mean_spans_them():
+def test_the_mean_of_seeds_spans_them():
     measure = lambda study: one_row(study, "0-shot", float(study.model[-1]))
-    table = of_seeds(STUDY, ["tuned-1", "tuned-2", "tuned-6"], measure).set_index("condition")
-    mean = table.loc["fine-tuned"]
-    assert (mean["value"], mean["low"], mean["high"], mean["model"]) == (3, 0, 7, "tuned (3 seeds)")
-    assert table.loc["fine-tuned, seed 2", "value"] == 6 and len(table) == 4 and (table["n"] == 0).all()
+    for name, condition in ((None, "0-shot"), ("fine-tuned", "fine-tuned")):
+        table = of_seeds(STUDY, ["tuned-1", "tuned-2", "tuned-6"], measure, name).set_index("condition")
+        mean = table.loc[condition]
+        assert (mean["value"], mean["low"], mean["high"], mean["model"]) == (3, 0, 7, "tuned (3 seeds)")
+        assert table.loc[f"{condition}, seed 2", "value"] == 6 and len(table) == 4
+
+
+def test_means_stand_behind_the_seeds_and_leave_out_what_a_seed_lacks():
+    rows = [("a, seed 0", 1, "n"), ("a, seed 0", 3, "m"), ("a, seed 1", 2, "n"), ("b, seed 0", 5, "n"), ("c", 9, "n")]
+    table = pd.concat([one_row(STUDY, condition, value).assign(metric=metric) for condition, value, metric in rows])
+    means = with_means(table).iloc[len(table) :][["condition", "metric", "value", "low", "high"]]
+    assert means.to_numpy().tolist() == [["a", "n", 1.5, 0, 3], ["b", "n", 5, 4, 6]]
 
 
 def test_models_are_read_by_group_behind_the_shots_they_need(monkeypatch):
-    monkeypatch.setattr(studies, "geometry_table", lambda study: one_row(study, "5-shot", 1.0))
-    table = studies.geometry_of_models(replace(STUDY, shots=[0, 1, 5]), "formatted", ["tuned-0", "tuned-1"])
-    assert table[["model", "n", "group"]].to_numpy().tolist() == [
-        ["tiny-llama", 6, "raw model"],
-        ["formatted", 5, "models that answer"],
-        ["tuned (2 seeds)", 0, "models that answer"],
-        ["tuned-0", 0, "models that answer"],
-        ["tuned-1", 0, "models that answer"],
+    monkeypatch.setattr(studies, "geometry_table", lambda study: one_row(study, f"{study.shots[0]}-shot", 1.0))
+    study = replace(STUDY, model="answers-0", shots=[0, 1, 5])
+    table = studies.geometry_of_models(study, ["answers-0", "answers-1"], ["tuned-0"])
+    asked = [tuple(rows) for rows in table[["group", "condition", "model", "n"]].to_numpy().tolist()]
+    assert asked == [
+        ("pretrained", "0-shot", "answers (2 seeds)", 0),
+        ("pretrained", "0-shot, seed 0", "answers-0", 0),
+        ("pretrained", "0-shot, seed 1", "answers-1", 0),
+        ("pretrained", "1-shot", "answers-0", 1),
+        ("pretrained", "1-shot, seed 0", "answers-0", 1),
+        ("pretrained", "5-shot", "answers (2 seeds)", 5),
+        ("pretrained", "5-shot, seed 0", "answers-0", 5),
+        ("pretrained", "5-shot, seed 1", "answers-1", 5),
+        ("fine-tuned", "fine-tuned", "tuned-0", 0),
+        ("fine-tuned", "fine-tuned, seed 0", "tuned-0", 0),
     ]
+    other = studies.geometry_of_models(replace(study, model="another"), ["answers-0"], ["tuned-0"])
+    assert set(other.loc[other["group"] == "pretrained", "model"]) == {"another"}
+    assert studies.seeds_of(replace(STUDY, model="b"), ["a", "b", "c"]) == ["b", "a", "c"]
+
+
+def test_too_few_questions_to_take_a_part_of_leave_that_part_out():
+    least = 4
+
+    def geometry(study):
+        if study.every >= least:
+            raise TooFewPoints("too few")
+        return one_row(study, "5-shot", 1.0)
+
+    assert studies.of_fewer(STUDY, geometry)["every"].tolist() == [2]
+    least = 2
+    assert studies.of_fewer(STUDY, geometry).empty
+
+
+def test_a_landscape_of_fewer_questions_is_that_of_every_so_many_th(monkeypatch, own_cache):
+    seen = []
+    monkeypatch.setattr(studies, "landscapes", lambda h, labels, **k: seen.append((h, labels)) or 1 / 0)
+    states = SimpleNamespace(layer=lambda point, layer: torch.arange(10.0)[:, None], n_layers=1)
+    with pytest.raises(ZeroDivisionError):
+        studies.layer_table(replace(STUDY, every=4), "5-shot", 1, states, {"subject": np.arange(10)})
+    (hidden, labels) = seen[0]
+    assert hidden.flatten().tolist() == [0, 4, 8] == labels["subject"].tolist()

@@ -31,7 +31,7 @@ UNUSUAL = [
     ("Cohere", {"logit_scale": 0.0625}, SCALED),
     ("Gemma2", WIDE | {"final_logit_softcapping": 30.0}, SCALED),
     ("Granite", {"logits_scaling": 8.0}, SCALED),
-    ("Qwen3Next", LINEAR, "qwen3_next fails on two prompts"),  # states of a recurrence, not keys and values
+    ("Qwen3Next", LINEAR, "qwen3_next fails on three prompts"),  # states of a recurrence, not keys and values
     ("Llama", {"rope_parameters": LONGROPE}, "300 fit"),
     # From some length on such models read otherwise, whatever their config calls it.
     ("Doge", {"keep_window_size": 100}, "residual of layer . is off"),
@@ -56,9 +56,6 @@ def test_a_family_is_read_rightly_or_refused_in_a_line(tiny, family, changes, me
     with pytest.raises((ModelUnavailable, BadParameter), match=message) as refusal:
         extract(model, prompts)
     assert "\n" not in str(refusal.value)
-    if message == SCALED:
-        with pytest.raises(ModelUnavailable, match="scales or caps its logits"):
-            models.check(model)
 
 
 @pytest.mark.parametrize(
@@ -78,15 +75,15 @@ def test_what_depends_on_the_batch_is_refused_once_it_is_more_than_rounding(prom
 
 
 def test_a_cache_that_loses_what_lies_beyond_the_window_is_seen_when_a_prompt_reaches_there(tiny, monkeypatch):
-    original = extraction.prefix_cache
+    original = extraction.read_nodes
 
-    def lossy(model, prefixes):
-        keys_values = original(model, prefixes)
+    def lossy(*given):
+        keys_values = original(*given)
         for layer in keys_values.layers:
-            layer.values[:, :, : max(0, len(prefixes[0]) - 60)] = 0
+            layer.values[:, :, : max(0, layer.values.shape[2] - 60)] = 0
         return keys_values
 
-    monkeypatch.setattr(extraction, "prefix_cache", lossy)
+    monkeypatch.setattr(extraction, "read_nodes", lossy)
     model = tiny_language_model(transformers.MistralConfig, tiny.tokenizer, sliding_window=100)
     extract(model, build_prompts(make_questions(1, 3), 0, with_header=False))
     with pytest.raises(ModelUnavailable, match="residual of layer 2"):
@@ -120,7 +117,7 @@ def test_norms_of_another_layer_are_seen(prompts):
         torch.nn.init.uniform_(norm.weight, 0.5, 1.5)
     extract(model, prompts[:2])
     moved = model.norms[1:] + model.norms[:1]
-    for norms, message in ((model.norms[1:], "fails on two prompts"), (moved, "residual of layer 4")):
+    for norms, message in ((model.norms[1:], "fails on three prompts"), (moved, "residual of layer 4")):
         with pytest.raises(ModelUnavailable, match=message):
             extract(dataclasses.replace(model, norms=norms), prompts[:2])
 
@@ -130,7 +127,7 @@ def test_tokens_that_the_tokenizer_appends_are_not_the_end_of_a_prompt(tiny, pro
     around = processors.TemplateProcessing(single="<end> $A <end>", special_tokens=[("<end>", 0)])
     tokenizer.backend_tokenizer.post_processor = around
     (item,) = extraction.encode(dataclasses.replace(tiny, tokenizer=tokenizer), prompts[:1])
-    assert [*item.prefix, *item.rest] == [0, *tiny.tokenizer(prompts[0].text).input_ids]
+    assert [*item.ids] == [0, *tiny.tokenizer(prompts[0].text).input_ids]
     tokenizer.backend_tokenizer.normalizer = normalizers.Replace(":", "")  # a prompt's last character is lost
     with pytest.raises(ModelUnavailable, match="cuts prompts"):
         extract(dataclasses.replace(tiny, tokenizer=tokenizer), prompts)

@@ -120,7 +120,7 @@ def test_no_test_question_and_no_held_out_word_is_trained_on(few):
         data._epochs(SETTINGS, replace(few, train={k: v for k, v in few.train.items() if k != "subject_1"}))
 
 
-TEXTS = {"format-tuned": "1c0375939d520dff", "fine-tuned": "0f760243c8583671"}
+TEXTS = {"format-tuned": "f71b052b640a0ac9", "fine-tuned": "1c9d56cd25a283f0", "fine-tuned-more": "2d9c022494b81118"}
 
 
 @pytest.mark.parametrize("name", TEXTS)
@@ -132,9 +132,10 @@ def test_texts_are_those_the_shipped_weights_were_trained_on(name):
 
 def test_the_shipped_adapters_are_those_of_the_recipes_and_can_answer():
     cards = {path.parent.name: read_json(path) for path in (ROOT / "weights").glob("*/card.json")}
-    assert set(cards) == {"format-tuned", "fine-tuned-0", "fine-tuned-1", "fine-tuned-2"}
+    seeds = {f"{name}-{seed}" for name in ("format-tuned", "fine-tuned") for seed in range(3)}
+    assert set(cards) == seeds | {"fine-tuned-more"}
     for folder, card in cards.items():
-        name, seed = (folder[:-2], int(folder[-1])) if folder[-1].isdigit() else (folder, 0)
+        name, seed = (folder[:-2], int(folder[-1])) if folder in seeds else (folder, 0)
         expected = adapters.recipe("laptop", name, seed=seed)
         assert card["made_from"]["recipe"] | {"seeds": expected["seeds"]} == expected
         assert card["made_from"]["base"] == models.fingerprint(expected["base"])

@@ -5,12 +5,14 @@ import re
 import subprocess
 import sys
 
+import pandas as pd
 import pytest
 
 from conftest import ROOT
 from peaks_and_gates.errors import BadQuestions
 from peaks_and_gates.landscape.questions import load
 from training.wordnet import build
+from training.wordnet.__main__ import check_splits
 
 
 @pytest.fixture(scope="module")
@@ -44,5 +46,12 @@ def test_no_option_is_above_or_below_the_answer(words):
 
 def test_too_few_words_name_the_subject():
     entries = [build.Entry(f"word{i}", "some definition", "0") for i in range(20)]
-    with pytest.raises(BadQuestions, match="'tiny' has 20 usable words; 155"):
+    with pytest.raises(BadQuestions, match="'tiny' has 20 usable words; 210"):
         build.split("tiny", entries)
+
+
+def test_a_word_in_two_splits_is_refused():
+    table = pd.DataFrame({"split": ["dev", "test", "test"], "choices": [["a", "b"], ["b", "a"], ["c", "a"]]})
+    check_splits(table.assign(answer=[0, 0, 0]))
+    with pytest.raises(BadQuestions, match="'b' is asked for in dev and in test"):
+        check_splits(table.assign(answer=[1, 0, 0]))

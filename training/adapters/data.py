@@ -154,7 +154,7 @@ def _redrawn(subjects: Sequence[str], others: float | None) -> Callable[[int], l
     others: ask for nouns of no subject too, those that are met more often than this; None for no such.
     """
     nouns = wordnet.read_nouns()
-    by_subject = wordnet.assign(nouns)
+    by_subject = wordnet.chosen()
     pools = {name: wordnet.split(name, by_subject[name])["train"] for name in subjects}
     if others is not None:
         pools |= wordnet.others(nouns, by_subject, others)

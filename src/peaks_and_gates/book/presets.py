@@ -1,4 +1,4 @@
-"""The five sizes of the book: one YAML file each, read, checked and overridden here."""
+"""The six sizes of the book: one YAML file each, read, checked and overridden here."""
 
 import json
 import os
@@ -13,7 +13,7 @@ from ..errors import BadParameter, UnknownName
 FOLDER = files("peaks_and_gates") / "presets"
 VISITED = {"COLAB_RELEASE_TAG", "KAGGLE_KERNEL_RUN_TYPE", "BINDER_SERVICE_HOST"}  # set where pages are guests
 WORDS = {"n_orders": ("paper",)}  # what may stand for a whole number, besides None
-NAMES = ("smoke", "quick", "laptop", "colab", "paper")  # smallest first
+NAMES = ("smoke", "quick", "laptop", "full", "colab", "paper")  # smallest first
 
 
 def load(name: str) -> dict[str, Any]:
@@ -44,8 +44,8 @@ def fitting(page: dict[str, Any]) -> dict[str, Any]:
 def override(defaults: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     """`defaults` with `changes` put in; each must exist there and keep its type.
 
-    A default of None takes a value of any type, and None may stand for any whole number, which then has no limit
-    (`n_orders`), as may a word of WORDS.  Raises UnknownName, BadParameter.
+    A default of None takes a value of any type, and None may stand for any whole number, which then has no limit, as
+    may a word of WORDS.  Raises UnknownName, BadParameter.
     """
     for name, value in changes.items():
         if name not in defaults:
@@ -58,7 +58,8 @@ def check_type(name: str, value: Any, default: Any) -> None:
     """Raise BadParameter unless `value` can stand where `default` stands."""
     words = (None, *WORDS.get(name, ()))
     kind = int if default in words else type(default)
-    if default is None or (kind is int and value in words) or (kind is float and type(value) is int):
+    anything = default is None and name not in WORDS
+    if anything or (kind is int and value in words) or (kind is float and type(value) is int):
         return
     if type(value) is not kind:
         wrong = f"not the {type(value).__name__} {value!r}"

@@ -27,8 +27,8 @@ from . import presets
 from .keys import as_list, page_key, root, tags
 
 # Parameters that hold models, in the order in which a page names them.
-MODELS = ("model", "pretrained", "fine_tuned", "fine_tuned_tree", "native", "adapted", "controls", "minis")
-MODELS += ("before", "masked", "unmasked", "wired")
+MODELS = ("model", "seeds", "raw", "fine_tuned", "fine_tuned_more", "fine_tuned_tree")
+MODELS += ("native", "adapted", "controls", "minis", "before", "masked", "unmasked", "wired")
 
 
 @dataclass(frozen=True, eq=False)
@@ -222,7 +222,7 @@ def write_scorecard(jobs: Sequence[Job]) -> str:
     folder = jobs[0].record.parent
     verdicts = claims.judge_all(folder)
     values = presets.load(jobs[0].preset) | {name: value for job in jobs for name, value in job.parameters.items()}
-    about = {key: values[key] for key in ("preset", "model", "pretrained", "fine_tuned")} | {"seeds": [values["seed"]]}
+    about = {key: values[key] for key in ("preset", "model", "seeds", "fine_tuned", "seed")}
     about["key"] = cache.digest([record.manifest(path)["key"] for path in record.pages(folder)])
     cache.write_json(folder / "scorecard.json", claims.scorecard(verdicts, about))
     return claims.count(verdicts)

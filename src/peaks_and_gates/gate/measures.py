@@ -17,9 +17,9 @@ from sklearn.metrics import homogeneity_score
 from torch import Tensor
 
 from ..errors import BadParameter, BadStates, TooFewPoints
-from ..landscape.density_peaks import Recipe, clustered, first_of_identical, landscape
+from ..landscape.density_peaks import Recipe, first_of_identical, landscapes, redrawn_landscapes
 from ..landscape.neighbours import N_SHUFFLES, as_matrix, balanced_overlap, nearest_neighbours
-from ..statistics import PERCENTILES, Estimate, bootstrap_mean, coded, null_of, subsampled
+from ..statistics import PERCENTILES, Estimate, bootstrap_mean, coded, null_of, redrawn
 
 Vectors = "np.ndarray | Tensor"  # (n, d) float, one token's vector per example
 LEAST_NORM = 1e-150  # squares of what is shorter lose digits
@@ -102,14 +102,14 @@ def modality_homogeneity(
     the intrinsic dimension and shifts the log density by a constant, so neighbours and peaks stay; and with a density
     of a fixed k, ADP needs no neighbour beyond it.  Hence one search with the Euclidean distance and 128 neighbours.
 
-    The interval searches for the peaks again on random parts of the vectors (`statistics.subsampled`), and ends at 0
-    and 1; the null shuffles the modality.
+    The interval searches for neighbours and peaks again on new samples (`statistics.redrawn`), whose vectors miss the
+    length of one by a few hundredths, and ends at 0 and 1; the null shuffles the modality.
 
     Args:
         text: (n, d) float, one text token's vector per example.
         image: (n, d) float, one image token's vector per example.
-        n_repeats: parts, each of 90 % of the vectors.
-        seed: of parts and null.
+        n_repeats: new samples, at least two.
+        seed: of samples and null.
         where: named in messages.
 
     Returns:
@@ -117,8 +117,8 @@ def modality_homogeneity(
 
     Raises:
         BadStates: not matrices of finite floats, a vector of zeros, or a direction that both modalities share.
-        BadParameter: shapes that differ.
-        TooFewPoints: too few different vectors for Gride and density, in all or in a part (below 19).
+        BadParameter: shapes that differ, or fewer than two repeats.
+        TooFewPoints: too few different vectors for Gride and density (below 17).
 
     Source: Serra et al. 2024, fig. 2 (right); Rosenberg and Hirschberg 2007, eq. 1.
     """
@@ -126,23 +126,18 @@ def modality_homogeneity(
     states, modality = torch.cat([text, image]), np.repeat([0, 1], [len(text), len(image)])  # (2n, d), (2n,)
     if len(first_of_identical(states)) < len(first_of_identical(text)) + len(first_of_identical(image)):
         raise BadStates(f"{where}: text and image share a direction exactly. Are they of the same positions?")
-    everything = landscape(states, {}, "figures", where=where)
-    modality = modality[everything.unique_rows]
-    peaks = {name: part.assignment for name, part in clustered(everything, SETTINGS, where=where).items()}
+    by_setting = landscapes(states, {}, SETTINGS, where=where)
+    purity = lambda peaks, of: homogeneity_score(of[peaks.unique_rows], peaks.assignment)
 
-    def homogeneities(rows: np.ndarray) -> list[float]:
-        parts = clustered(everything, SETTINGS, rows, f"a part of {where}")
-        return [homogeneity_score(modality[rows], part.assignment) for part in parts.values()]
+    def homogeneities(rng: np.random.Generator) -> list[float]:
+        return [purity(peaks, modality) for peaks in redrawn_landscapes(states, by_setting, rng).values()]
 
-    values = [homogeneity_score(modality, assignment) for assignment in peaks.values()]
-    spread = subsampled(homogeneities, everything.n, n_repeats, seed=seed, values=values)
-    rng = np.random.default_rng(seed)
-    estimates = {}
-    for (name, assignment), estimate in zip(peaks.items(), spread, strict=True):
-        null = [homogeneity_score(rng.permutation(modality), assignment) for _ in range(N_SHUFFLES)]
-        ends = {"low": max(estimate.low, 0.0), "high": min(estimate.high, 1.0)}
-        estimates[name] = replace(estimate, **ends, **null_of(null))
-    return estimates
+    rng, values = np.random.default_rng(seed), [purity(peaks, modality) for peaks in by_setting.values()]
+    orders = [rng.permutation(modality) for _ in range(N_SHUFFLES)]
+    nulls = [[purity(peaks, order) for order in orders] for peaks in by_setting.values()]
+    n, n_peaks = by_setting["main"].n, [peaks.n_peaks for peaks in by_setting.values()]
+    spread = redrawn(homogeneities, values, n, n_repeats, seed, np.std(nulls, axis=1), n_peaks, (0, 1))
+    return {name: replace(e, **null_of(null)) for name, e, null in zip(SETTINGS, spread, nulls, strict=True)}
 
 
 def class_overlap(states: Vectors, labels: np.ndarray, k: int = 30, where: str = "the hidden states") -> Estimate:

@@ -1,15 +1,16 @@
 """The tree of density peaks (paper 1, Figure 4): which peaks there are, and how they join.
 
-layer, n_layers, peaks, subjects = layer_at(study, n_shots=5, depth=0.3)
+layer, n_layers, hidden, peaks, subjects = layer_at(study, n_shots=5, depth=0.3)
 tree = grow(peaks, subjects, least_points(subjects))
 tree.counts                                                     # (leaves, subjects): what each leaf holds
-regrown(peaks, tree, subjects, lambda tree: [len(tree.counts)])       # with intervals
+regrown(peaks, hidden, tree, subjects, lambda tree: [len(tree.counts)])       # with intervals
 """
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -21,9 +22,9 @@ from sklearn.metrics.cluster import contingency_matrix
 
 from peaks_and_gates import figures
 from peaks_and_gates.errors import BadParameter
-from peaks_and_gates.landscape.density_peaks import Landscape, Recipe, clustered, landscape
+from peaks_and_gates.landscape.density_peaks import Landscape, Recipe, landscape, redrawn_landscapes
 from peaks_and_gates.landscape.study import Study
-from peaks_and_gates.statistics import Estimate, coded, subsampled
+from peaks_and_gates.statistics import Estimate, coded, redrawn
 
 Z = 1.6  # of the paper's main trees; its appendix has 0 and 4 too
 GRIDE_SCALE, K = 3, 16  # of all of them
@@ -58,8 +59,12 @@ class Tree:
     least: int
 
 
-def layer_at(study: Study, n_shots: int, depth: float, z: float = Z) -> tuple[int, int, Landscape, np.ndarray]:
-    """A layer's peaks at a relative depth: its number, the number of layers, the landscape, (N,) subjects.
+def layer_at(
+    study: Study, n_shots: int, depth: float, z: float = Z
+) -> tuple[int, int, torch.Tensor, Landscape, np.ndarray]:
+    """A layer's peaks at a relative depth.
+
+    Returns its number, the number of layers, (N, D) hidden states, their landscape and (N,) subjects.
 
     Raises BadParameter for a depth outside (0, 1].
     """
@@ -68,12 +73,13 @@ def layer_at(study: Study, n_shots: int, depth: float, z: float = Z) -> tuple[in
     states = study.states(study.question_set(), n_shots)
     layer = max(1, round(depth * states.n_layers))
     where = f"{study.model}, {n_shots}-shot, layer {layer}"
-    peaks = landscape(states.layer(study.point, layer), {}, Recipe(GRIDE_SCALE, z, K), where=where)
-    return layer, states.n_layers, peaks, np.array(states.subject)
+    hidden = states.layer(study.point, layer)[:: study.every]  # (N, D)
+    peaks = landscape(hidden, {}, Recipe(GRIDE_SCALE, z, K), where=where)
+    return layer, states.n_layers, hidden, peaks, np.array(states.subject)[:: study.every]
 
 
 def least_points(subjects: Sequence[str]) -> int:
-    """The paper's 30 points, in proportion to the questions of the largest subject: 11 with 75 per subject.
+    """The paper's 30 points, in proportion to the questions of the largest subject: 22 with 150 per subject.
 
     Raises BadParameter unless there is one subject per question.
     """
@@ -107,18 +113,17 @@ def grow(peaks: Landscape, subjects: Sequence[str], least: int) -> Tree:
 
 
 def regrown(
-    peaks: Landscape, tree: Tree, subjects: np.ndarray, measure: Callable[[Tree], Sequence[float]]
+    peaks: Landscape, hidden: torch.Tensor, tree: Tree, subjects: np.ndarray, measure: Callable[[Tree], Sequence[float]]
 ) -> list[Estimate]:
-    """Numbers measured on a tree, with intervals from growing it again on 90 % parts of the questions.
+    """Numbers measured on a tree, with intervals from growing it again on new samples of the questions.
 
-    peaks: the landscape that the tree was grown from.  subjects: (N,) names.
+    peaks: the landscape that the tree was grown from.  hidden: (N, D) float, what the landscape is of.  subjects: (N,)
+    names.
+
+    Raises BookError as `redrawn_landscapes`.
     """
-
-    def of_part(rows: np.ndarray) -> Sequence[float]:
-        part = clustered(peaks, {"part": peaks.recipe}, rows)["part"]
-        return measure(grow(part, subjects, round(tree.least * len(rows) / peaks.n)))
-
-    return subsampled(of_part, peaks.n, values=measure(tree))
+    again = lambda rng: grow(redrawn_landscapes(hidden, {"again": peaks}, rng)["again"], subjects, tree.least)
+    return redrawn(lambda rng: measure(again(rng)), measure(tree), peaks.n, n_peaks=max(1, len(tree.counts)))
 
 
 def leaf_order(links: np.ndarray, rank: np.ndarray) -> list[int]:

@@ -19,11 +19,12 @@ import torch
 from sklearn.metrics import adjusted_rand_score
 
 from ..errors import BadParameter, BadStates, TooFewPoints, UnknownName
-from ..statistics import Estimate, adjusted_rand_index, at_least, coded, normal_estimate, subsampled
+from ..statistics import Estimate, adjusted_rand_index, at_least, coded, normal_estimate, redrawn
 from . import adp
-from .neighbours import as_matrix, class_neighbours, label_overlap, nearest_neighbours, restrict_to
+from .neighbours import as_matrix, class_neighbours, label_overlap, nearest_neighbours, redraw
 
 K_MAX = 128  # the ID curve of the paper ends at ranks 64 and 128
+ENDS = {"n_peaks": (1, np.inf), "core_fraction": (0, 1)}  # what they can be; an index lies between -1 and 1
 CLASS_FRACTION = 0.3  # label overlap: neighbours per point, as a share of its class
 
 
@@ -68,7 +69,6 @@ class Landscape:
     Attributes:
         recipe: the settings.
         unique_rows: (n,) int, rows of the hidden states that equal no earlier row; every array below is over these.
-        distances: (n, k) float64, to the neighbours, ascending.
         neighbours: (n, k) int, indices among the kept points, nearest first, the point itself left out.
         intrinsic_dimension: (scales,) float; NaN where Gride finds none (`dimensions`).
         intrinsic_dimension_error: (scales,) float, standard errors.
@@ -84,7 +84,6 @@ class Landscape:
 
     recipe: Recipe
     unique_rows: np.ndarray
-    distances: np.ndarray
     neighbours: np.ndarray
     intrinsic_dimension: np.ndarray
     intrinsic_dimension_error: np.ndarray
@@ -173,6 +172,7 @@ def landscapes(
         BadParameter: labels without a name, of another length or with NaN or None; a class_fraction outside (0, 1].
         BadStates: states that are not a matrix of finite floats, or whose distances give no dimension or density.
         TooFewPoints: too few different rows for the recipe.
+        BookError: as `adp.dadapy_peaks`.
 
     Source: Doimo et al. 2024, sec. 2; Gride, Denti et al. 2022; ADP, d'Errico et al. 2021.
     """
@@ -188,9 +188,16 @@ def landscapes(
     distances, neighbours = nearest_neighbours(states[unique_rows], k, where=where)  # (n, k) each
     if not distances[:, 0].all():
         raise BadStates(f"{where}: different rows at distance 0 in float64. Round the states to float32 first.")
+    if k < (most := max(recipe.most_neighbours for recipe in recipes.values())):
+        known = f"{k} neighbours of each of {len(distances)} different rows are known"
+        raise TooFewPoints(f"{where}: {known}, but a recipe looks at {most}. Give more questions, or more of them.")
     overlap = {name: label_overlap(neighbours, labels[name], fractions[name]) for name in labels}
-    about = {"unique_rows": unique_rows, "labels": labels, "label_overlap": overlap, "n_rows": len(states)}
-    return by_recipes(distances, neighbours, recipes, where, **about)
+    nearest = distances[:, :K_MAX], neighbours[:, :K_MAX]  # all that Gride and ADP see
+    dimension, error = dimensions(*nearest)
+    about = {"unique_rows": unique_rows, "neighbours": neighbours, "labels": labels, "label_overlap": overlap}
+    about |= {"intrinsic_dimension": dimension, "intrinsic_dimension_error": error, "n_rows": len(states)}
+    peaks = lambda recipe: density_and_peaks(*nearest, dimension[recipe.gride_scale], recipe, where)
+    return {name: Landscape(recipe, **about, **peaks(recipe)) for name, recipe in recipes.items()}
 
 
 def first_of_identical(states: torch.Tensor) -> np.ndarray:
@@ -200,70 +207,66 @@ def first_of_identical(states: torch.Tensor) -> np.ndarray:
     return np.flatnonzero(~pd.Series(digests).duplicated())
 
 
-def clustered(
-    layer: Landscape, recipes: Mapping[str, Recipe], rows: np.ndarray | None = None, where: str = "the points"
+def redrawn_landscapes(
+    hidden_states: np.ndarray | torch.Tensor, by_recipe: Mapping[str, Landscape], rng: np.random.Generator
 ) -> dict[str, Landscape]:
-    """A layer's landscape by other settings, or of some of its points, without a new search for neighbours.
+    """Landscapes of a new sample of a layer's points, by the same recipes; every point carries its source's labels.
 
-    The neighbours of a part are those of the whole that lie in it.  `label_overlap` comes back empty.
-
-    Args:
-        layer: by any recipe.
-        recipes: the settings, by any names.
-        rows: ascending indices among the kept points; all of them by default.
-        where: named in messages.
-
-    Returns:
-        A Landscape by the names of `recipes`.
+    hidden_states, by_recipe: what `landscapes` was given for the layer, and returned.  `label_overlap` comes back
+    empty; `unique_rows` are the sources, rows of the hidden states.
 
     Raises:
-        TooFewPoints, BadStates, BookError: as `neighbours.restrict_to` and `by_recipes`.
+        BookError: as `landscapes`.
+
+    Source: `neighbours.redraw`.
     """
-    rows = np.arange(layer.n) if rows is None else rows
-    about = {"unique_rows": layer.unique_rows[rows], "labels": {name: v[rows] for name, v in layer.labels.items()}}
-    known = restrict_to(layer.distances, layer.neighbours, rows)
-    return by_recipes(*known, recipes, where, **about, label_overlap={}, n_rows=layer.n_rows)
+    layer = next(iter(by_recipe.values()))  # which points are kept, and their neighbours, are the same by every recipe
+    points = as_matrix(hidden_states, "the hidden states")[layer.unique_rows]
+    sample, source = redraw(points, layer.neighbours, rng)
+    fresh = landscapes(sample, {}, {name: peaks.recipe for name, peaks in by_recipe.items()}, where="redrawn points")
+    source = source[next(iter(fresh.values())).unique_rows]
+    about = {"labels": {name: codes[source] for name, codes in layer.labels.items()}, "n_rows": layer.n_rows}
+    return {name: replace(peaks, unique_rows=layer.unique_rows[source], **about) for name, peaks in fresh.items()}
 
 
-def subsample_intervals(
-    layer: Mapping[str, Landscape], n_repeats: int = 8, fraction: float = 0.9
+def counted(by_recipe: Mapping[str, Landscape]) -> dict[tuple[str, str], float]:
+    """What is counted on peaks, by metric ("n_peaks", "core_fraction", "ari_" and the label's name) and recipe."""
+    numbers = {}
+    for recipe, peaks in by_recipe.items():
+        numbers |= {("n_peaks", recipe): peaks.n_peaks, ("core_fraction", recipe): peaks.core_fraction}
+        for name, codes in peaks.labels.items():
+            numbers[f"ari_{name}", recipe] = adjusted_rand_score(codes, peaks.assignment)
+    return numbers
+
+
+def redrawn_intervals(
+    hidden_states: np.ndarray | torch.Tensor, by_recipe: Mapping[str, Landscape], n_repeats: int = 8, seed: int = 0
 ) -> dict[tuple[str, str], Estimate]:
-    """What is counted on the peaks of a layer, with intervals from searching for the peaks again on parts of it.
+    """What is counted on the peaks of a layer, with intervals from doing everything again on new samples.
 
     Args:
-        layer: what `landscapes` or `clustered` returned for it.
-        n_repeats: parts.
-        fraction: of the points, drawn into a part.
+        hidden_states: (n, d) float, those that the landscapes are of.
+        by_recipe: what `landscapes` returned for them.
+        n_repeats: new samples, each with a search for neighbours of its own.
+        seed: of the samples.
 
     Returns:
-        By metric ("n_peaks", "core_fraction", "ari_" and the label's name) and recipe.  ARIs carry their null.
+        By metric and recipe, as `counted`.  ARIs carry their null.
 
     Raises:
-        BookError: as `clustered` and `statistics.subsampled`.
+        BookError: as `landscapes` and `statistics.redrawn`.
 
-    Source: `statistics.subsampled`.
+    Source: `statistics.redrawn`.
     """
-    every = next(iter(layer.values()))  # which points are kept, and their neighbours, are the same by every recipe
-    recipes = {name: peaks.recipe for name, peaks in layer.items()}
-
-    def numbers(by_recipe: Mapping[str, Landscape]) -> dict[tuple[str, str], float]:
-        counted = {}
-        for recipe, peaks in by_recipe.items():
-            counted |= {("n_peaks", recipe): peaks.n_peaks, ("core_fraction", recipe): peaks.core_fraction}
-            for name, codes in peaks.labels.items():
-                counted[f"ari_{name}", recipe] = adjusted_rand_score(codes, peaks.assignment)
-        return counted
-
-    of_part = lambda rows: [*numbers(clustered(every, recipes, rows, "a part of the points")).values()]
-    values = numbers(layer)
-    estimates = subsampled(of_part, every.n, n_repeats, fraction, values=[*values.values()])
-    intervals = dict(zip(values, estimates, strict=True))
-    for (metric, recipe), estimate in intervals.items():
-        if metric != "n_peaks":  # a share or an index: its interval ends at 1
-            index = layer[recipe].adjusted_rand_index.get(metric.removeprefix("ari_"), estimate)
-            bounds = {"high": min(estimate.high, 1.0), "null": index.null, "null_high": index.null_high}
-            intervals[metric, recipe] = replace(estimate, **bounds)
-    return intervals
+    values, n = counted(by_recipe), next(iter(by_recipe.values())).n
+    statistic = lambda rng: [*counted(redrawn_landscapes(hidden_states, by_recipe, rng)).values()]
+    indices = [by_recipe[recipe].adjusted_rand_index.get(metric.removeprefix("ari_")) for metric, recipe in values]
+    chance = [(index.null_high - index.null) / 1.96 if index else 0.0 for index in indices]
+    ends = np.transpose([ENDS.get(metric, (-1, 1)) for metric, _ in values])  # (2, numbers)
+    n_peaks = [by_recipe[recipe].n_peaks for _, recipe in values]
+    estimates = redrawn(statistic, [*values.values()], n, n_repeats, seed, chance, n_peaks, ends)
+    with_null = lambda e, index: replace(e, null=index.null, null_high=index.null_high) if index else e
+    return dict(zip(values, map(with_null, estimates, indices), strict=True))
 
 
 def dimensions(distances: np.ndarray, neighbours: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -279,31 +282,9 @@ def dimensions(distances: np.ndarray, neighbours: np.ndarray) -> tuple[np.ndarra
     return dimension, error
 
 
-def by_recipes(
-    distances: np.ndarray, neighbours: np.ndarray, recipes: Mapping[str, Recipe], where: str, **about
-) -> dict[str, Landscape]:
-    """What each recipe finds among points whose neighbours are known.
-
-    distances, neighbours: (n, k), as `nearest_neighbours` gives them; Gride and ADP see the first K_MAX.  about: what
-    else a `Landscape` holds.
-
-    Raises:
-        TooFewPoints: fewer neighbours than a recipe needs.
-        BadStates: Gride finds no dimension at the recipe's scale, or the densities overflow.
-        BookError: as `adp.dadapy_peaks`.
-    """
-    if distances.shape[1] < (most := max(recipe.most_neighbours for recipe in recipes.values())):
-        known = f"{distances.shape[1]} neighbours of each of {len(distances)} different rows are known"
-        raise TooFewPoints(f"{where}: {known}, but a recipe looks at {most}. Give more questions, or more of them.")
-    nearest = distances[:, :K_MAX], neighbours[:, :K_MAX]
-    dimension, error = dimensions(*nearest)
-    about |= {"distances": distances, "neighbours": neighbours}
-    about |= {"intrinsic_dimension": dimension, "intrinsic_dimension_error": error}
-    peaks = lambda recipe: _peaks(*nearest, dimension[recipe.gride_scale], recipe, where)
-    return {name: Landscape(recipe, **about, **peaks(recipe)) for name, recipe in recipes.items()}
-
-
-def _peaks(distances: np.ndarray, neighbours: np.ndarray, dimension: float, recipe: Recipe, where: str) -> dict:
+def density_and_peaks(
+    distances: np.ndarray, neighbours: np.ndarray, dimension: float, recipe: Recipe, where: str
+) -> dict:
     """Density and peaks in so many dimensions, by the names in `Landscape`."""
     if np.isnan(dimension):
         why = "distances are equal, or alike for all points. Were the states rounded, or are they one-hot?"

@@ -4,10 +4,12 @@
     states = extract(model, prompts)                # in memory
     states = hidden_states(model_name, prompts)     # stored, and read again one layer at a time
 
-Prompts that begin alike (the header and shots of a subject) share the forward pass of that beginning: its keys and
-values are computed once and reused by every question behind it. Causal attention makes that exact: a token never
-sees what follows it. For the same reason a batch may be padded on the right without a mask. That a model keeps to
-this, and that its logits are its head's, is compared with its own forward pass before its states are used.
+Prompts that begin alike share the forward pass of that beginning. Cut at their empty lines they form a tree: the
+header of a subject, its first shots, the second ones behind each, and so on to the questions. The keys and values of
+each node are computed once, behind those of its parent, and reused by everything behind it (as in RadixAttention, Zheng
+et al. 2024). Causal attention makes that exact: a token never sees what follows it. For the same reason a batch may be
+padded on the right without a mask. That a model keeps to this, and that its logits are its head's, is compared with its
+own forward pass before its states are used.
 
 The two points at which the residual stream is read, after block l = 1..L:
     residual    the block's output
@@ -20,11 +22,11 @@ from __future__ import annotations
 
 import copy
 import math
-from collections import Counter
+import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
-from itertools import groupby, islice
+from itertools import groupby, pairwise
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -34,35 +36,32 @@ from torch.nn.modules.module import register_module_forward_hook
 from torch.nn.utils.rnn import pad_sequence
 from tqdm.auto import tqdm
 from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from .. import models
 from ..cache import STATES, cached, digest
 from ..errors import BadParameter, BadStates, ModelUnavailable, one_line
 from ..models import LanguageModel, residual_stream
+from .prefixes import Encoded, Node, batches, branches, grouped
 from .questions import LETTERS, Prompt
 
 POINTS = ("residual", "norm")
+EMPTY_LINE = re.compile("\n\n")
 FEWEST_TOKENS, MOST_TOKENS = 4096, 65_536  # of one forward pass: on a CPU more gain nothing
+KEPT_BATCHES = 8  # of the tree, on a CPU: a subject's 150 questions in orders of their own behind five shots
 # Two prompts behind two shots, short and of unlike length, by which a model is compared with its own forward pass.
 SHOTS = "Oslo?\nAnswer: A\n\nRome?\nAnswer: B\n\n"
 SAMPLE = [Prompt("", SHOTS, question, 0) for question in ("Lima?\nAnswer:", "Accra, Cairo or Dakar?\nAnswer:")]
 ADVICE = "It cannot be read by shared prefixes: take a model of another family, or float32 if it is in half precision."
+Level = tuple[int, Any, list[Node]]  # tokens up to the nodes' ends; keys and values, a row each; they
+say_once = cache(print)
 compared: WeakKeyDictionary[LanguageModel, int] = WeakKeyDictionary()  # tokens of the longest prompt that passed
 
 
-@dataclass(frozen=True)
-class Encoded:
-    """Token ids of one prompt, split where its shared beginning ends."""
-
-    index: int
-    prefix: tuple[int, ...]
-    rest: tuple[int, ...]
-
-
 def encode(model: LanguageModel, prompts: Sequence[Prompt]) -> list[Encoded]:
-    """Token ids of each prompt, tokenised as one text and cut after the last token that lies in its prefix.
+    """Token ids of each prompt, tokenised as one text and cut behind every empty line of its prefix, and its end.
 
-    Tokenising prefix and question apart would be wrong: a tokenizer may join characters across the cut.  Tokens that it
+    Tokenising the pieces apart would be wrong: a tokenizer may join characters across a cut.  Tokens that it
     appends of its own (end of text, separator) are left out: the last one is the last of the prompt's text.
     Raises BadParameter for a prompt of more tokens than the model was made for: farther on it returns noise.
     Raises ModelUnavailable for a tokenizer that does not reach a prompt's end, or knows tokens that the model does not.
@@ -79,32 +78,56 @@ def encode(model: LanguageModel, prompts: Sequence[Prompt]) -> list[Encoded]:
             raise ModelUnavailable(f"{model.name} has a tokenizer that cuts prompts, or another model's. Replace it.")
         if len(ids) > most:
             raise BadParameter(f"{model.name}: prompt {n} has {len(ids)} tokens; {most} fit. Take fewer shots.")
-        cut = sum(end <= len(prompt.prefix) for _, end in offsets[: len(ids) - 1])  # a token at least stays in the rest
-        encoded.append(Encoded(n, tuple(ids[:cut]), tuple(ids[cut:])))
+        places = [*(line.end() for line in EMPTY_LINE.finditer(prompt.prefix)), len(prompt.prefix)]
+        # A token at least stays in the question.
+        cuts = {sum(end <= place for _, end in offsets[: len(ids) - 1]) for place in places} - {0}
+        encoded.append(Encoded(n, tuple(tuple(ids[a:b]) for a, b in pairwise([0, *sorted(cuts), len(ids)]))))
     return encoded
 
 
-def prefix_groups(encoded: list[Encoded], batch_tokens: int) -> Iterator[tuple[list[tuple[int, ...]], list[Encoded]]]:
-    """(prefixes of one length, the prompts behind them): one forward pass for the prefixes, without padding.
+def walk(
+    model: LanguageModel, level: list[Level], batch_tokens: int, room: int
+) -> Iterator[tuple[DynamicCache | None, list[Node]]]:
+    """Batches of prompts' rests, with the keys and values that each is read behind: level by level, each node once.
 
-    A prefix that only one prompt has is not shared: it stays part of that prompt.
+    Nodes of nearly one length are cut to the shortest, and what is left of the others is read with what follows. So
+    the nodes of a level stand together, as do the questions behind them: few are read alone.  batch_tokens: most in a
+    batch.  room: for so many tokens of nodes, all levels together, half of it for the next one; where that is too
+    little, a part of a level goes on to its end before the rest is read.  At least one node a level is kept.
     """
-    numbers = Counter(item.prefix for item in encoded)
-    shared = sorted((prefix for prefix, n in numbers.items() if prefix and n > 1), key=len)
-    yield [()], [Encoded(item.index, (), item.prefix + item.rest) for item in encoded if item.prefix not in shared]
-    for length, prefixes in groupby(shared, len):
-        while chunk := list(islice(prefixes, max(1, batch_tokens // length))):
-            yield chunk, [item for prefix in chunk for item in encoded if item.prefix == prefix]
+    read, total = [], 0
+    for length, keys_values, nodes in level:
+        below = [branch for row, node in enumerate(nodes) for branch in branches(row, node)]
+        for batch in batches([node for node in below if len(node.prompts) == 1], length, batch_tokens):
+            yield keys_values, batch
+        shared = [node for node in below if len(node.prompts) > 1]
+        for alike in grouped(shared, lambda group, node: len(node.ids) <= 1.25 * len(group[0].ids)):
+            size = len(alike[0].ids)
+            for part in batches(alike, length, min(batch_tokens, room // 2)):
+                tokens = len(part) * (length + size)
+                if total and total + tokens > room // 2:
+                    say_once(f"{model.name}: only some of the prompts' beginnings are kept at a time, to save memory.")
+                    yield from walk(model, together(read), batch_tokens, room - total)
+                    read, total = [], 0
+                behind = read_nodes(model, [replace(node, ids=node.ids[:size]) for node in part], keys_values)
+                read.append((length + size, behind, [replace(node, ids=node.ids[size:]) for node in part]))
+                total += tokens
+    if read:
+        yield from walk(model, together(read), batch_tokens, room - total)
 
 
-def batches(group: list[Encoded], prefix_length: int, batch_tokens: int) -> list[list[Encoded]]:
-    """Prompts of like length together, as many at once as the token bound allows; at least one."""
-    batched: list[list[Encoded]] = []
-    for item in sorted(group, key=lambda item: (len(item.rest), item.index)):
-        if not batched or (len(batched[-1]) + 1) * (prefix_length + len(item.rest)) > batch_tokens:
-            batched.append([])
-        batched[-1].append(item)
-    return batched
+def together(read: list[Level]) -> list[Level]:
+    """The same nodes, those of a length in one, unless a layer of their cache holds more than keys and values."""
+    level = []
+    for length, alike in groupby(sorted(read, key=lambda item: item[0]), lambda item: item[0]):
+        (_, keys_values, nodes), *others = alike
+        if others and all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in keys_values.layers):
+            for layer, *theirs in zip(keys_values.layers, *(cache.layers for _, cache, _ in others), strict=True):
+                layer.keys = torch.cat([layer.keys, *(other.keys for other in theirs)])  # (G, heads, length, D / heads)
+                layer.values = torch.cat([layer.values, *(other.values for other in theirs)])
+            nodes, others = sum((theirs for _, _, theirs in others), nodes), []
+        level += [(length, keys_values, nodes), *others]
+    return level
 
 
 @torch.inference_mode()
@@ -116,8 +139,9 @@ def extract(
     Returns by point (n, L, D) in the model's dtype, [:, l - 1] being layer l; "letter_logprobs" (n, 4) float32, of
     " A".." D" as next token, over the whole vocabulary; "top_letter" (n,) int64, the letter that the likeliest token of
     all is, whatever blanks stand around it, -1 if it is no letter; "answer" (n,) int64, the right letter.
-    batch_tokens: upper bound on rows x (prefix + question) tokens in one forward pass; bounds the memory. By default
-    4096 on a CPU, on a GPU as many as half of its free memory has room for.
+    batch_tokens: upper bound on rows x tokens of a prompt in one forward pass, and on those of the tree that are kept
+    at a time; bounds the memory. By default 4096 on a CPU, on a GPU as many as half of its free memory has room for;
+    of the tree eight times as many on a CPU.
     Raises BadParameter (a prompt longer than the model reads), BadStates (not finite; names the model and the layer),
     ModelUnavailable (see `encode` and `compare`).
     """
@@ -136,44 +160,46 @@ def run(model: LanguageModel, encoded: list[Encoded], points: Sequence[str], lim
 
     limit: as `batch_tokens` there.
     """
-    batch_tokens = limit or max_batch_tokens(model)
     # Indices stay on the CPU: a split model's tensors lie on several devices.
     parts, order, letters = [], [], model.letter_tokens
-    for prefixes, group in prefix_groups(encoded, batch_tokens):
-        keys_values = prefix_cache(model, prefixes) if prefixes[0] else None
-        for batch in batches(group, len(prefixes[0]), batch_tokens):
-            states, logprobs = forward(model, keys_values, prefixes, batch)
-            # (B, L, D) of each point, (B, 4), (B,)
-            of_letters = {"letter_logprobs": logprobs[:, letters], "top_token": logprobs.argmax(-1)}
-            parts.append({point: states[point] for point in points} | of_letters)
-            order += [item.index for item in batch]
+    room = limit or max_batch_tokens(model) * (KEPT_BATCHES if model.device.type == "cpu" else 1)
+    limit = limit or max_batch_tokens(model)
+    for keys_values, batch in walk(model, [(0, None, [Node(0, (), 0, encoded)])], limit, room):
+        states, logprobs = forward(model, keys_values, batch)
+        # (B, L, D) of each point, (B, 4), (B,)
+        of_letters = {"letter_logprobs": logprobs[:, letters], "top_token": logprobs.argmax(-1)}
+        parts.append({point: states[point] for point in points} | of_letters)
+        order += [node.prompts[0].index for node in batch]
     # Copied to the CPU at the end: a GPU that is waited for after every batch idles in between.
     return {name: torch.cat([part[name] for part in parts]).cpu()[torch.tensor(order).argsort()] for name in parts[0]}
 
 
 def compare(model: LanguageModel, encoded: list[Encoded]) -> None:
-    """Read two prompts as `extract` does, behind one prefix and without, and alone by the model's own forward pass.
+    """Read three prompts as `extract` does, by a tree of two levels and whole, and by the model's own forward pass.
 
     Short ones when a model is used for the first time; whenever some prompt is longer than all before, this one and
-    the shortest question behind the same prefix, as many a model reads otherwise beyond some length.  At every layer
-    the states at both points, and at the end the letters' log-probabilities, agree to 1e-4 of their norm, in half
-    precision to 16 roundings.  It is for `require_finite` to say where the model's own are not finite.
+    the shortest question behind the same shots, and behind the first piece: many a model reads otherwise beyond some
+    length.  At every layer the states at both points, and at the end the letters' log-probabilities, agree to 1e-4 of
+    their norm, in half precision to 16 roundings.  It is for `require_finite` to say where the model's own are not
+    finite.
     Raises ModelUnavailable with the first layer that does not, and the size of the difference.
     """
-    longest = max(encoded, key=lambda item: len(item.prefix + item.rest))
+    longest = max(encoded, key=lambda item: len(item.ids))
     pairs = [] if model in compared else [encode(model, SAMPLE)]
-    if (length := len(longest.prefix + longest.rest)) > compared.get(model, 0):
-        pairs.append([longest, min(encoded, key=lambda item: len(item.rest))])
+    if (length := len(longest.ids)) > compared.get(model, 0):
+        pairs.append([longest, min(encoded, key=lambda item: len(item.pieces[-1]))])
     for pair in pairs:
-        prefix, rests, letters = pair[0].prefix, [item.rest for item in pair], model.letter_tokens
-        splits = [*((prefix, rest) for rest in rests), *(((), prefix + rest) for rest in rests)]
+        *before, question = pair[0].pieces
+        other, letters = pair[1].pieces[-1], model.letter_tokens
+        prompts = [(*before, question), (*before, other), (*before[:1], other)]  # two behind all, one behind the first
+        both = [*prompts, *((sum(pieces, ()),) for pieces in prompts)]
         try:
-            ours = by_layer(run(model, [Encoded(index, *split) for index, split in enumerate(splits)], POINTS, None))
-            own = by_layer(own_forward(model, [prefix + rest for rest in rests], letters))
+            ours = by_layer(run(model, [Encoded(index, pieces) for index, pieces in enumerate(both)], POINTS, None))
+            own = by_layer(own_forward(model, [text for (text,) in both[3:]], letters))
         except Exception as error:  # an architecture that cannot be read so leads to errors of many kinds
-            raise ModelUnavailable(f"{model.name} fails on two prompts: {one_line(error)}. {ADVICE}") from error
-        for name, expected in own.items():  # (2, D) of a point and layer, (2, 4) of the letters
-            difference = ours[name].double().unflatten(0, (2, 2)) - expected.double()  # behind a prefix or not, prompt,
+            raise ModelUnavailable(f"{model.name} fails on three prompts: {one_line(error)}. {ADVICE}") from error
+        for name, expected in own.items():  # (3, D) of a point and layer, (3, 4) of the letters
+            difference = ours[name].double().unflatten(0, (2, 3)) - expected.double()  # by the tree or not, prompt,
             error = float((difference.norm(dim=-1) / expected.double().norm(dim=-1).clamp(min=1e-30)).max())
             if not error <= max(1e-4, 16 * torch.finfo(model.network.dtype).eps) and expected.isfinite().all():
                 where = f"{model.name}: {name.replace('.', ' of layer ')}"
@@ -212,25 +238,31 @@ def max_batch_tokens(model: LanguageModel) -> int:
     return min(MOST_TOKENS, max(FEWEST_TOKENS, half // (model.network.dtype.itemsize * numbers)))
 
 
-def prefix_cache(model: LanguageModel, prefixes: list[tuple[int, ...]]) -> DynamicCache:
-    """Keys and values of the prefixes, one row each."""
-    ids = torch.tensor(prefixes, device=model.device)  # (G, P)
-    return model.network.get_decoder()(ids, use_cache=True).past_key_values
+def rows_of(keys_values: DynamicCache | None, nodes: list[Node]) -> DynamicCache | None:
+    """A copy of keys and values with the row that each node stands behind; None at the root."""
+    if keys_values is None:
+        return None
+    keys_values = copy.copy(keys_values)  # the original serves the next batch
+    keys_values.layers = [copy.copy(layer) for layer in keys_values.layers]
+    keys_values.batch_select_indices(torch.tensor([node.row for node in nodes]))
+    return keys_values
+
+
+def read_nodes(model: LanguageModel, nodes: list[Node], keys_values: DynamicCache | None) -> DynamicCache:
+    """Keys and values up to the end of nodes of equal length, one row each."""
+    ids = torch.tensor([node.ids for node in nodes], device=model.device)  # (G, T)
+    return model.network.get_decoder()(ids, past_key_values=rows_of(keys_values, nodes), use_cache=True).past_key_values
 
 
 def forward(
-    model: LanguageModel, keys_values: DynamicCache | None, prefixes: list[tuple[int, ...]], batch: list[Encoded]
+    model: LanguageModel, keys_values: DynamicCache | None, batch: list[Node]
 ) -> tuple[dict[str, Tensor], Tensor]:
-    """One batch behind its prefixes: states by point (B, L, D) and log-probabilities (B, vocabulary)."""
-    if keys_values is not None:
-        rows = torch.tensor([prefixes.index(item.prefix) for item in batch])
-        keys_values = copy.copy(keys_values)  # the original serves the next batch
-        keys_values.layers = [copy.copy(layer) for layer in keys_values.layers]
-        keys_values.batch_select_indices(rows)
+    """One batch of rests: states of their last tokens by point (B, L, D) and log-probabilities (B, vocabulary)."""
     # Padded on the right with token 0: the last token of a prompt cannot see what comes after it.
-    ids = pad_sequence([torch.tensor(item.rest) for item in batch], batch_first=True).to(model.device)  # (B, T)
-    states, _ = residual_stream(model, ids, past_key_values=keys_values, use_cache=keys_values is not None)
-    ends = torch.tensor([len(item.rest) - 1 for item in batch])  # (B,)
+    ids = pad_sequence([torch.tensor(node.ids) for node in batch], batch_first=True).to(model.device)  # (B, T)
+    before = rows_of(keys_values, batch)
+    states, _ = residual_stream(model, ids, past_key_values=before, use_cache=before is not None)
+    ends = torch.tensor([len(node.ids) - 1 for node in batch])  # (B,)
     residual = [state[torch.arange(len(ends)), ends] for state in states[1:]]  # L x (B, D)
     # A split model leaves each state where its block is, and the norm may be elsewhere; else nothing is moved.  Some
     # norms have no weight.
@@ -289,7 +321,13 @@ def hidden_states(
     Raises what `models.load` and `extract` raise.
     """
     precision = dtype or str(models.best_dtype(models.best_device())).removeprefix("torch.")
-    model = cache(lambda: models.load(model_name, adapter, models.dtype_named(precision)))
+
+    @cache
+    def model() -> LanguageModel:
+        loaded = models.load(model_name, adapter, models.dtype_named(precision))
+        compare(loaded, encode(loaded, prompts))  # once, not whenever a subject has a longer prompt than those before
+        return loaded
+
     common = {"model": models.describe(model_name, adapter), "dtype": precision, "points": sorted(points)}
     parts, keys = [], []
     groups = [list(together) for _, together in groupby(prompts, lambda prompt: prompt.subject)]

@@ -15,6 +15,7 @@ from peaks_and_gates.errors import BadParameter, BadStates, TooFewPoints
 from peaks_and_gates.statistics import Estimate, at_least, bootstrap_mean, coded, null_of
 
 TOLERANCE = 1e-8  # largest relative error of a squared distance that is not computed again
+NEAR, STEP = 4, 0.3  # of a redrawn point: neighbours that it moves along, and how far; benchmarks/coverage.py chose
 N_SHUFFLES = 50  # of the labels, for a null: what is shuffled is a mean over all points, and therefore steady
 
 
@@ -144,32 +145,31 @@ def balanced_overlap(neighbours: np.ndarray, labels: np.ndarray, k: int | np.nda
     return replace(mean, **null_of(null))
 
 
-def restrict_to(distances: np.ndarray, neighbours: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Nearest neighbours among some of the points, from those among all of them.
+def redraw(
+    points: np.ndarray | torch.Tensor, neighbours: np.ndarray, rng: np.random.Generator
+) -> tuple[torch.Tensor, np.ndarray]:
+    """Draw a new sample of as many points from where the old ones lie.
+
+    A point is drawn with replacement, and moves along the differences to its NEAR nearest neighbours, by a normal
+    random share of each, of deviation STEP. So it stays on the surface that the points lie on, whatever the dimension,
+    and no two points of the sample are identical: each such pair would be a density peak.
 
     Args:
-        distances: (n, k) float, ascending.
-        neighbours: (n, k) int, nearest first, the point itself left out.
-        rows: (m,) ascending int, the points to keep.
+        points: (n, d) float, no two of them identical.
+        neighbours: (n, >=NEAR) int, nearest first, the point itself left out.
+        rng: draws.
 
     Returns:
-        distances (m, k') and neighbours (m, k'), the latter as places in `rows`; k' is the largest number that every
-        kept point has left, about k · m / n.
+        The sample, (n, d) float64, and (n,) int, the point that each of its points was drawn from.
 
-    Raises:
-        BadParameter: no rows, or rows that do not ascend from 0 or more to n - 1 or less.
-        TooFewPoints: some kept point has no neighbour left.
+    Source: smoothed bootstrap, Silverman and Young 1987.
     """
-    if not len(rows) or (np.diff(rows, prepend=-1, append=len(neighbours)) <= 0).any():
-        raise BadParameter(f"Points are kept by their numbers, ascending, one or more from 0 to {len(neighbours) - 1}.")
-    place = np.full(len(neighbours), -1)
-    place[rows] = np.arange(len(rows))
-    local = place[neighbours[rows]]  # (m, k), -1 where a neighbour was left out
-    k = int((local >= 0).sum(1).min())
-    if k == 0:
-        raise TooFewPoints(f"{len(rows)} of {len(neighbours)} points leave some point without a neighbour.")
-    first = np.argsort(local < 0, axis=1, kind="stable")[:, :k]  # (m, k'): those kept, in their order
-    return np.take_along_axis(distances[rows], first, 1), np.take_along_axis(local, first, 1)
+    points, source = as_matrix(points, "the points").double(), rng.integers(len(neighbours), size=len(neighbours))
+    shares = torch.as_tensor(rng.normal(0, STEP, (NEAR, len(source), 1)), device=points.device)
+    sample = points[source]  # a copy
+    for share, neighbour in zip(shares, neighbours[source].T, strict=False):  # one at a time: (n, d) numbers are many
+        sample += share * (points[neighbour] - points[source])
+    return sample, source
 
 
 def class_neighbours(labels: np.ndarray, class_fraction: float) -> np.ndarray:

@@ -1,6 +1,6 @@
 """Multiple-choice questions and the prompts made of them.
 
-    questions = load("wordnet")                      # or load("mmlu"), load("mmlu", selection="paper")
+    questions = load("wordnet")     # or load("wordnet-instances"), load("mmlu"), load("mmlu", selection="paper")
     prompts = build_prompts(questions, n_shots=5)    # one per test question
     prompts[0].text                                  # header, shots, question, "Answer:"
 
@@ -29,6 +29,7 @@ from ..statistics import at_least
 LETTERS = ("A", "B", "C", "D")
 SPLITS = ("dev", "train", "validation", "test")
 FIRST = yaml.safe_load(Path(__file__).with_name("questions.yml").read_bytes())  # subjects of a selection, by set
+SHIPPED = {"wordnet": "wordnet-questions", "wordnet-instances": "wordnet-instances"}  # tables in data/, by set
 MMLU, MMLU_REVISION = "cais/mmlu", "c30699e8356da336a370243923dbaf21066bb9fe"
 MMLU_CAP = 200  # test questions per subject, as in paper 1
 # How paper 1 drew: a fresh generator for each kind of draw; the orders of the shots in 16 processes, each with the same
@@ -184,9 +185,10 @@ def load(
     """Load a question set by name.
 
     Args:
-        name: "wordnet", "mmlu", or a folder laid out as MMLU.
+        name: "wordnet" (nouns), "wordnet-instances" (names, which no training has seen; test and dev alone), "mmlu",
+            or a folder laid out as MMLU.
         n_subjects: keep only so many subjects, related and unrelated ones mixed; None keeps all.
-        n_per_subject: at most so many test questions per subject; None: all ("mmlu": 200, as in the paper).
+        n_per_subject: so many test questions per subject, of MMLU at most; None: all ("mmlu": 200, as in the paper).
         selection: "paper" for the test questions that paper 1 drew of MMLU, 9,181, of which n_per_subject takes some,
             and for those that it trained on as the split `train`; "own" for a seeded choice of the book's.
         train: at most so many of a subject's dev and validation questions are in that split: 20 or 40 in the paper.
@@ -195,7 +197,7 @@ def load(
     """
     if name not in FIRST and not Path(name).is_dir():
         raise UnknownName("question set", name, FIRST)
-    questions = _wordnet() if name == "wordnet" else _mmlu(None if name == "mmlu" else Path(name))
+    questions = _shipped(name) if name in SHIPPED else _mmlu(None if name == "mmlu" else Path(name))
     for split in [split for split in SPLITS if getattr(questions, split) or split == "test"]:
         check(questions, split)
     rows = {subject: range(len(items)) for subject, items in questions.test.items()}
@@ -240,6 +242,9 @@ def _part(questions: QuestionSet, n_subjects: int | None, n_per_subject: int | N
     splits, order_numbers = {split: part(split) for split in SPLITS}, {}
     most = max(len(rows[subject]) for subject in chosen)
     at_least(1, most, n_per_subject=n_per_subject)
+    if few := [s for s in chosen if questions.name in SHIPPED and len(rows[s]) < (n_per_subject or 1)]:
+        advice = f"n_per_subject={n_per_subject} asks for more. Ask for fewer, or null for all."
+        raise BadQuestions(f"The subject '{few[0]}' has {len(rows[few[0]])} test questions, {advice}")
     cap = n_per_subject or (MMLU_CAP if questions.name == "mmlu" else most)
     starts = np.cumsum([0, *(len(questions.test[subject]) for subject in known)])  # in all questions, subjects sorted
     numbers = np.concatenate([np.arange(len(shard)) for shard in np.array_split(np.arange(starts[-1]), PAPER_SHARDS)])
@@ -275,23 +280,22 @@ def _question_set(name: str, source: dict[str, Any], rows: Mapping[str, Iterable
 
 def subject_groups(name: str, subjects: Iterable[str]) -> list[str]:
     """The rough neighbourhood of each subject (animals, plants, society, …); empty where a question set has none."""
-    groups = dict(_wordnet_table()[0][["subject", "group"]].to_numpy()) if name == "wordnet" else {}
+    groups = dict(_shipped_table(name)[0][["subject", "group"]].to_numpy()) if name in SHIPPED else {}
     return [groups.get(subject, "") for subject in subjects]
 
 
-def _wordnet_table() -> tuple[pd.DataFrame, str]:
-    """The WordNet questions that ship with the book, see `training.wordnet`, and the file's hash."""
-    path = project_folder() / "data" / "wordnet-questions.parquet"
+def _shipped_table(name: str) -> tuple[pd.DataFrame, dict[str, str]]:
+    """The questions of a set that ships with the book, see `training.wordnet`, and where they came from."""
+    path = project_folder() / "data" / f"{SHIPPED[name]}.parquet"
     card = read_json(path.with_suffix(".json"))
     check_files(path.parent, {path.name: card["sha256"]})
-    return pd.read_parquet(path), card["sha256"]
+    return pd.read_parquet(path), {"kind": "file", "sha256": card["sha256"]}
 
 
-def _wordnet() -> QuestionSet:
-    """The WordNet questions.  Raises MissingFile, HashMismatch."""
-    table, sha256 = _wordnet_table()
-    rows = {split: part.to_dict("records") for split, part in table.groupby("split")}
-    return _question_set("wordnet", {"kind": "file", "sha256": sha256}, rows)
+def _shipped(name: str) -> QuestionSet:
+    """A set that ships with the book.  Raises MissingFile, HashMismatch."""
+    table, source = _shipped_table(name)
+    return _question_set(name, source, {split: part.to_dict("records") for split, part in table.groupby("split")})
 
 
 def _mmlu(folder: Path | None = None) -> QuestionSet:

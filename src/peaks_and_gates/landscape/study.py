@@ -1,6 +1,6 @@
 """Paper 1 as tidy tables: the model reads the questions, and every layer's landscape becomes rows.
 
-    study = Study("smollm2-135m-instruct", "wordnet", shots=[0, 1, 2, 5])
+    study = Study("smollm2-135m-format-tuned-0", "wordnet", shots=[0, 1, 2, 5], n_orders=None)
     geometry_table(study)      # the landscape of its hidden states, layer by layer
 
 Every row is one number with its interval:
@@ -14,6 +14,7 @@ Every row is one number with its interval:
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -22,9 +23,10 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from ..cache import SOURCE, cached, digest, file_sha256
+from ..errors import TooFewPoints
 from ..statistics import coded, over_seeds, row
 from . import questions as question_sets
-from .density_peaks import landscapes, subsample_intervals
+from .density_peaks import landscapes, redrawn_intervals
 from .extraction import StoredStates, hidden_states
 from .questions import Prompt, QuestionSet, build_prompts
 
@@ -43,7 +45,8 @@ class Study:
     per subject; None for an own order per question, "paper" for the one that it has in the paper.  point: where the
     residual stream is read.  adapter: folder of a PEFT adapter to put on the model.  dtype: "bfloat16" or "float32";
     None lets the hardware decide.  with_header: begin every prompt with the line that names its subject.  split:
-    "test", or "validation" where a setting is chosen or a training is followed.
+    "test", or "validation" where a setting is chosen or a training is followed.  every: all questions are read, and
+    every second (2) or fourth (4) of them measured, to see how the width of intervals depends on their number.
     """
 
     model: str
@@ -59,6 +62,7 @@ class Study:
     with_header: bool = True
     split: str = "test"
     selection: str = "own"
+    every: int = 1
 
     def question_set(self) -> QuestionSet:
         """The questions, read or built."""
@@ -88,7 +92,7 @@ def geometry_table(study: Study) -> pd.DataFrame:
 
     metrics: `intrinsic_dimension` (setting: the two neighbour ranks compared; interval: Gride's standard error),
     `overlap_subject`, `overlap_answer` (setting: "neighbours"; interval: bootstrap over questions), and by recipe
-    `n_peaks`, `core_fraction`, `ari_subject`, `ari_answer` (interval: clustered again on parts of the questions).
+    `n_peaks`, `core_fraction`, `ari_subject`, `ari_answer` (interval: everything again on new samples).
     """
     questions = study.question_set()
     return landscape_table(study, {condition_name(k): study.prompts(questions, k) for k in study.shots})
@@ -103,7 +107,7 @@ def landscape_table(
     Raises BadParameter for another number of them, or NaN or None among them.
     """
     tables = []
-    about = {"code": [file_sha256(SOURCE / name) for name in CODE], "point": study.point}
+    about = {"code": [file_sha256(SOURCE / name) for name in CODE], "point": study.point, "every": study.every}
     about["labels"] = digest({name: list(values) for name, values in (labels or {}).items()})
     for condition, of_condition in prompts.items():
         states = study.read(of_condition, condition)
@@ -121,37 +125,58 @@ def layer_table(
 ) -> pd.DataFrame:
     """Rows of one layer: one nearest-neighbour search serves every recipe."""
     where = f"{study.model}, {condition}, layer {layer}"
-    hidden = states.layer(study.point, layer)  # (n, D)
+    hidden = states.layer(study.point, layer)[:: study.every]  # (n, D)
+    labels = {name: values[:: study.every] for name, values in labels.items()}
     by_recipe = landscapes(hidden, labels, class_fraction=CLASS_FRACTION, where=where)
     first = next(iter(by_recipe.values()))  # neighbours and dimension are the same for every recipe
     estimates = {("intrinsic_dimension", f"{rank}-{2 * rank}"): e for rank, e in first.dimension_by_rank.items()}
     estimates |= {(f"overlap_{label}", "neighbours"): first.label_overlap[label] for label in labels}
-    estimates |= subsample_intervals(by_recipe)
+    estimates |= redrawn_intervals(hidden, by_recipe)
     depth = layer / states.n_layers
     return pd.DataFrame([row(condition, study.model, layer, depth, m, s, e) for (m, s), e in estimates.items()])
 
 
 def of_seeds(
-    study: Study, models: Sequence[str], measure: Callable[[Study], pd.DataFrame], condition: str = "fine-tuned"
+    study: Study, models: Sequence[str], measure: Callable[[Study], pd.DataFrame], name: str | None = None
 ) -> pd.DataFrame:
-    """A table of one model trained with several seeds, asked without shots.
+    """A table of one model trained with several seeds.
 
-    measure: `geometry_table`, or another table of a study.  Rows of each seed are named "fine-tuned, seed 0" and so
-    on, in the order of `models`; rows named "fine-tuned" are their mean, with an interval that spans all the seeds'
-    intervals.
+    measure: `geometry_table`, or another table of a study.  name: of the condition, in place of the number of shots.
+    Rows of each seed are named "fine-tuned, seed 0" and so on, in the order of `models`; rows named "fine-tuned" are
+    their mean, with an interval that spans all the seeds' intervals.
     """
-    tables = [measure(replace(study, model=model, shots=[0])) for model in models]
-    mean = over_seeds([table.assign(condition=condition) for table in tables])
-    seeds = [table.assign(condition=f"{condition}, seed {i}") for i, table in enumerate(tables)]
-    return pd.concat([mean, *seeds], ignore_index=True)
+    tables = [measure(replace(study, model=model)) for model in models]
+    tables = [table.assign(condition=name or table["condition"]) for table in tables]
+    seeds = [table.assign(condition=table["condition"] + f", seed {i}") for i, table in enumerate(tables)]
+    return pd.concat([over_seeds(tables), *seeds], ignore_index=True)
 
 
-def geometry_of_models(study: Study, pretrained: str, fine_tuned: Sequence[str]) -> pd.DataFrame:
-    """`geometry_table` of the study's model (group "raw model") and of those it became (group "models that answer").
+def seeds_of(study: Study, seeds: Sequence[str]) -> Sequence[str]:
+    """The study's model, and behind it the other seeds of its training if it is one of them."""
+    return [study.model, *(seed for seed in seeds if seed != study.model and study.model in seeds)]
 
-    pretrained: read without shots and with the most.  fine_tuned: seeds, as in `of_seeds`.
+
+def geometry_of_models(study: Study, seeds: Sequence[str], fine_tuned: Sequence[str]) -> pd.DataFrame:
+    """`geometry_table` of the study's model (group "pretrained") and of those it became (group "fine-tuned").
+
+    seeds: of the model, all of them read without shots and with the most, behind other numbers of shots the study's
+    model alone.  fine_tuned: seeds, read without shots.  Conditions as in `of_seeds`.
     """
-    ends = [study.shots[0], study.shots[-1]]
-    answer = [geometry_table(replace(study, model=pretrained, shots=ends)), of_seeds(study, fine_tuned, geometry_table)]
-    tables = [geometry_table(study).assign(group="raw model"), *(t.assign(group="models that answer") for t in answer)]
-    return pd.concat(tables, ignore_index=True)
+    ends, tables = (study.shots[0], study.shots[-1]), []
+    for n_shots in study.shots:
+        models = seeds_of(study, seeds) if n_shots in ends else [study.model]
+        tables.append(of_seeds(replace(study, shots=[n_shots]), models, geometry_table).assign(group="pretrained"))
+    tuned = of_seeds(replace(study, shots=[0]), fine_tuned, geometry_table, "fine-tuned")
+    return pd.concat([*tables, tuned.assign(group="fine-tuned")], ignore_index=True)
+
+
+def of_fewer(study: Study, measure: Callable[[Study], pd.DataFrame]) -> pd.DataFrame:
+    """A study's table for every second and for every fourth question, by the column `every`.
+
+    Without rows of so few questions that no recipe can be used.
+    """
+    tables = [pd.DataFrame(columns=["condition", "layer", "metric", "setting", "value", "group", "every"])]
+    for every in (2, 4):
+        with suppress(TooFewPoints):
+            tables.append(measure(replace(study, every=every)).assign(every=every))
+    return pd.concat(tables[1:] or tables, ignore_index=True)
