@@ -16,8 +16,7 @@ from peaks_and_gates.landscape.questions import subject_groups
 from peaks_and_gates.landscape.study import Study
 
 LOW = -9.0  # what DADApy puts for the saddle of peaks that do not touch
-page = cache(lambda name: page_code(name))
-TREES, WORDNET = "landscape/dendrogram", "beyond/hierarchy"
+page = cache(lambda: page_code("landscape/dendrogram"))
 
 
 def made_landscape(sizes, top, saddles):
@@ -81,7 +80,7 @@ def test_least_is_in_proportion_to_the_papers():
 
 
 def test_names_follow_the_papers_rule():
-    naming, totals = page(TREES)["naming"], np.array([100, 100, 100, 10])
+    naming, totals = page()["naming"], np.array([100, 100, 100, 10])
     # The largest share is .5: named above .1 of a subject's own questions, however few of the peak these are.
     assert naming(np.array([[50, 11, 10, 2]]), totals).tolist() == [[True, True, False, True]]
     # With half of the peak a subject of many questions is not named beside one of few; with more than half it is.
@@ -106,7 +105,6 @@ def grouped():
 
 
 STEPS = np.where(np.arange(8)[:, None] // 2 == np.arange(8) // 2, 2.0, 8.0) - 2 * np.eye(8)
-GROUPS = np.array(list("aabbccdd"))
 
 
 def test_pairs_that_are_close_join_first(grouped):
@@ -121,21 +119,20 @@ def test_pairs_that_are_close_join_first(grouped):
 class Panel:
     """A tree of eight subjects, in place of one that a model makes."""
 
-    condition, n_shots, depth, z = "5-shot", 5, 0.3, 1.6
-    study = Study("m", "wordnet")
+    def __init__(self, wordnet):
+        self.wordnet = wordnet
 
 
-def estimates(name, points, peaks, subjects, least, patch, steps=STEPS):
-    """What a page measures on a tree."""
+def estimates(points, peaks, subjects, least, patch, steps=STEPS, wordnet=True):
+    """What the page measures on a tree."""
     tree = grow(peaks, subjects, least)
-    patch.setitem(page(name), "grown", lambda panel: (9, 30, points, peaks, subjects, tree))
-    patch.setitem(page(name), "wordnet_distances", lambda questions, of: steps)
-    patch.setitem(page(name), "subject_groups", lambda questions, of: GROUPS)
-    return page(name)["estimates"](Panel)
+    patch.setitem(page(), "grown", lambda panel: (9, 30, points, peaks, subjects, tree))
+    patch.setitem(page(), "wordnet_distances", lambda subjects: steps)
+    return page()["estimates"](Panel(wordnet))
 
 
 def test_estimates_of_a_known_tree(grouped, monkeypatch):
-    measured = estimates(TREES, *grouped, 9, monkeypatch)
+    measured = estimates(*grouped, 9, monkeypatch)
     leaves, mixed, purity = measured["n_leaves"], measured["mixed_share"], measured["purity"]
     assert leaves.value == 8 and leaves.low <= 8 <= leaves.high and leaves.n == 480
     assert mixed.value == 0 and mixed.null > 0.9  # shuffled subjects mix every peak
@@ -144,16 +141,18 @@ def test_estimates_of_a_known_tree(grouped, monkeypatch):
 
 
 def test_a_known_tree_agrees_with_the_known_hierarchy(grouped, monkeypatch):
-    measured = estimates(WORDNET, *grouped, 9, monkeypatch)
-    rank, nearer = measured["cophenetic_correlation"], measured["same_group_nearer"]
-    assert rank.value > rank.null_high and rank.low <= rank.value <= rank.high <= 1 and rank.n == 8
-    assert nearer.value == 1 and measured["same_group_nearer_p"].value < 0.05
-    unknown = estimates(WORDNET, *grouped, 9, monkeypatch, np.full((8, 8), np.nan))  # as for MMLU
-    assert list(unknown) == ["n_leaves"]
+    measured = estimates(*grouped, 9, monkeypatch)
+    rank, p = measured["cophenetic_correlation"], measured["cophenetic_correlation_p"]
+    assert rank.value > rank.null_high and rank.low <= rank.value <= rank.high <= 1 and rank.n == p.n == 8
+    assert p.value < 0.05
+    nowhere = np.full((8, 8), np.nan)
+    for steps, compared in ((nowhere, True), (STEPS, False)):  # WordNet places no subject; its tree is not theirs
+        alone = estimates(*grouped, 9, monkeypatch, steps, compared)
+        assert {name: e for name, e in measured.items() if "cophenetic" not in name} == alone
 
 
 def test_without_leaves_shares_are_left_out(grouped, monkeypatch):
-    assert set(estimates(TREES, *grouped, 1000, monkeypatch)) == {"n_leaves", "least_points"}
+    assert set(estimates(*grouped, 1000, monkeypatch)) == {"n_leaves", "least_points"}
 
 
 def test_a_layer_is_taken_by_its_depth(own_cache):
@@ -176,20 +175,28 @@ def test_leaf_order_turns_joins_and_keeps_the_tree():
     assert leaf_order(links, np.array([0.0, 3.0, 1.0, 1.5])) == [2, 3, 0, 1]
 
 
+def test_subjects_are_apart_as_high_as_their_leaves_join():
+    tree_distances = page()["tree_distances"]
+    links = np.array([[0, 1, 1, 2], [2, 3, 4, 3]], dtype=float)
+    expected = [[0, 1, 4], [1, 0, 4], [4, 4, 0]]
+    np.testing.assert_array_equal(tree_distances(links, np.array([0, 1, 2])), expected)
+    with_none = tree_distances(links, np.array([1, -1, 1, 2]))  # two subjects on a leaf, and one on none
+    np.testing.assert_array_equal(with_none, [[0, np.nan, 0, 4], [np.nan] * 4, [0, np.nan, 0, 4], [4, np.nan, 4, 0]])
+    np.testing.assert_array_equal(tree_distances(np.empty((0, 4)), np.array([0, 0])), np.zeros((2, 2)))
+
+
 def random_tree(n, seed):
     """Distances in a random tree of n leaves."""
     points = np.random.default_rng(seed).random((n, 2))
-    return page(WORDNET)["tree_distances"](linkage(points, "average"), np.arange(n))
+    return page()["tree_distances"](linkage(points, "average"), np.arange(n))
 
 
 def test_mantels_p_is_right_by_chance():
-    mantel, correlation = page(WORDNET)["mantel"], page(WORDNET)["rank_correlation"]
     # Trees that have nothing to do with each other: one in five is below .2, however unlike their shapes.
-    against = lambda tree: lambda d: correlation(d, tree)
-    p = [mantel(against(random_tree(8, i)), random_tree(8, 1000 + i), 19, i)[2] for i in range(100)]
+    p = [page()["mantel"](random_tree(8, 1000 + i), random_tree(8, i), 19, i)[1] for i in range(100)]
     assert 0.08 < np.mean(np.array(p) <= 0.2) < 0.32  # .2 ± 3 standard errors
 
 
 def test_wordnets_distances_are_those_of_the_file():
-    steps = page(WORDNET)["wordnet_distances"]("wordnet", ["mammals", "birds", "nowhere"])
+    steps = page()["wordnet_distances"](["mammals", "birds", "nowhere"])
     assert steps[0, 1] == steps[1, 0] > 0 and np.isnan(steps[2]).all() and (np.diag(steps)[:2] == 0).all()

@@ -3,7 +3,7 @@
 layer, n_layers, hidden, peaks, subjects = layer_at(study, n_shots=5, depth=0.3)
 tree = grow(peaks, subjects, least_points(subjects))
 tree.counts                                                     # (leaves, subjects): what each leaf holds
-regrown(peaks, hidden, tree, subjects, lambda tree: [len(tree.counts)])       # with intervals
+regrown(peaks, hidden, tree, subjects, lambda tree: [len(tree.counts)], (0, np.inf))  # with intervals
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -113,17 +113,17 @@ def grow(peaks: Landscape, subjects: Sequence[str], least: int) -> Tree:
 
 
 def regrown(
-    peaks: Landscape, hidden: torch.Tensor, tree: Tree, subjects: np.ndarray, measure: Callable[[Tree], Sequence[float]]
+    peaks: Landscape, hidden: torch.Tensor, tree: Tree, subjects: np.ndarray, measure: Callable, ends: tuple
 ) -> list[Estimate]:
     """Numbers measured on a tree, with intervals from growing it again on new samples of the questions.
 
     peaks: the landscape that the tree was grown from.  hidden: (N, D) float, what the landscape is of.  subjects: (N,)
-    names.
+    names.  measure: numbers of a tree.  ends: the least and the greatest that each can be; the intervals end there.
 
     Raises BookError as `redrawn_landscapes`.
     """
     again = lambda rng: grow(redrawn_landscapes(hidden, {"again": peaks}, rng)["again"], subjects, tree.least)
-    return redrawn(lambda rng: measure(again(rng)), measure(tree), peaks.n, n_peaks=max(1, len(tree.counts)))
+    return redrawn(lambda rng: measure(again(rng)), measure(tree), peaks.n, n_peaks=max(1, len(tree.counts)), ends=ends)
 
 
 def leaf_order(links: np.ndarray, rank: np.ndarray) -> list[int]:
