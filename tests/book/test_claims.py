@@ -140,6 +140,8 @@ def test_an_undecided_part_says_how_many_questions_would_decide_it(widths, says)
     assert result.undecided in shown
     assert measure(asking | {"at_least": 0}, tables).undecided == ""
     assert measure(asking, {"page.geometry": geometry}).undecided == ""
+    tables["page.fewer"]["n"] = 100  # counts what fewer questions leave as many, such as subjects
+    assert measure(asking, tables).undecided.endswith("cannot be said from so few.")
 
 
 OUTCOMES = {"met met": "holds", "met missed": "mixed", "met undecided": "mixed", "missed undecided": "undecided"}

@@ -198,7 +198,7 @@ def what_would_decide(part: Mapping[str, Any], tables: Tables, value: Estimate, 
     text = f"Half-width {', '.join(f'{width:.2f} (N = {n:,})' for n, width in sizes)}; " if sizes else ""
     sides = [(value.value - value.low if b <= value.value else value.high - value.value, b) for b in bounds]
     too_wide = [side / max(1e-9, abs(value.value - b)) for side, b in sides if value.low <= b <= value.high]
-    if len(sizes) < 2 or not too_wide:
+    if len(dict(sizes)) < 2 or not too_wide:  # subjects, which fewer questions leave as many, have one N
         return f"{text}how many questions would decide cannot be said from so few."
     power = -np.polyfit(*np.log(sizes).T, 1)[0]
     needed = value.n * max(too_wide) ** (1 / power) if power > 0.05 else np.inf
