@@ -323,9 +323,9 @@ def cite(table: pd.DataFrame, **columns: str | float) -> str:
 
 def top(table: pd.DataFrame, **columns: str | float) -> str:
     """The highest number of the rows that have these values in these columns, its interval and layer; or a dash."""
-    rows = table[(table[list(columns)] == list(columns.values())).all(axis=1)].dropna(subset=["value"])
-    best = rows.nlargest(1, "value")
-    return next((f"{interval(row)} (layer {row['layer']:.0f})" for _, row in best.iterrows()), "–")
+    rows = table[(table[list(columns)] == list(columns.values())).all(axis=1)]
+    best = rows.dropna(subset=["value"]).nlargest(1, "value").iterrows()
+    return next((f"{interval(row)} (layer {row['layer']:.0f})" for _, row in best), "–")
 
 
 def glue(**texts: str) -> None:

@@ -18,6 +18,7 @@ import transformers
 import yaml
 from safetensors import SafetensorError, safe_open
 from torch import nn
+from torch.utils.benchmark import Timer
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
@@ -28,6 +29,7 @@ MODELS: dict[str, dict[str, str]] = yaml.safe_load((Path(__file__).parent / "mod
 ADAPTER = ("adapter_config.json", "adapter_model.safetensors")  # the files of a PEFT adapter
 # How transformers is to load weights: from safetensors alone, and saying what did not fit, for `require_complete`.
 CHECKED = {"use_safetensors": True, "output_loading_info": True, "ignore_mismatched_sizes": True}
+WORTH_ROUNDING = 1.5  # a CPU's gain in speed from which on models run in bfloat16
 SPARE_MEMORY = 1.25  # GPU memory as a multiple of the weights: keys, values and states of a batch need some, too
 
 
@@ -69,14 +71,21 @@ def best_device() -> torch.device:
 
 
 def best_dtype(device: torch.device) -> torch.dtype:
-    """bfloat16 on a GPU that multiplies it natively, float16 on an older one, float32 on a CPU.
-
-    Only CPUs with matrix units (Intel's AMX) multiply bfloat16 much faster than float32, some even slower; so all of
-    them take float32, and give the same numbers.
-    """
+    """bfloat16 where it is multiplied natively, float16 on an older GPU, float32 on most CPUs."""
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
-    return torch.float32
+    return torch.bfloat16 if gain_of_bfloat16() >= WORTH_ROUNDING else torch.float32
+
+
+@functools.cache
+def gain_of_bfloat16() -> float:
+    """How many times as fast as in float32 this CPU multiplies matrices in bfloat16, measured in one second.
+
+    CPUs with matrix units (Intel's AMX) do so several times as fast, others no faster, some slower.
+    """
+    seconds = lambda a: Timer("a @ a", globals={"a": a}).blocked_autorange(min_run_time=0.4).median
+    ones = torch.ones(512, 512)
+    return seconds(ones) / seconds(ones.bfloat16())
 
 
 def dtype_named(name: str | None) -> torch.dtype | None:

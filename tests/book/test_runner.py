@@ -13,7 +13,7 @@ import pytest
 import slurm_here
 
 from conftest import ROOT
-from peaks_and_gates import cache, record
+from peaks_and_gates import cache, models, record
 from peaks_and_gates.book import jobs, keys, presets, runner, site
 from peaks_and_gates.errors import BadParameter
 
@@ -123,13 +123,14 @@ def test_a_page_without_a_model_is_left_out_until_it_is_given_one(checkout, caps
     assert runner.model_parameters("llama-3-8b") == {"model": "llama-3-8b"}
 
 
-def test_a_page_says_the_precision_that_its_models_run_in():
+def test_a_page_says_the_precision_that_its_models_run_in(monkeypatch):
     page = {"native": ["mini-native-0"], "adapted": ["mini-adapted-0", "mini-native-0"], "model": None, "dtype": None}
     assert runner.models_of(page) == ["mini-native-0", "mini-adapted-0"]
-    assert runner.precision(page, "a GPU") == runner.precision({"model": "llama-3-8b"}, None) == "float32"
-    assert runner.precision(page | {"dtype": "bfloat16"}, None) == "bfloat16"
-    for model in ({"model": "llama-3-8b"}, {"native": ["chameleon-7b", "mini-native-0"]}, {}):
-        assert runner.precision(model, "a GPU") == "bfloat16"
+    others = ({"model": "llama-3-8b"}, {"native": ["chameleon-7b", "mini-native-0"]}, {})
+    for gain, expected in ((1.4, "float32"), (1.6, "bfloat16")):  # on either side of what is worth the rounding
+        monkeypatch.setattr(models, "gain_of_bfloat16", lambda gain=gain: gain)
+        assert {runner.precision(model) for model in others} == {expected}
+        assert runner.precision(page) == "float32" and runner.precision(page | {"dtype": "bfloat16"}) == "bfloat16"
 
 
 def test_a_profile_is_put_over_the_resources_and_bad_ones_are_one_message(checkout, tmp_path):

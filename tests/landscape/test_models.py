@@ -19,6 +19,7 @@ from transformers import AutoModelForCausalLM, ByT5Tokenizer, GPT2Config, GPT2LM
 
 from peaks_and_gates import cache, models
 from peaks_and_gates.errors import HashMismatch, MissingFile, ModelUnavailable, UnknownName
+from peaks_and_gates.models import gain_of_bfloat16
 from training.tiny_llama import save
 
 
@@ -44,6 +45,15 @@ def test_a_folder_gives_the_model_that_was_saved_and_a_hash_of_its_weights(tiny,
     loaded.network.model.layers[0].mlp.up_proj.weight[0, 0] += 1
     loaded.network.save_pretrained(folder)
     assert models.describe(str(folder)) != before
+
+
+def test_a_processor_is_asked_how_much_faster_it_multiplies_bfloat16(monkeypatch):
+    seconds = {torch.float32: 6.0, torch.bfloat16: 2.0}
+    timer = lambda code, globals: Mock(**{"blocked_autorange.return_value.median": seconds[globals["a"].dtype]})
+    monkeypatch.setattr(models, "Timer", timer)
+    gain_of_bfloat16.cache_clear()
+    assert gain_of_bfloat16() == 3.0
+    gain_of_bfloat16.cache_clear()
 
 
 def test_an_adapter_is_merged_and_named(tiny, folder, tmp_path):

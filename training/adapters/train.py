@@ -135,7 +135,9 @@ def train(settings: Mapping[str, Any], target: Path, dtype: torch.dtype | None =
         cache.check_files(target, about["files"])
         print(f"{target}: done")
         return Log(**about["log"])
-    model, data = models.load(base, dtype=dtype), build(settings)
+    on_cpu = models.best_device().type == "cpu"
+    model = models.load(base, dtype=dtype or (torch.float32 if on_cpu else None))  # as the book's were
+    data = build(settings)
     network = with_lora(model, settings)
     work = cache.cache_folder() / "finetune" / cache.digest(made_from | {"code": common.source_hash()})
     checkpoints, best = checkpoint_steps(data.n_steps, settings["checkpoints"]), settings["keep"] == "best"

@@ -140,24 +140,16 @@ def late_share(rows: pd.DataFrame) -> Estimate:
     return Estimate(late["value"].mean() / top["value"], low, high, int(top["n"]))
 
 
-def first_layer(rows: pd.DataFrame) -> Estimate:
-    """The value at layer 1."""
-    return as_estimate(rows.iloc[0])
-
-
-def last_over_first(rows: pd.DataFrame) -> Estimate:
-    """The last layer's value as a share of the first's."""
-    return ratio(rows.iloc[-1], rows.iloc[0])
-
-
 def above_chance(rows: pd.DataFrame) -> Estimate:
     """The highest value minus what 97.5 % of shuffled labels stay below."""
     highest, chance = maximum(rows), rows.loc[rows["value"].idxmax(), "null_high"]
     return Estimate(highest.value - chance, highest.low - chance, highest.high - chance, highest.n)
 
 
-FUNCTIONS = (maximum, lift, share_lost, depth_of_maximum, late_share, first_layer, last_over_first, above_chance)
+FUNCTIONS = maximum, lift, share_lost, depth_of_maximum, late_share, above_chance
 MEASURES = {function.__name__.replace("_", " "): function for function in FUNCTIONS}
+MEASURES["first layer"] = lambda rows: as_estimate(rows.iloc[0])
+MEASURES["last over first"] = lambda rows: ratio(rows.iloc[-1], rows.iloc[0])
 
 
 def measure(part: Mapping[str, Any], tables: Tables) -> Part:
@@ -273,16 +265,10 @@ def as_html(verdict: Verdict) -> str:
 
 def scorecard(verdicts: list[Verdict], about: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The verdicts as plain data, for `scorecard.json`.  about: preset, models, seed and key of the run."""
-    rows = []
-    for verdict in verdicts:
-        first = next((part.estimate for part in verdict.parts if part.estimate is not None), None)
-        claim = {key: value for key, value in verdict.claim.items() if key != "parts"}
-        values = {key: getattr(first, key, np.nan) for key in ("value", "low", "high", "n")}
-        numbers = {key: value if np.isfinite(value) else None for key, value in values.items()}  # JSON has no infinity
-        text = lambda part: part.estimate and number(part.estimate)
-        parts = [{"says": p.says, "rule": p.rule, "outcome": p.outcome, "found": text(p)} for p in verdict.parts]
-        rows.append(claim | {"verdict": verdict.verdict} | numbers | {"parts": parts} | dict(about))
-    return rows
+    text = lambda part: part.estimate and number(part.estimate)
+    of_part = lambda p: {"says": p.says, "rule": p.rule, "outcome": p.outcome, "found": text(p)}
+    of_claim = lambda v: dict(v.claim) | {"verdict": v.verdict, "parts": [of_part(p) for p in v.parts]}
+    return [of_claim(verdict) | dict(about) for verdict in verdicts]
 
 
 def count(verdicts: list[Verdict]) -> str:

@@ -148,7 +148,7 @@ def perform(job: Job, force: bool = True) -> str | None:
             execute(job, Path(tables))
             environment, now = cache.environment(), datetime.now(UTC).isoformat(timespec="seconds")
             about = {"preset": job.preset, "parameters": job.parameters, "key": job.key, "environment": environment}
-            about |= {"dtype": precision(job.parameters, environment["gpu"])}
+            about |= {"dtype": precision(job.parameters)}
             about |= {"seconds": round(time.perf_counter() - start, 1), "created": now}
             record.publish(Path(tables), job.record, about)
         stamp(job)
@@ -163,11 +163,13 @@ def models_of(parameters: dict[str, Any]) -> list[str]:
     return list(dict.fromkeys(name for key in MODELS for name in as_list(parameters.get(key)) if name))
 
 
-def precision(parameters: dict[str, Any], gpu: str | None) -> str:
+def precision(parameters: dict[str, Any]) -> str:
     """The dtype that a page's models run in: the hardware's if the page does not say; the book's minis keep float32."""
-    models = models_of(parameters)
-    minis = bool(models) and all(name.startswith("mini-") for name in models)
-    return parameters.get("dtype") or ("float32" if minis or gpu is None else "bfloat16")
+    from .. import models
+
+    named, best = models_of(parameters), models.best_dtype(models.best_device())
+    minis = bool(named) and all(name.startswith("mini-") for name in named)
+    return parameters.get("dtype") or ("float32" if minis else str(best).removeprefix("torch."))
 
 
 def execute(job: Job, tables: Path) -> None:
