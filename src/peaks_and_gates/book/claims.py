@@ -266,9 +266,9 @@ def as_html(verdict: Verdict) -> str:
 def scorecard(verdicts: list[Verdict], about: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The verdicts as plain data, for `scorecard.json`.  about: preset, models, seed and key of the run."""
     text = lambda part: part.estimate and number(part.estimate)
-    of_part = lambda p: {"says": p.says, "rule": p.rule, "outcome": p.outcome, "found": text(p)}
-    of_claim = lambda v: dict(v.claim) | {"verdict": v.verdict, "parts": [of_part(p) for p in v.parts]}
-    return [of_claim(verdict) | dict(about) for verdict in verdicts]
+    part_row = lambda p: {"says": p.says, "rule": p.rule, "outcome": p.outcome, "found": text(p)}
+    claim_row = lambda v: dict(v.claim) | {"verdict": v.verdict, "parts": [part_row(p) for p in v.parts]}
+    return [claim_row(verdict) | dict(about) for verdict in verdicts]
 
 
 def count(verdicts: list[Verdict]) -> str:
