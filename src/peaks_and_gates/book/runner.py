@@ -167,8 +167,8 @@ def precision(parameters: dict[str, Any]) -> str:
     """The dtype that a page's models run in: the hardware's if the page does not say; the book's minis keep float32."""
     from .. import models
 
-    named, best = models_of(parameters), models.best_dtype(models.best_device())
-    minis = bool(named) and all(name.startswith("mini-") for name in named)
+    names, best = models_of(parameters), models.best_dtype(models.best_device())
+    minis = bool(names) and all(name.startswith("mini-") for name in names)
     return parameters.get("dtype") or ("float32" if minis else str(best).removeprefix("torch."))
 
 
