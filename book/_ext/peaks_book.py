@@ -1,18 +1,19 @@
-"""What the site adds to Sphinx: pages as they were run, the verdicts, links to the glossary, pictures in files.
+"""What the site adds to Sphinx: pages as they were run, links to the glossary, pictures and tables in files.
 
-Nothing is executed.  The size whose record is shown is that of PG_PRESET, or laptop; `pg site` sets it, after it has
-drawn the pages that are recorded and were not run here.
+Nothing is executed.  Pages that were run at the size of PG_PRESET, or laptop, are shown as they ran, the others as the
+record that ships has them; `pg site` sets it, after it has drawn the pages that are recorded and were not run here.
 """
 
 from __future__ import annotations
 
+import ast
 import base64
 import hashlib
 import html
 import os
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -24,18 +25,16 @@ from nbformat import NotebookNode
 from sphinx import addnodes
 from sphinx.application import Sphinx
 from sphinx.config import Config
-from sphinx.util.docutils import SphinxDirective
 
 from peaks_and_gates import record
-from peaks_and_gates.book import claims, runner, site
+from peaks_and_gates.book import runner, site
 from peaks_and_gates.book.runner import Job
 
 GLOSSARY = "book/glossary"
 # Words of the glossary that mean something else in running text as often as not.
 ORDINARY = {"control", "core", "eyes", "null", "order", "scale", "Z"}
-PARTS = {"landscape": "Part I: the representation landscape", "gate": "Part II: the narrow gate"}
-PARTS["control"] = "Controls: models whose wiring is known"
 PICTURE = re.compile(r'(src|srcset)="data:image/svg\+xml;base64,([^"]+)"')
+PICTURED = re.compile(r'<figure class="pg-figure">.*?<img[^>]* src="([^"]+)".*?<p class="pg-sources">', re.DOTALL)
 GLUED = re.compile(r"\{glue:text\}`[^`]*`")  # what myst-nb puts a text of the page's code in place of
 SIZE = re.compile(rb'<svg[^>]* width="([0-9.]+)pt" height="([0-9.]+)pt"')  # as matplotlib writes it
 
@@ -43,7 +42,12 @@ SIZE = re.compile(rb'<svg[^>]* width="([0-9.]+)pt" height="([0-9.]+)pt"')  # as 
 @cache
 def jobs(preset: str) -> dict[str, Job]:
     """The book's pages that are notebooks, by their name for Sphinx: `notebooks/landscape/subjects`."""
-    return {f"notebooks/{job.source.parent.name}/{job.name}": job for job in runner.plan(preset)}
+    return {f"notebooks/{job.source.parent.name}/{job.name}": job for job in runner.shown(preset)}
+
+
+def folder_of(preset: str) -> Path:
+    """Where the record of a size is."""
+    return runner.plan(preset)[0].record.parent
 
 
 def newest(preset: str) -> str:
@@ -85,9 +89,9 @@ def page(job: Job) -> NotebookNode:
     same = runner.declared(job.source) == job.parameters
     hidden = "injected-parameters" if same else "parameters" if run else None
     notebook.cells = [cell for cell in notebook.cells if hidden not in cell.metadata.get("tags", [])]
-    for cell in notebook.cells:
+    for cell, tables in zip(notebook.cells, tables_of(notebook), strict=True):
         if cell.cell_type == "code":
-            cell.outputs = [output for output in cell.outputs if output.output_type != "stream"]
+            cell.outputs = [with_sources(o, job, tables) for o in cell.outputs if o.output_type != "stream"]
         elif not run:
             cell.source = GLUED.sub("…", cell.source)
         cell.metadata.pop("papermill", None)
@@ -108,6 +112,32 @@ def first_screen(cells: list[NotebookNode]) -> list[NotebookNode]:
             lifted.append(nbformat.v4.new_code_cell("", outputs=cell.outputs, metadata=about, id=tag))
             cell.outputs = []
     return lifted
+
+
+def tables_of(notebook: NotebookNode) -> Iterator[list[str]]:
+    """The recorded tables whose numbers each cell shows: those that its names were made from."""
+    origins: dict[str, set[str]] = {}  # the tables behind a variable or function
+    for cell in notebook.cells:
+        of_cell: set[str] = set()
+        is_code = cell.cell_type == "code" and "install" not in cell.metadata.get("tags", [])
+        for statement in ast.parse(cell.source).body if is_code else ():
+            names = [node for node in ast.walk(statement) if isinstance(node, ast.Name)]
+            tables = set().union(*(origins.get(node.id, ()) for node in names))
+            made = [node.id for node in names if isinstance(node.ctx, ast.Store)]
+            if isinstance(statement, ast.FunctionDef):
+                made = [statement.name]
+                tables = {statement.name} if "recorded" in map(ast.unparse, statement.decorator_list) else tables
+            origins |= dict.fromkeys(made, tables)
+            of_cell |= tables
+        yield sorted(of_cell)
+
+
+def with_sources(output: NotebookNode, job: Job, tables: Sequence[str]) -> NotebookNode:
+    """An output with links to the tables behind its figures; `lighten` puts one to the picture in front of them."""
+    if '<figure class="pg-figure' in (text := output.get("data", {}).get("text/html", "")):
+        links = [f'<a href="../../_static/tables/{job.name}.{name}.csv">{name} (CSV)</a>' for name in tables]
+        output.data["text/html"] = text.replace("</figure>", f'<p class="pg-sources">{" ".join(links)}</p></figure>')
+    return output
 
 
 def not_run(job: Job) -> str:
@@ -149,59 +179,6 @@ def largest_n(job: Job) -> int:
     return max((int(table["n"].max()) for table in tables if "n" in table and table["n"].notna().any()), default=0)
 
 
-# ---- verdicts
-
-
-class Verdicts(SphinxDirective):
-    """`{run-summary}` and `{scorecard}`: what the record says of the claims, as HTML."""
-
-    def run(self) -> list[nodes.Node]:
-        """What stands in the directive's place."""
-        book = jobs(self.config.pg_preset)
-        verdicts = claims.judge_all(next(iter(book.values())).record.parent)
-        for job in book.values():
-            self.env.note_dependency(str(job.record.with_suffix(".json")))
-        return [nodes.raw("", DIRECTIVES[self.name](book, verdicts), format="html")]
-
-
-def run_summary(book: dict[str, Job], verdicts: list[claims.Verdict]) -> str:
-    """What the record behind this site is, in one paragraph."""
-    run = [job for job in book.values() if job.manifest]
-    if not run:
-        return "<p>No notebook has been run at this size yet.</p>"
-    kinds = [verdict.verdict for verdict in verdicts if verdict.claim["paper"] != "control"]
-    counts = " · ".join(f"{claims.badge(kind)} {kinds.count(kind)}" for kind in claims.VERDICTS if kind in kinds)
-    controls = [verdict.verdict for verdict in verdicts if verdict.claim["paper"] == "control"]
-    n = max((largest_n(job) for job in run if job.source.parent.name == "landscape"), default=0)
-    first, *others = dict.fromkeys(name for job in run for name in runner.models_of(job.parameters))
-    models = f"{first} and {len(others)} more models" if others else first
-    return (
-        f'<p class="pg-summary">The figures on this site are of size <em>{run[0].preset}</em>: {models}, {n:,} '
-        f"questions, last run on {newest(run[0].preset)}. Of {len(kinds)} claims of the papers: {counts}. "
-        f"Of the book's own {len(controls)} controls, {controls.count('pass')} pass.</p>"
-    )
-
-
-def scorecard(book: dict[str, Job], verdicts: list[claims.Verdict]) -> str:
-    """One table per paper, with claim, the paper's value, ours, verdict, and where to look."""
-    rows = {title: [scorecard_row(v, book) for v in verdicts if v.claim["paper"] == p] for p, title in PARTS.items()}
-    tables = [cards(title, ("Claim", "The paper", "Here", "Verdict", "Page"), rows[title]) for title in rows]
-    return f'<div class="pg-scorecards"><div class="pg-scorecard-filter"></div>{"".join(tables)}</div>'
-
-
-def cards(title: str, columns: Sequence[str], rows: Sequence[str]) -> str:
-    """A table whose rows are cards on a phone."""
-    head = "".join(f'<th scope="col">{name}</th>' for name in ("", *columns))
-    table = f"<table><caption>{title}</caption><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
-    return f'<div class="pg-scorecard" data-title="{title}">{table}</div>'
-
-
-def card(name: str, cells: dict[str, str], attributes: str = "") -> str:
-    """One row of such a table.  cells: by the titles of the columns."""
-    body = "".join(f'<td data-label="{label}">{value}</td>' for label, value in cells.items())
-    return f'<tr id="{name}"{attributes}><th scope="row">{name}</th>{body}</tr>'
-
-
 def page_link(docname: str, job: Job) -> str:
     """A link to a page by its title."""
     title = nbformat.read(job.source, as_version=4).cells[0].source.splitlines()[0].lstrip("# ")
@@ -211,28 +188,6 @@ def page_link(docname: str, job: Job) -> str:
 def command(job: Job) -> str:
     """The command that runs a page again."""
     return f"<code>pg run --preset {job.preset} --only {job.name}</code>"
-
-
-def scorecard_row(verdict: claims.Verdict, book: dict[str, Job]) -> str:
-    """One claim as a table row, with what it is filtered and sorted by."""
-    claim = verdict.claim
-    place = [job.name for job in book.values()].index(claim["page"])
-    docname, job = list(book.items())[place]
-    lines = [f"{html.escape(part.says)}: {claims.number(part.estimate)} ({part.outcome})" for part in verdict.parts]
-    if sizes := [part.estimate.n for part in verdict.parts if part.estimate]:
-        n = " to ".join(f"{size:,}" for size in dict.fromkeys([min(sizes), max(sizes)]))
-        lines.append(f'<span class="pg-size">{job.preset}, N = {n}</span>')
-    cells = {
-        "Claim": html.escape(claim["claim"]),
-        "The paper": html.escape(f"{claim['paper_value']} ({claim['figure']})"),
-        "Here": "<br>".join(lines) or "not measured yet",
-        "Verdict": claims.badge(verdict.verdict),
-        "Page": f"{page_link(docname, job)}<br>{command(job)}",
-    }
-    return card(claim["id"], cells, f' data-verdict="{verdict.verdict}" data-page="{place}"')
-
-
-DIRECTIVES = {"run-summary": run_summary, "scorecard": scorecard}
 
 
 # ---- the glossary
@@ -298,22 +253,26 @@ def lighten(app: Sphinx, pagename: str, template: str, context: dict[str, Any], 
         scripts[:] = [script for script in scripts if "mathjax" not in f"{script.filename}{script.attributes}".lower()]
     if "body" in context:
         body = PICTURE.sub(picture, context["body"])
+        body = PICTURED.sub(r'\g<0><a href="\1">picture (SVG)</a> ', body)
         # Of the list of references: one role is deprecated, and a list may not hold the marks that links lead to.
         context["body"] = re.sub(r' role="doc-biblioentry"|(?<=<div) role="list"(?= class="citation-list")', "", body)
 
 
 def add_data(app: Sphinx, error: Exception | None) -> None:
-    """The verdicts as data, for a machine to read."""
-    scorecard = next(iter(jobs(app.config.pg_preset).values())).record.with_name("scorecard.json")
+    """The verdicts as data, for a machine to read, and the tables behind the figures."""
+    scorecard = folder_of(record.SHIPPED) / "scorecard.json"
     if error is None and scorecard.is_file():
         shutil.copy2(scorecard, Path(app.outdir) / "scorecard.json")
+    folder = Path(app.outdir) / "_static" / "tables"
+    folder.mkdir(parents=True, exist_ok=True)
+    for job in [job for job in jobs(app.config.pg_preset).values() if job.manifest and error is None]:
+        for name, table in record.read(job.record).items():
+            table.to_csv(folder / f"{job.name}.{name}.csv", index=False)
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
     """Register all of it with Sphinx."""
     app.add_config_value("pg_preset", lambda config: os.environ.get("PG_PRESET", "laptop"), "env", str)
-    for name in DIRECTIVES:
-        app.add_directive(name, Verdicts)
     app.connect("config-inited", configure)
     app.connect("source-read", show_run)
     app.connect("doctree-read", link_terms)

@@ -11,9 +11,10 @@ from typing import Any
 
 import yaml
 from docutils import nodes
-from peaks_book import card, cards, command, jobs, page_link
+from peaks_book import command, jobs, page_link
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
+from verdicts import card, cards
 
 from peaks_and_gates import record
 

@@ -84,8 +84,7 @@ def gain_of_bfloat16() -> float:
     CPUs with matrix units (Intel's AMX) do so several times as fast, others no faster, some slower.
     """
     seconds = lambda a: Timer("a @ a", globals={"a": a}).blocked_autorange(min_run_time=0.4).median
-    ones = torch.ones(512, 512)
-    return seconds(ones) / seconds(ones.bfloat16())
+    return seconds(torch.ones(512, 512)) / seconds(torch.ones(512, 512).bfloat16())
 
 
 def dtype_named(name: str | None) -> torch.dtype | None:

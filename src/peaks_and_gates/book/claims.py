@@ -248,9 +248,8 @@ def number(value: Estimate | None) -> str:
     text, low, high = (f"{end:z.2f}" for end in (value.value, value.low, value.high))
     if np.isnan(value.low) or value.low == value.high:
         return text
-    ends = f"at least {low}" if value.high == np.inf else f"{low}, {high}"
-    ends = f"at most {high}" if value.low == -np.inf else ends
-    return f"{text} [{ends}]".removeprefix("inf ").removeprefix("-inf ")
+    end = f"at least {low}" if value.high == np.inf else f"at most {high}" if value.low == -np.inf else f"{low}, {high}"
+    return f"{text} [{end}]".removeprefix("inf ").removeprefix("-inf ")
 
 
 def as_html(verdict: Verdict) -> str:
@@ -258,9 +257,8 @@ def as_html(verdict: Verdict) -> str:
     claim = verdict.claim
     text = lambda part: f"{part.says}. Found {number(part.estimate)}; rule: {part.rule}. <em>{part.why}</em>"
     parts = "".join(f"<li><strong>{p.outcome}</strong>: {text(p)} {p.undecided}</li>" for p in verdict.parts)
-    head = f"{badge(verdict.verdict)} <strong>{claim['id']}</strong> {claim['claim']}"
-    paper = f"<em>The paper: {claim['paper_value']}.</em>"
-    return f'<section class="pg-claim"><p>{head} {paper}</p><ul>{parts}</ul></section>'
+    about = f"<strong>{claim['id']}</strong> {claim['claim']} <em>The paper: {claim['paper_value']}.</em>"
+    return f'<section class="pg-claim"><p>{badge(verdict.verdict)} {about}</p><ul>{parts}</ul></section>'
 
 
 def scorecard(verdicts: list[Verdict], about: Mapping[str, Any]) -> list[dict[str, Any]]:

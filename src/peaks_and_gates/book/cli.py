@@ -12,7 +12,6 @@ from packaging.requirements import Requirement
 from ..errors import BookError
 from . import keys, presets, runner
 
-executors = click.Choice(["here", "local", "slurm"])
 preset_option = click.option("--preset", default="laptop", help=f"Size of the run: {', '.join(presets.NAMES)}.")
 
 
@@ -28,7 +27,7 @@ def cli() -> None:
 @click.option("-p", "changes", multiple=True, metavar="KEY=VALUE", help="Change one of the preset's parameters.")
 @click.option("--model", help="A language model, or a vision-language model the book knows, to run the pages on.")
 @click.option("--force", is_flag=True, help="Run again what is done; stored hidden states are still reused.")
-@click.option("--executor", type=executors, default="here", help="In this process, in several, or as jobs of SLURM.")
+@click.option("--executor", type=click.Choice(["here", "local", "slurm"]), default="here", help="Where pages run.")
 @click.option("--profile", type=click.Path(exists=True), help="Settings of jobs (YAML), such as slurm_partition: gpu.")
 def run(preset: str, pages: tuple[str, ...], changes: tuple[str, ...], model: str | None, **how: Any) -> None:
     """Run the pages at one size and record their tables."""

@@ -131,6 +131,14 @@ def plan(preset: str, names: Iterable[str] = (), changes: dict[str, Any] | None 
     return jobs
 
 
+def shown(preset: str) -> list[Job]:
+    """The jobs that the site shows at a size; where a page was not run at it, that of the record that ships."""
+    from ..record import SHIPPED
+
+    pairs = zip(plan(preset), plan(SHIPPED), strict=True)
+    return [job if job.manifest else shipped for job, shipped in pairs]
+
+
 def last_minutes(job: Job) -> float:
     """How long the last recorded run of a page took; 0 if there was none."""
     return job.manifest.get("seconds", 0) / 60

@@ -26,14 +26,14 @@ DRAWING = ["IPython", "papermill", "seaborn", "pyarrow.parquet", "sklearn.decomp
 def build(preset: str) -> Path:
     """Build the site of a preset's record; returns the folder with index.html.
 
-    A page that was run here is shown as it ran; one that is only recorded is drawn from its tables; one that is
-    neither is shown without results, and says so.  Raises HashMismatch if a recorded table is damaged, BookError if
-    the builder reports a warning or an error.
+    A page that was run here is shown as it ran; one that is only recorded is drawn from its tables, and one that was
+    not run at this size from those of the record that ships; without them it says so.  Raises HashMismatch if a
+    recorded table is damaged, BookError if the builder reports a warning or an error.
     """
     jobs = runner.plan(preset)
     if jobs[0].record.parent.is_dir():
         runner.write_scorecard(jobs)
-    draw([job for job in jobs if job.state != "missing" and not job.is_drawn])
+    draw([job for job in runner.shown(preset) if job.state != "missing" and not job.is_drawn])
     print("All pages together, by Sphinx", flush=True)
     target = root() / "_build" / "html"
     shutil.rmtree(target, ignore_errors=True)  # pages that are gone would stay
