@@ -64,10 +64,8 @@ def run_summary(preset: str, verdicts: list[Verdict]) -> str:
     controls = [verdict.verdict for verdict in verdicts if verdict.claim["paper"] == "control"]
     n = max((largest_n(job) for job in run.values() if job.source.parent.name == "landscape"), default=0)
     sizes = " and ".join(f"<em>{size}</em>" for size in dict.fromkeys(job.preset for job in run.values()))
-    sentences.append(
-        f"The figures on this site are of size {sizes}: up to {n:,} questions, last run on {newest(preset)}. Of the book's own "
-        f"{len(controls)} controls, {controls.count('pass')} pass."
-    )
+    text = f"The figures on this site are of size {sizes}: up to {n:,} questions, last run on {newest(preset)}."
+    sentences.append(f"{text} Of the book's own {len(controls)} controls, {controls.count('pass')} pass.")
     return "".join(f'<p class="pg-summary">{sentence}</p>' for sentence in sentences)
 
 
